@@ -1,0 +1,112 @@
+"""From an action to joint targets: limiter, inverse kinematics, limiter. One path for simulation and hardware.
+
+The controller keeps the target of the tool (where it was last asked to be), not the measured pose, so that errors of
+the arm's own controller do not add up. It holds no port and does not move anything: a robot sends what it returns.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from roboalign.sdk.control.kinematics import Kinematics, pose_from_state, state_from_pose
+from roboalign.sdk.control.limiter import Limiter
+from roboalign.sdk.errors import ConfigError, RobotError
+from roboalign.sdk.types import Applied, FloatArray, RobotSpec
+
+__all__ = ["CartesianController"]
+
+
+class CartesianController:
+    """Turns tool displacements into limited joint targets. `reset` before the first command."""
+
+    def __init__(self, spec: RobotSpec, kinematics: Kinematics) -> None:
+        """Uses the joint limits of `spec`, which must name the joints of `kinematics`.
+
+        Raises:
+            ConfigError: The joint names differ.
+        """
+        if kinematics.joint_names != spec.joint_names:
+            found = f"robot {spec.name!r} has joints {spec.joint_names}, its kinematics {kinematics.joint_names}"
+            raise ConfigError(f"{found}; give both the same URDF")
+        self.spec = spec
+        self.kinematics = kinematics.with_limits(spec.joint_lower_rad, spec.joint_upper_rad)
+        self.limiter = Limiter(spec)
+        self._tool_target: NDArray[np.float64] | None = None
+        self._joint_target: FloatArray = np.zeros(spec.num_joints, np.float32)
+
+    @property
+    def tool_target(self) -> FloatArray:
+        """float32[5] in the order of `STATE_NAMES`: where the tool was last asked to be, and the gripper width."""
+        return self._target().astype(np.float32)
+
+    @property
+    def gripper_width_m(self) -> float:
+        """Distance between the fingers that is commanded now."""
+        return float(self._target()[4])
+
+    @property
+    def joint_target_rad(self) -> FloatArray:
+        """float32[J]: the last joint targets."""
+        self._target()
+        return self._joint_target.copy()
+
+    def reset(self, measured_rad: ArrayLike, gripper_width_m: float) -> None:
+        """Takes the measured joints and gripper as the target, so that nothing moves until the next action."""
+        joints = np.asarray(measured_rad, dtype=np.float64)
+        if not (np.isfinite(joints).all() and math.isfinite(gripper_width_m)):
+            found = f"joints {joints}, gripper width {gripper_width_m}"
+            raise RobotError(f"measured {found}: expected finite numbers; check the sensors")
+        width = min(max(gripper_width_m, 0.0), self.spec.gripper_max_width_m)
+        self._joint_target, _ = self.limiter.limit_joints(joints, joints, joints, 1.0 / self.spec.control_rate_hz)
+        self._tool_target = state_from_pose(self.kinematics.forward(self._joint_target), width).astype(np.float64)
+
+    def act(self, action: ArrayLike, measured_rad: ArrayLike, dt_s: float) -> Applied:
+        """Returns what to send for one action. A target out of reach moves only the gripper, and says so.
+
+        Raises:
+            LimitViolation: A vector has the wrong shape.
+        """
+        target = self._target()
+        sent, reasons = self.limiter.limit_action(action, target)
+        if any(reason.startswith("hold: ") for reason in reasons):
+            return self.hold(requested=action, reasons=reasons)
+        wanted = target.copy()
+        wanted[:4] += sent[:4]
+        wanted[3] = math.remainder(wanted[3], 2 * math.pi)
+        wanted[4] = sent[4] * self.spec.gripper_max_width_m
+        solution = self.kinematics.inverse(
+            pose_from_state(wanted), self._joint_target, rest_joint_pos_rad=self.spec.home_joint_pos_rad
+        )
+        if not solution.is_reached:
+            sent[:4] = 0.0
+            self._tool_target = np.append(target[:4], wanted[4])
+            reasons = (*reasons, f"hold: {solution.reason}")
+        else:
+            self._tool_target = wanted
+            self._joint_target, limited = self.limiter.limit_joints(
+                solution.joint_pos_rad, self._joint_target, measured_rad, dt_s
+            )
+            reasons = (*reasons, *limited)
+        return self._applied(action, sent, reasons)
+
+    def hold(self, *, requested: ArrayLike | None = None, reasons: tuple[str, ...] = ("hold",)) -> Applied:
+        """Stays at the last joint targets and drops what the arm had not yet caught up with."""
+        target = self._target()
+        width = float(target[4])
+        self._tool_target = state_from_pose(self.kinematics.forward(self._joint_target), width).astype(np.float64)
+        self._tool_target[4] = width
+        sent = self.limiter.hold_action(self._tool_target)
+        return self._applied(sent if requested is None else requested, sent, reasons)
+
+    def _applied(self, requested: ArrayLike, sent: FloatArray, reasons: tuple[str, ...]) -> Applied:
+        with np.errstate(over="ignore"):  # what was asked may be any number; it is only reported
+            asked = np.array(requested, dtype=np.float32)
+        return Applied(requested=asked, sent=sent, joint_target_rad=self._joint_target.copy(), reasons=reasons)
+
+    def _target(self) -> NDArray[np.float64]:
+        if self._tool_target is None:
+            raise RobotError("the controller has no target yet; call reset with the measured joints first")
+        return self._tool_target

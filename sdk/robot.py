@@ -1,0 +1,92 @@
+"""What every robot does, simulated or real: the `Robot` protocol.
+
+A robot is written once by its driver and checked by `roboalign.drivers.check_robot`. Everything that moves goes through
+`roboalign.sdk.control.Limiter`; a driver has no other way to send.
+
+    constructed -- connect() --> connected -- estop() --> stopped
+                                   ^   |                     |
+                                   |   +-- disconnect() --+  |
+                                   +------ connect(rearm=True)
+
+Not thread-safe unless a driver says so.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
+
+__all__ = ["Robot"]
+
+
+@runtime_checkable
+class Robot(Protocol):
+    """One arm with a gripper and cameras. The constructor stores arguments: no port, no file, no thread, no motion."""
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Names, limits and rates. Can be read before `connect`."""
+        ...
+
+    def connect(self, *, rearm: bool = False) -> None:
+        """Opens the robot and makes it hold where it is. Does nothing when already connected and not stopped.
+
+        After `estop`, only `rearm=True` connects again: the caller states that a person looked. The tool target starts
+        from the measured pose.
+
+        Raises:
+            RobotError: The robot cannot be opened, or was stopped and `rearm` is false.
+        """
+        ...
+
+    def observe(self, instruction: str = "", with_images: bool = True) -> Observation:
+        """Reads joints, tool and cameras now; `instruction` is copied into the observation. Does not move.
+
+        `with_images=False` leaves `images` empty, where rendering or reading a camera would cost time. Allowed after
+        `estop`.
+
+        Raises:
+            RobotError: Not connected, or a sensor did not answer.
+        """
+        ...
+
+    def act(self, action: FloatArray) -> Applied:
+        """Limits one action, sends it, and says what was really sent and why it differs.
+
+        `action` is float32[A] in the order of `spec.action_names`. A value that is not finite, or a target out of
+        reach, becomes a hold with a reason, never an exception. On hardware it returns at once; in simulation it
+        returns one control period later.
+
+        Raises:
+            RobotError: Not connected, stopped, or the robot did not take the command.
+            LimitViolation: The action has the wrong shape.
+        """
+        ...
+
+    def hold(self) -> Applied:
+        """Stays at the last joint target, gripper included, for one control period; what was still to come is dropped.
+
+        Raises:
+            RobotError: Not connected or stopped.
+        """
+        ...
+
+    def park(self) -> None:
+        """Moves, within the speed limits, to `spec.park_joint_pos_rad`. Blocks until there.
+
+        Raises:
+            RobotError: Not connected, stopped, or did not arrive in time (`RobotTimeout`).
+        """
+        ...
+
+    def estop(self) -> None:
+        """Stops all motion at once and latches: `act`, `hold` and `park` raise until `connect(rearm=True)`.
+
+        Never raises for a robot that is not connected, so it can be called from any handler.
+        """
+        ...
+
+    def disconnect(self) -> None:
+        """Stops motion, then closes. Idempotent, safe half-opened; an estop stays latched."""
+        ...
