@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from roboalign.sdk.data import CollectConfig, LeRobotDataset, collect
+from roboalign.sdk.data import collect as collect_function
+from roboalign.sdk.data.recording import ActionNoise, record_demonstration, record_scene
+from roboalign.sdk.errors import ConfigError, DataError
+
+pytest.importorskip("pyarrow")
+QUIET = ActionNoise(share=0.0, std_m=0.01, std_rad=0.05)
+LOUD = ActionNoise(share=1.0, std_m=0.002, std_rad=0.05)
+
+
+def play(toy, env, *, seed=0, noise=QUIET, image_every=3):
+    return record_demonstration(
+        env, toy.expert, scene={"family": "place"}, seed=seed, noise=noise, image_every=image_every, rate_hz=10.0
+    )
+
+
+def look(toy, env, *, seed=0, num_images=3):
+    return record_scene(
+        env, toy.expert, scene={"family": "place"}, seed=seed, noise=QUIET, num_images=num_images, rate_hz=10.0
+    )
+
+
+@pytest.fixture
+def toy_simulator(monkeypatch, toy):
+    """Puts the toy environment in the place of the simulator; returns it."""
+    import sys
+
+    env = toy.env()
+    module = sys.modules[collect_function.__module__]
+    monkeypatch.setattr(module, "_simulator", lambda config: (env, toy.expert))
+    return env
+
+
+def config_for(path, **changes):
+    fields = {"out": path, "episodes": 4, "families": ("place", "push"), "workers": 1, "image_size_px": 16}
+    return CollectConfig(**{**fields, **changes})
+
+
+def test_a_demonstration_ends_with_success(toy):
+    episode = play(toy, toy.env())
+    assert len(episode) == 10
+    assert episode.task == "place it"
+    assert episode.frames_with_images.tolist() == [0, 3, 6, 9]
+
+
+def test_state_and_image_are_those_before_the_action(toy):
+    from roboalign.sdk.data import decode_png
+
+    episode = play(toy, toy.env())
+    np.testing.assert_allclose(episode.states[:2, 0], [0.4, 0.42], atol=1e-6)
+    np.testing.assert_array_equal(decode_png(episode.images[3]), toy.image(3))
+
+
+def test_a_failed_demonstration_is_dropped(toy):
+    assert play(toy, toy.env(), seed=16) is None
+
+
+def test_noise_is_executed_and_not_recorded(toy):
+    env = toy.env()
+    episode = play(toy, env, noise=LOUD)
+    executed = np.stack(env.executed)
+    np.testing.assert_array_equal(
+        episode.actions, np.broadcast_to([[0.02, 0, 0, 0, 1]], episode.actions.shape).astype(np.float32)
+    )
+    assert np.abs(executed[:, :4] - episode.actions[:, :4]).min() > 0
+    np.testing.assert_array_equal(executed[:, 4], 1.0)
+
+
+def test_the_asked_share_of_steps_is_disturbed():
+    rng = np.random.default_rng(0)
+    noise = ActionNoise(share=0.3, std_m=0.01, std_rad=0.05)
+    action = np.zeros(5, np.float32)
+    disturbed = [np.any(noise.disturb(action, rng)) for _ in range(4000)]
+    assert abs(np.mean(disturbed) - 0.3) < 0.03
+
+
+def test_a_subtask_row_marks_each_new_stage(toy):
+    rows = play(toy, toy.env()).language_persistent
+    assert [row.content for row in rows] == ["move above the red block", "carry the red block to the blue bowl"]
+    assert [row.timestamp_s for row in rows] == [0.0, 0.5]
+    assert {row.style for row in rows} == {"subtask"}
+
+
+def test_a_scene_has_the_asked_number_of_images_or_ends_with_success(toy):
+    for seed in range(20):
+        env = toy.env()
+        episode = look(toy, env, seed=seed)
+        assert env.num_renders == len(episode.frames_with_images)
+        assert 1 <= env.num_renders <= 3
+        assert episode.images[-1] is not None
+
+
+def test_scenes_show_all_moments_of_an_episode(toy):
+    seen = np.concatenate([look(toy, toy.env(), seed=seed, num_images=4).frames_with_images for seed in range(80)])
+    assert set(range(10)) <= set(seen.tolist())
+
+
+def test_collect_keeps_the_asked_number_of_episodes(tmp_path, toy_simulator):
+    path = collect(config_for(tmp_path / "d"), show_progress=False)
+    dataset = LeRobotDataset(path)
+    assert dataset.num_episodes == 4
+    assert dataset.families == ("place", "push", "place", "push")
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_failed_attempts_are_counted_and_replaced(tmp_path, toy_simulator):
+    path = collect(config_for(tmp_path / "d"), show_progress=False)
+    report = json.loads((path / "meta" / "roboalign.json").read_text())
+    assert report["episodes"] == {"place": 2, "push": 2}
+    assert report["attempts"] == {"place": 2, "push": 4}
+
+
+def test_the_summary_goes_to_stderr(tmp_path, toy_simulator, capfd):
+    collect(config_for(tmp_path / "d"))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "4 episodes" in err
+    assert "push 2/4" in err
+
+
+def test_an_interrupted_recording_goes_on_where_it_was(tmp_path, toy_simulator, toy, monkeypatch):
+    import sys
+
+    whole = collect(config_for(tmp_path / "whole"), show_progress=False)
+    module = sys.modules[collect_function.__module__]
+    record, done = module._record, []
+
+    def record_two(job):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(job.episode)
+        return record(job)
+
+    monkeypatch.setattr(module, "_record", record_two)
+    with pytest.raises(KeyboardInterrupt):
+        collect(config_for(tmp_path / "d"), show_progress=False)
+    assert not (tmp_path / "d").exists()
+    recorded = []
+    monkeypatch.setattr(module, "_record", lambda job: (recorded.append(job.episode), record(job))[1])
+    path = collect(config_for(tmp_path / "d"), show_progress=False)
+    assert recorded == [2, 3]
+    assert LeRobotDataset(path).data_hash() == LeRobotDataset(whole).data_hash()
+
+
+def test_the_same_recording_again_does_nothing(tmp_path, toy_simulator):
+    path = collect(config_for(tmp_path / "d"), show_progress=False)
+    toy_simulator.num_renders = 0
+    assert collect(config_for(tmp_path / "d"), show_progress=False) == path
+    assert toy_simulator.num_renders == 0
+
+
+def test_another_recording_never_replaces_one(tmp_path, toy_simulator):
+    collect(config_for(tmp_path / "d"), show_progress=False)
+    with pytest.raises(ConfigError, match=r"recorded differently \(seed 0 -> 1\)"):
+        collect(config_for(tmp_path / "d", seed=1), show_progress=False)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, toy_simulator):
+    (tmp_path / "d").mkdir()
+    with pytest.raises(ConfigError, match="no recording of roboalign"):
+        collect(config_for(tmp_path / "d"), show_progress=False)
+
+
+def test_a_hopeless_episode_says_so(tmp_path, toy_simulator, monkeypatch):
+    monkeypatch.setattr(toy_simulator, "is_success", lambda: False)
+    with pytest.raises(DataError, match=r"did not finish episode 0 \(place\) in 16 scenes, seeds 0 to 15"):
+        collect(config_for(tmp_path / "d"), show_progress=False)
+
+
+def test_an_error_in_a_worker_names_the_episode(tmp_path, toy_simulator, monkeypatch):
+    def fail():
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(toy_simulator, "truth", fail)
+    with pytest.raises(DataError, match=r"episode 0 \(place, seed 0\) failed with ZeroDivisionError: by zero"):
+        collect(config_for(tmp_path / "d"), show_progress=False)
+
+
+def test_each_seed_has_scenes_of_its_own(tmp_path, toy_simulator):
+    hashes = set()
+    for seed in range(3):
+        path = collect(config_for(tmp_path / str(seed), seed=seed), show_progress=False)
+        hashes.add(LeRobotDataset(path).data_hash())
+    assert len(hashes) == 3
+
+
+def test_scenes_are_collected_without_success(tmp_path, toy_simulator, monkeypatch):
+    monkeypatch.setattr(toy_simulator, "is_success", lambda: False)
+    config = config_for(tmp_path / "d", mode="scenes", images_per_episode=2)
+    dataset = LeRobotDataset(collect(config, show_progress=False))
+    assert all(len(episode.frames_with_images) >= 1 for episode in dataset)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("mode", "dreams"), ("episodes", 0), ("workers", 0), ("noise_share", 1.5), ("image_every", 0), ("seed", 100)],
+)
+def test_a_wrong_setting_is_named(tmp_path, field, value):
+    with pytest.raises(ConfigError, match=rf"CollectConfig\.{field} is {value!r}, expected"):
+        config_for(tmp_path / "d", **{field: value})
+
+
+def test_an_unknown_family_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="names juggle, expected any of place, push, stack"):
+        collect(config_for(tmp_path / "d", families=("place", "juggle")), show_progress=False)
+
+
+def test_an_unknown_split_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"CollectConfig\.split is 'test', expected one of train, heldout"):
+        collect(config_for(tmp_path / "d", split="test"), show_progress=False)
