@@ -1,0 +1,116 @@
+"""The graphs of a policy, with name, shape, dtype and unit of everything that goes in and comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from roboalign.export.graphs import FlowGraph, PrefillGraph, StepGraph, decoder_shape
+from roboalign.export.onnx_files import write_graph
+from roboalign.export.weights import write_weights
+from roboalign.sdk.bundle import GraphSpec, PolicySpec, TensorSpec
+from roboalign.sdk.errors import CheckFailed
+from roboalign.trainer.flow import FlowHead
+from roboalign.trainer.nano import NanoForConditionalGeneration
+
+__all__ = ["write_graphs"]
+
+_Interface = tuple[list[tuple[TensorSpec, torch.Tensor]], list[TensorSpec]]
+
+
+def write_graphs(
+    model: NanoForConditionalGeneration, head: FlowHead, spec: PolicySpec, folder: Path, precision: str
+) -> dict[str, GraphSpec]:
+    """Writes `prefill.onnx`, `step.onnx` and `flow.onnx` with their weights; returns their descriptions by role.
+
+    Raises:
+        CheckFailed: a graph cannot be written as required, or a weight is used by no graph.
+    """
+    tables = {
+        "model": write_weights(model, folder / "model.safetensors", precision),
+        "head": write_weights(head, folder / "head.safetensors", precision),
+    }
+    layer = head.config.layer
+    parts: dict[str, tuple[torch.nn.Module, str, _Interface]] = {
+        "prefill": (PrefillGraph(model, layer), "model", _prefill_interface(model, spec)),
+        "step": (StepGraph(model, layer), "model", _step_interface(model, spec)),
+        "flow": (FlowGraph(head), "head", _flow_interface(spec)),
+    }
+    graphs: dict[str, GraphSpec] = {}
+    used: set[str] = set()
+    for role, (module, weights, (inputs, outputs)) in parts.items():
+        graphs[role], names = write_graph(module, inputs, outputs, folder / f"{role}.onnx", tables[weights])
+        used |= names
+    unused = [
+        f"{s.file}:{name}" for t in tables.values() for name, s in t.items() if f"{s.file}:{s.offset}" not in used
+    ]
+    if unused:
+        raise CheckFailed(f"{len(unused)} weights are used by no graph, first {unused[0]}; the graphs are incomplete")
+    return graphs
+
+
+def _prefill_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:
+    shape, size, prompt = decoder_shape(model), spec.image_size_px, spec.max_prompt_tokens
+    ids = torch.zeros((1, prompt), dtype=torch.int64)
+    # Tracing needs a valid prompt: one word, then the picture's placeholders.
+    ids[0, 0] = model.config.bos_token_id
+    ids[0, 1 : 1 + spec.prompt.num_image_tokens] = model.config.image_token_id
+    length = torch.tensor([1 + spec.prompt.num_image_tokens])
+    inputs = [
+        (_spec("input_ids", ids, "token ids, padded on the right"), ids),
+        (_spec("length", length, "tokens in the prompt"), length),
+        _float("pixel_values", (1, 3, size, size), "(pixel / 255 - mean) / std, planes red green blue"),
+    ]
+    rows = (2 * shape.num_layers, shape.num_heads, prompt, shape.head_dim)
+    outputs = [
+        _out("logits", (1, shape.vocab_size), "scores of the next token"),
+        _out("hidden", (1, prompt, shape.hidden_size), "hidden states of the tapped layer"),
+        _out("kv", rows, "keys and values of each layer in turn"),
+    ]
+    return inputs, outputs
+
+
+def _step_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:
+    shape = decoder_shape(model)
+    token, length = torch.tensor([5]), torch.tensor([spec.max_prompt_tokens])
+    cache = (2 * shape.num_layers, shape.num_heads, spec.max_tokens, shape.head_dim)
+    inputs = [
+        (_spec("token", token, "token id"), token),
+        (_spec("length", length, "tokens read before this one"), length),
+        _float("kv", cache, "keys and values of each layer in turn"),
+    ]
+    outputs = [
+        _out("logits", (1, shape.vocab_size), "scores of the next token"),
+        _out("hidden", (1, shape.hidden_size), "hidden state of the tapped layer"),
+        _out("kv_new", (*cache[:2], 1, cache[3]), "the rows to put into kv at `length`"),
+    ]
+    return inputs, outputs
+
+
+def _flow_interface(spec: PolicySpec) -> _Interface:
+    chunk = (1, spec.horizon, len(spec.action_names))
+    length = torch.tensor([spec.max_prompt_tokens])
+    inputs = [
+        _float("hidden", (1, spec.max_tokens, spec.hidden_size), "hidden states of the tapped layer"),
+        (_spec("length", length, "tokens read"), length),
+        _float("state", (1, len(spec.state_names)), "by name: m, rad", spec.state_names),
+        _float("noise", chunk, "standard normal", spec.action_names),
+    ]
+    return inputs, [_out("actions", chunk, "by name: m and rad per control period, 1 = open", spec.action_names)]
+
+
+def _spec(name: str, tensor: torch.Tensor, unit: str, fields: tuple[str, ...] = ()) -> TensorSpec:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return TensorSpec(name=name, shape=tuple(tensor.shape), dtype=dtype, unit=unit, fields=fields)
+
+
+def _float(
+    name: str, shape: tuple[int, ...], unit: str, fields: tuple[str, ...] = ()
+) -> tuple[TensorSpec, torch.Tensor]:
+    tensor = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return _spec(name, tensor, unit, fields), tensor
+
+
+def _out(name: str, shape: tuple[int, ...], unit: str, fields: tuple[str, ...] = ()) -> TensorSpec:
+    return TensorSpec(name=name, shape=shape, dtype="float32", unit=unit, fields=fields)

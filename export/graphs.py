@@ -1,0 +1,158 @@
+"""The three graphs of a nano policy, as functional modules with explicit keys and values and fixed shapes.
+
+`prefill` reads a prompt and a picture, `step` reads one more token, `flow` turns the hidden states into actions.
+Prompts are padded on the right: attention is causal, so no real position sees the padding, and `length` tells where
+the prompt ends. The runtime owns the cache: a graph returns the new rows only, and needs neither ScatterND nor an
+in-place write.
+
+Shape suffixes: P longest prompt, L longest sequence, D hidden size, H heads, K head size, V vocabulary, C 2 x layers
+(keys and values of each layer in turn), T horizon, A action fields, S state fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.models.llama.modeling_llama import LlamaAttention
+
+from roboalign.trainer.flow import FlowHead
+from roboalign.trainer.nano import NanoForConditionalGeneration
+
+__all__ = ["DecoderShape", "FlowGraph", "PrefillGraph", "StepGraph", "decoder_shape"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderShape:
+    """Fixed sizes of the decoder's tensors."""
+
+    num_layers: int
+    """Decoder layers."""
+    num_heads: int
+    """Attention heads; nano has as many key heads as query heads."""
+    head_dim: int
+    """Width of one head."""
+    hidden_size: int
+    """Width of the hidden states."""
+    vocab_size: int
+    """Tokens that can be written."""
+
+
+def decoder_shape(model: NanoForConditionalGeneration) -> DecoderShape:
+    """Returns the sizes of a model's decoder."""
+    config = model.config
+    return DecoderShape(
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        head_dim=config.head_dim,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+    )
+
+
+def _rotate(x_HLK: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor) -> torch.Tensor:
+    half = x_HLK.shape[-1] // 2
+    turned = torch.cat((-x_HLK[..., half:], x_HLK[..., :half]), dim=-1)
+    return x_HLK * cos_LK + turned * sin_LK
+
+
+class _Decoder(nn.Module):
+    """The Llama layers of a model, run on explicit keys and values."""
+
+    def __init__(self, model: NanoForConditionalGeneration, tap_layer: int) -> None:
+        super().__init__()
+        self.model = model
+        self.tap_layer = tap_layer
+        self.shape = decoder_shape(model)
+
+    def decode(
+        self,
+        x_LD: torch.Tensor,
+        position_L: torch.Tensor,
+        may_see: torch.Tensor,
+        past: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns the last hidden states (normalised), those of the tapped layer, and the new rows [C, H, L, K]."""
+        text = self.model.model.language_model
+        freqs = position_L.to(x_LD.dtype).unsqueeze(1) * text.rotary_emb.inv_freq.unsqueeze(0)
+        angles_LK = torch.cat((freqs, freqs), dim=1)
+        cos_LK, sin_LK = angles_LK.cos(), angles_LK.sin()
+        new_rows: list[torch.Tensor] = []
+        tapped = x_LD
+        for index, layer in enumerate(text.layers):
+            past_pair = None if past is None else (past[2 * index], past[2 * index + 1])
+            normed = layer.input_layernorm(x_LD)
+            mixed, rows = self._attend(layer.self_attn, normed, cos_LK, sin_LK, may_see, past_pair)
+            new_rows.extend(rows)
+            x_LD = x_LD + mixed
+            x_LD = x_LD + layer.mlp(layer.post_attention_layernorm(x_LD))
+            if index + 1 == self.tap_layer:
+                tapped = x_LD
+        return text.norm(x_LD), tapped, torch.stack(new_rows)
+
+    def _attend(
+        self,
+        attention: LlamaAttention,
+        x_LD: torch.Tensor,
+        cos_LK: torch.Tensor,
+        sin_LK: torch.Tensor,
+        may_see: torch.Tensor,
+        past: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        length = x_LD.shape[0]
+        split = (length, self.shape.num_heads, self.shape.head_dim)
+        query = _rotate(attention.q_proj(x_LD).view(split).transpose(0, 1), cos_LK, sin_LK)
+        key = _rotate(attention.k_proj(x_LD).view(split).transpose(0, 1), cos_LK, sin_LK)
+        value = attention.v_proj(x_LD).view(split).transpose(0, 1)
+        rows = [key, value]
+        if past is not None:
+            key, value = torch.cat((past[0], key), dim=1), torch.cat((past[1], value), dim=1)
+        score = (query @ key.transpose(1, 2)) * (self.shape.head_dim**-0.5)
+        # The lowest finite number, not -inf: no row is ever empty, and float16 engines survive it.
+        score = torch.where(may_see, score, torch.finfo(score.dtype).min)
+        mixed = (score.softmax(dim=-1) @ value).transpose(0, 1).reshape(length, -1)
+        return attention.o_proj(mixed), rows
+
+
+class PrefillGraph(_Decoder):
+    """ids int64[1, P], length int64[1], pixels [1, 3, S, S] -> logits [1, V], hidden [1, P, D], kv [C, H, P, K]."""
+
+    def forward(
+        self, input_ids: torch.Tensor, length: torch.Tensor, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        embeds, _ = self.model.model.merge(input_ids, pixel_values, None)
+        position = torch.arange(input_ids.shape[1])
+        may_see = position.unsqueeze(0) <= position.unsqueeze(1)
+        last, tapped, rows = self.decode(embeds[0], position, may_see, None)
+        return self.model.lm_head(last.index_select(0, length - 1)), tapped.unsqueeze(0), rows
+
+
+class StepGraph(_Decoder):
+    """token int64[1], length int64[1], kv [C, H, L, K] -> logits [1, V], hidden [1, D], new kv rows [C, H, 1, K]."""
+
+    def forward(
+        self, token: torch.Tensor, length: torch.Tensor, kv: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        embeds_1D = self.model.model.language_model.embed_tokens(token)
+        is_past = torch.arange(kv.shape[2]) < length
+        may_see = torch.cat((is_past, torch.ones(1, dtype=torch.bool)))
+        last, tapped, rows = self.decode(embeds_1D, length, may_see, kv)
+        return self.model.lm_head(last), tapped, rows
+
+
+class FlowGraph(nn.Module):
+    """hidden [1, L, D], length int64[1], state [1, S], noise [1, T, A] -> actions [1, T, A] in their units.
+
+    All Euler steps are unrolled; the keys and values of the hidden states are computed once.
+    """
+
+    def __init__(self, head: FlowHead) -> None:
+        super().__init__()
+        self.model = head
+
+    def forward(
+        self, hidden: torch.Tensor, length: torch.Tensor, state: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        is_real = (torch.arange(hidden.shape[1]) < length).unsqueeze(0)
+        return self.model.sample(hidden, is_real, state, noise)

@@ -1,0 +1,126 @@
+"""From a graph module to an ONNX file: the dynamo exporter, folding of constants but not weights, shared weights."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import torch
+
+from roboalign.export.weights import StoredTensor, share_weights
+from roboalign.sdk.bundle import GraphSpec, TensorSpec
+from roboalign.sdk.errors import CheckFailed
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["OPSET", "WEIGHT_PREFIX", "write_graph"]
+
+OPSET = 20
+"""Newest ai.onnx version that TensorRT 10.3 (JetPack 6.2) reads in full and that the dynamo exporter writes."""
+
+WEIGHT_PREFIX = "model."
+"""The graph modules hold their model under this name, so every weight of a graph starts with it."""
+
+
+def write_graph(
+    module: torch.nn.Module,
+    inputs: Sequence[tuple[TensorSpec, torch.Tensor]],
+    outputs: Sequence[TensorSpec],
+    path: Path,
+    table: Mapping[str, StoredTensor],
+) -> tuple[GraphSpec, set[str]]:
+    """Writes a module as ONNX and returns its description and the names of the weights that it refers to."""
+    graph = _trace(module, inputs, outputs)
+    foreign = sorted({node.domain for node in graph.graph.node} - {"", "ai.onnx"})
+    if foreign or graph.functions:
+        raise CheckFailed(
+            f"{path.name} uses operators outside ai.onnx ({', '.join(foreign)}), which an engine builder will not know"
+        )
+    used = share_weights(graph, table, WEIGHT_PREFIX)
+    onnx.save(graph, path)
+    onnx.checker.check_model(path, full_check=True)
+    spec = GraphSpec(file=path.name, opset=OPSET, inputs=tuple(spec for spec, _ in inputs), outputs=tuple(outputs))
+    _check_interface(graph, spec)
+    return spec, used
+
+
+def _trace(
+    module: torch.nn.Module, inputs: Sequence[tuple[TensorSpec, torch.Tensor]], outputs: Sequence[TensorSpec]
+) -> onnx.ModelProto:
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(tensor for _, tensor in inputs),
+            input_names=[spec.name for spec, _ in inputs],
+            output_names=[spec.name for spec in outputs],
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            optimize=False,
+            verbose=False,
+        )
+        if program is None:
+            raise CheckFailed("the ONNX exporter returned nothing")
+        _tidy(program.model)
+    return program.model_proto
+
+
+def _tidy(model: onnx_ir.Model) -> None:
+    """Folds constants and drops what is unused, in place.
+
+    The exporter's own optimiser also folds weights into others of another name and merges equal ones; then they could
+    not be found in the safetensors file any more. Descriptions go too: they hold source paths of the machine that
+    exported.
+    """
+    from onnx_ir import passes
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import constant_folding
+
+    constant_folding.fold_constants(model, should_fold=_folds_no_weight)
+    passes.Sequential(
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+        common.ClearMetadataAndDocStringPass(),
+    )(model)
+
+
+def _folds_no_weight(node: object) -> bool | None:
+    names = [str(value.name) for value in getattr(node, "inputs", ()) if value is not None]
+    return False if any(name.startswith(WEIGHT_PREFIX) for name in names) else None
+
+
+def _check_interface(graph: onnx.ModelProto, spec: GraphSpec) -> None:
+    for kind, declared, real in (
+        ("input", spec.inputs, graph.graph.input),
+        ("output", spec.outputs, graph.graph.output),
+    ):
+        found = [(v.name, tuple(d.dim_value for d in v.type.tensor_type.shape.dim)) for v in real]
+        expected = [(t.name, t.shape) for t in declared]
+        if found != expected:
+            raise CheckFailed(f"{spec.file} has {kind}s {found}, expected {expected}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what the exporter says about absent optional packages and about its own deprecated calls."""
+    log = logging.getLogger("torch.onnx._internal.exporter")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,93 @@
+"""Inference backends: the model-level steps that `sdk.Policy` is written against, and how a backend is found by name.
+
+A backend registers under the entry point group `roboalign.backends`. The two of this project are also found without
+installation metadata, as in a source tree. Anybody may add one: it needs the methods of `Backend`, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Protocol, cast
+
+from roboalign.sdk.bundle import PolicySpec
+from roboalign.sdk.errors import BackendError, ConfigError
+from roboalign.sdk.types import FloatArray
+
+__all__ = ["Backend", "BackendFactory", "Decoding", "backend_names", "find_backend"]
+
+ENTRY_POINT_GROUP = "roboalign.backends"
+
+_OWN = {
+    "onnx": "roboalign.sdk.backends.onnx:OnnxBackend",
+    "torch": "roboalign.trainer.backend:TorchBackend",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Decoding:
+    """A sequence being written: what was read so far and what would come next. Mutated by `Backend.step`."""
+
+    logits: FloatArray
+    """float32[V], scores of the next token."""
+    length: int
+    """Tokens read so far."""
+    cache: object
+    """Keys, values and hidden states, in whatever form the backend keeps them."""
+
+
+class Backend(Protocol):
+    """Runs one model. Not thread safe; one sequence is decoded at a time."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        """How to act with the model."""
+
+    @property
+    def folder(self) -> Path:
+        """Where `tokenizer.json` and `fast.json` lie."""
+
+    def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
+        """Reads a prompt of at most `spec.max_prompt_tokens` ids and a picture float32[3, size, size]."""
+
+    def step(self, decoding: Decoding, token_id: int) -> None:
+        """Reads one more token."""
+
+    def flow(self, decoding: Decoding, state: FloatArray, noise: FloatArray) -> FloatArray:
+        """Returns actions float32[T, A] in their units, from the sequence, float32[S] and noise float32[T, A]."""
+
+    def close(self) -> None:
+        """Frees what the backend holds; may be called twice."""
+
+
+class BackendFactory(Protocol):
+    """What an entry point names: usually the backend class."""
+
+    def open(self, path: Path, *, threads: int) -> Backend:
+        """Opens a bundle (or whatever else this backend reads) at a path."""
+
+
+def backend_names() -> tuple[str, ...]:
+    """Returns the names that `find_backend` knows."""
+    return tuple(sorted({*_OWN, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))}))
+
+
+def find_backend(name: str) -> BackendFactory:
+    """Returns a backend's factory; an unknown name is a ConfigError, one that cannot be imported a BackendError."""
+    target = _OWN.get(name)
+    # Own names come first: scanning the metadata of every installed package costs 30 ms at each start of a robot.
+    if target is not None:
+        point = EntryPoint(name=name, value=target, group=ENTRY_POINT_GROUP)
+    else:
+        found = [p for p in entry_points(group=ENTRY_POINT_GROUP) if p.name == name]
+        if not found:
+            raise ConfigError(f"there is no backend {name!r}; choose one of auto, {', '.join(backend_names())}")
+        point = found[0]
+    try:
+        return cast(BackendFactory, getattr(import_module(point.module), point.attr))
+    except (ImportError, AttributeError) as err:
+        hint = "; the torch backend needs: pip install 'roboalign[train]'" if name == "torch" else ""
+        raise BackendError(f"backend {name!r} ({point.value}) cannot be imported: {err}{hint}") from err

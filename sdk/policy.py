@@ -1,0 +1,358 @@
+"""`Policy`: an observation goes in, a chunk of actions comes out, with the thought that led to it.
+
+The loop is the same for every backend: read the prompt and the picture, write a thought token by token up to a
+budget, then act, either through the flow head on the hidden states (`actions="flow"`) or by writing action tokens
+under the length constraint (`actions="fast"`). Decoding is greedy, and the flow noise depends only on the seed and on
+how many calls there were since `reset`, so equal calls give equal answers. Whatever goes wrong inside the model
+becomes a hold with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboalign.sdk.backends import Backend, Decoding, find_backend
+from roboalign.sdk.bundle import PolicySpec, checkpoint_stage, shipped_bundle_path
+from roboalign.sdk.constraint import ActionConstraint
+from roboalign.sdk.errors import BackendError, BundleError, ConfigError, DataError, missing_extra
+from roboalign.sdk.fast import FastCodec
+from roboalign.sdk.types import ActionChunk, FloatArray, Observation
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["ACTIONS", "Policy"]
+
+ACTIONS = ("flow", "fast")
+"""Who turns the model's state into actions: the flow head, or the language model through action tokens."""
+
+
+class Policy:
+    """A loaded model that acts. Use it as a context manager, or call `close`.
+
+    Example:
+        with Policy.load() as policy:
+            chunk = policy.act(robot.observe())
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        actions: Literal["flow", "fast"] = "flow",
+        think: bool = True,
+        seed: int = 0,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        if actions not in ACTIONS:
+            raise ConfigError(f"actions is {actions!r}, expected one of {', '.join(ACTIONS)}")
+        _check_abilities(backend, actions)
+        self._backend = backend
+        self._actions = actions
+        self._think = think
+        self._seed = seed
+        self._clock = clock
+        self._num_calls = 0
+        self._is_closed = False
+        self._vocabulary = _Vocabulary(backend)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        backend: str = "auto",
+        actions: Literal["flow", "fast"] = "flow",
+        think: bool = True,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> Policy:
+        """Loads a policy.
+
+        Args:
+            path: a bundle, or with `backend="torch"` also a checkpoint; None for the bundle of the package.
+            backend: `auto` (onnx), or a registered name.
+            actions: `flow` for the action head, `fast` for action tokens.
+            think: write a thought before each chunk.
+            threads: CPU threads of the backend.
+            seed: of the flow noise.
+
+        Raises:
+            BundleError: the path is missing, altered, of a newer format, or of another kind.
+            BackendError: the backend or a package it needs is absent.
+        """
+        if threads < 1:
+            raise ConfigError(f"threads is {threads}, expected 1 or more")
+        folder = shipped_bundle_path() if path is None else Path(path)
+        factory = find_backend("onnx" if backend == "auto" else backend)
+        opened = factory.open(folder, threads=threads)
+        try:
+            return cls(opened, actions=actions, think=think, seed=seed)
+        except BaseException:
+            opened.close()
+            raise
+
+    @property
+    def spec(self) -> PolicySpec:
+        """What the policy needs from the robot and promises to it."""
+        return self._backend.spec
+
+    @property
+    def actions(self) -> str:
+        """Who acts: `flow` or `fast`. Print it beside every figure."""
+        return self._actions
+
+    def reset(self) -> None:
+        """Starts a new episode: the noise begins anew."""
+        self._num_calls = 0
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """Returns the next actions, or a hold with its reason. Blocks while the model runs.
+
+        Raises:
+            DataError: the observation lacks a camera, or holds what cannot be right.
+        """
+        if self._is_closed:
+            raise BackendError("this policy is closed; load it again with Policy.load")
+        turn = _Turn(self._backend, self._vocabulary, self._clock)
+        noise = self._noise()
+        try:
+            turn.read(observation, think=self._think)
+            if self._think:
+                turn.write_thought()
+            actions = turn.flow(observation.state, noise) if self._actions == "flow" else turn.write_actions()
+        except _NoAnswerError as problem:
+            return turn.hold(str(problem))
+        return turn.chunk(actions, self._actions)
+
+    def close(self) -> None:
+        """Frees the model; may be called twice."""
+        self._is_closed = True
+        self._backend.close()
+
+    def __enter__(self) -> Policy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _noise(self) -> FloatArray:
+        shape = (self.spec.horizon, len(self.spec.action_names))
+        noise = np.random.default_rng((self._seed, self._num_calls)).standard_normal(shape, dtype=np.float32)
+        self._num_calls += 1
+        return noise
+
+
+class _NoAnswerError(Exception):
+    """The model gave no usable answer; the message says why. Becomes a hold."""
+
+
+class _Vocabulary:
+    """The tokenizer, the codec and the ids of the markers."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.tokenizer = _load_tokenizer(backend.folder)
+        self.size = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        self.think_open, self.think_close = self.id("<think>"), self.id("</think>")
+        self.answer_open = self.id("<answer>")
+        self.codec = FastCodec.load(backend.folder) if backend.spec.has_actions else None
+        self.action_start = self.id("<ACTION_START>") if self.codec else -1
+        self.action_end = self.id("<ACTION_END>") if self.codec else -1
+        self.first_action = self.id("<ACTION_0>") if self.codec else -1
+        self._constraint: ActionConstraint | None = None
+        self._thought_mask: NDArray[np.bool_] | None = None
+
+    def id(self, token: str) -> int:
+        """Returns the id of a marker."""
+        found: int | None = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise BundleError(
+                f"tokenizer.json has no token {token!r}; the folder belongs to a model that was not trained to act"
+            )
+        return found
+
+    def constraint(self, vocab_size: int) -> ActionConstraint:
+        """Returns the length constraint of action spans for logits of this width."""
+        if self._constraint is None:
+            if self.codec is None:
+                raise _NoAnswerError("the model never learnt action tokens")
+            self._constraint = ActionConstraint(
+                self.codec.token_lengths,
+                num_coefficients=self.codec.num_coefficients,
+                action_start_id=self.action_start,
+                action_end_id=self.action_end,
+                first_action_id=self.first_action,
+                lm_vocab_size=vocab_size,
+            )
+        return self._constraint
+
+    def thought_mask(self, vocab_size: int) -> NDArray[np.bool_]:
+        """Returns bool[V]: words, and the end of the thought; no other marker and no action token."""
+        if self._thought_mask is None:
+            mask = np.zeros(vocab_size, np.bool_)
+            mask[: self.size] = True
+            mask[list(self.tokenizer.get_added_tokens_decoder())] = False
+            mask[self.think_close] = True
+            self._thought_mask = mask
+        return self._thought_mask
+
+
+class _Turn:
+    """One call of `Policy.act`: the sequence being written, and the time it takes."""
+
+    def __init__(self, backend: Backend, vocabulary: _Vocabulary, clock: Callable[[], float]) -> None:
+        self._backend = backend
+        self._words = vocabulary
+        self._spec = backend.spec
+        self._clock = clock
+        self._started = self._lap_from = clock()
+        self._latency: dict[str, float] = {}
+        self._decoding: Decoding | None = None
+        self._tokens: list[int] = []
+        self._thought: str | None = None
+
+    def read(self, observation: Observation, *, think: bool) -> None:
+        """Reads the prompt and the picture."""
+        name = self._spec.camera_names[0]
+        if name not in observation.images:
+            has = ", ".join(sorted(observation.images)) or "none"
+            raise DataError(
+                f"the observation has no image of camera {name!r} (it has: {has}); observe with the picture"
+            )
+        prompt = self._spec.prompt
+        prompt.check_image(observation.images[name], name)
+        text = prompt.prompt_text(
+            observation.instruction, observation.state, pace="slow" if think else "quick", task="act"
+        )
+        ids: list[int] = self._words.tokenizer.encode(text, add_special_tokens=False).ids
+        if len(ids) > self._spec.max_prompt_tokens:
+            raise DataError(
+                f"the instruction makes a prompt of {len(ids)} tokens, at most {self._spec.max_prompt_tokens} fit; "
+                "say it shorter"
+            )
+        self._decoding = self._backend.prefill(ids, prompt.pixel_values(observation.images[name]))
+        self._lap("vision_prompt")
+
+    def write_thought(self) -> None:
+        """Writes `<think> ... </think>`; a thought that reaches the budget is closed there."""
+        self._feed(self._words.think_open)
+        written: list[int] = []
+        while len(written) < self._spec.max_thought_tokens:
+            token = self._best(self._words.thought_mask(len(self._logits())))
+            if token == self._words.think_close:
+                break
+            written.append(token)
+            self._feed(token)
+        self._feed(self._words.think_close)
+        self._thought = self._words.tokenizer.decode(written, skip_special_tokens=False).strip()
+        self._lap("thought")
+
+    def write_actions(self) -> FloatArray:
+        """Writes `<answer><ACTION_START>...<ACTION_END>` and returns the actions that it spells."""
+        constraint = self._words.constraint(len(self._logits()))
+        self._feed(self._words.answer_open)
+        self._feed(self._words.action_start)
+        remaining = constraint.start()
+        written: list[int] = []
+        while remaining > 0:
+            token = self._best(constraint.mask(remaining))
+            remaining = constraint.advance(remaining, token)
+            written.append(token - self._words.first_action)
+            if remaining > 0:
+                self._feed(token)
+            else:
+                self._tokens += [token, self._words.action_end]
+        assert self._words.codec is not None
+        decoded = self._words.codec.decode(written)
+        if decoded.actions is None:
+            raise _NoAnswerError(f"the action tokens are {decoded.status}: {decoded.num_coefficients} coefficients")
+        self._lap("action")
+        return decoded.actions
+
+    def flow(self, state: FloatArray, noise: FloatArray) -> FloatArray:
+        """Returns the actions of the flow head on everything read and written so far."""
+        assert self._decoding is not None
+        actions = self._backend.flow(self._decoding, state, noise)
+        self._lap("action")
+        return actions
+
+    def chunk(self, actions: FloatArray, source: str) -> ActionChunk:
+        """Returns the answer; actions that are not finite become a hold."""
+        if not np.isfinite(actions).all():
+            return self.hold(f"the {source} actions are not finite")
+        return ActionChunk(
+            actions=actions,
+            rate_hz=self._spec.rate_hz,
+            source=source,
+            thought=self._thought,
+            tokens=tuple(self._tokens),
+            latency_s=self._finished_latency(),
+        )
+
+    def hold(self, reason: str) -> ActionChunk:
+        """Returns the answer that asks the robot to stay."""
+        held = ActionChunk.hold(reason, rate_hz=self._spec.rate_hz, thought=self._thought, tokens=tuple(self._tokens))
+        return replace(held, latency_s=self._finished_latency())
+
+    def _logits(self) -> FloatArray:
+        assert self._decoding is not None
+        return self._decoding.logits
+
+    def _best(self, mask: NDArray[np.bool_]) -> int:
+        logits = self._logits()
+        if not np.isfinite(logits).all():
+            raise _NoAnswerError("the model's scores are not finite")
+        return int(np.where(mask, logits, -np.inf).argmax())
+
+    def _feed(self, token: int) -> None:
+        assert self._decoding is not None
+        if self._decoding.length >= self._spec.max_tokens:
+            raise _NoAnswerError(
+                f"the answer is longer than the {self._spec.max_tokens} tokens that the model can hold"
+            )
+        self._backend.step(self._decoding, token)
+        self._tokens.append(token)
+
+    def _lap(self, part: str) -> None:
+        now = self._clock()
+        self._latency[part] = now - self._lap_from
+        self._lap_from = now
+
+    def _finished_latency(self) -> dict[str, float]:
+        return {**self._latency, "total": self._clock() - self._started}
+
+
+def _check_abilities(backend: Backend, actions: str) -> None:
+    spec, folder = backend.spec, backend.folder
+    if actions == "flow" and not spec.has_head:
+        found = f"{folder} is a checkpoint of stage {checkpoint_stage(folder)!r} without an action head"
+        raise BundleError(f"{found}; train one with 'roboalign train head {folder}', or act with actions='fast'")
+    if actions == "fast" and not spec.has_actions:
+        raise BundleError(
+            f"{folder} never learnt action tokens, so actions='fast' cannot work; give a model of stage sft or align"
+        )
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as err:
+        raise missing_extra("tokenizers", "cpu", "a policy") from err
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as err:  # tokenizers raises bare Exception
+        raise BundleError(f"{path} cannot be read ({err}); copy or export the folder again") from err
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

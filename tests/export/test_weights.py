@@ -1,0 +1,76 @@
+"""Weights are stored once, at the offsets that the graphs are told, and nothing is rounded away in silence."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from roboalign.export.weights import MAX_INLINE_BYTES, share_weights, write_weights
+from roboalign.sdk.errors import CheckFailed, ConfigError
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(7, 3)
+        self.norm = torch.nn.Parameter(torch.arange(3.0))
+        self.out = torch.nn.Linear(3, 7, bias=False)
+        self.out.weight = self.embed.weight
+
+
+def graph_of(**arrays: np.ndarray) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    return helper.make_model(helper.make_graph([], "g", [], [], initializer=tensors))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", np.float16), ("fp32", np.float32)])
+def test_the_table_points_at_the_stored_values(tmp_path, precision, dtype):
+    module, path = Tied(), tmp_path / "model.safetensors"
+    entry = write_weights(module, path, precision)["norm"]
+    found = np.frombuffer(path.read_bytes(), dtype, count=3, offset=entry.offset)
+    assert found.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_tied_weights_are_stored_once_under_both_names(tmp_path):
+    table = write_weights(Tied(), tmp_path / "model.safetensors", "fp16")
+    assert table["out.weight"] == table["embed.weight"]
+    assert sum(entry.num_bytes for entry in {e.offset: e for e in table.values()}.values()) == (21 + 3) * 2
+
+
+def test_a_weight_that_overflows_fp16_is_refused(tmp_path):
+    module = Tied()
+    module.norm.data[0] = 1e6
+    with pytest.raises(CheckFailed, match=r"norm does not fit fp16.*--precision fp32"):
+        write_weights(module, tmp_path / "model.safetensors", "fp16")
+    write_weights(module, tmp_path / "model.safetensors", "fp32")
+
+
+def test_an_unknown_precision_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="'fp8', expected one of fp16, fp32"):
+        write_weights(Tied(), tmp_path / "model.safetensors", "fp8")
+
+
+def test_a_shared_weight_keeps_no_bytes_and_gets_a_cast(tmp_path):
+    table = write_weights(Tied(), tmp_path / "model.safetensors", "fp16")
+    graph = graph_of(**{"model.norm": np.arange(3, dtype=np.float32), "mask": np.ones(4, np.float32)})
+    share_weights(graph, table, "model.")
+    weight, mask = graph.graph.initializer
+    assert (weight.data_location, weight.data_type) == (TensorProto.EXTERNAL, TensorProto.FLOAT16)
+    assert not weight.raw_data
+    assert len(mask.raw_data) == 16
+    assert [(n.op_type, n.input[0], n.output[0]) for n in graph.graph.node] == [
+        ("Cast", "model.norm.fp16", "model.norm")
+    ]
+
+
+def test_a_weight_in_disguise_is_refused(tmp_path):
+    table = write_weights(Tied(), tmp_path / "model.safetensors", "fp16")
+    with pytest.raises(CheckFailed, match="outside the shared weights"):
+        share_weights(graph_of(copy=np.ones(MAX_INLINE_BYTES // 4 + 1, np.float32)), table, "model.")
+
+
+def test_a_weight_of_another_shape_is_refused(tmp_path):
+    table = write_weights(Tied(), tmp_path / "model.safetensors", "fp16")
+    with pytest.raises(CheckFailed, match=r"\[4\] in the graph and \[3\]"):
+        share_weights(graph_of(**{"model.norm": np.ones(4, np.float32)}), table, "model.")
