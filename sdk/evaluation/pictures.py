@@ -1,0 +1,160 @@
+"""Pictures of an episode: animated gifs and film strips, and PNG bytes for a page. Pillow is imported when used."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from roboalign.sdk.errors import ConfigError, DataError, missing_extra
+from roboalign.sdk.evaluation.episodes import EpisodeResult
+from roboalign.sdk.types import ImageArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["FilmFrame", "FilmStrip", "encode_png", "read_film", "write_film", "write_gif"]
+
+FILM_FRAMES = 6
+"""Pictures in a film strip: what fits beside each other on a page and still shows every stage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmFrame:
+    """One picture of a film strip."""
+
+    step: int
+    """Control step at which it was taken."""
+    thought: str | None
+    """The last thought up to that step; None when the policy did not think."""
+    png: bytes
+    """The picture as a PNG file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmStrip:
+    """A few pictures of one episode, in order, with what the policy thought."""
+
+    seed: int
+    """Seed of the scene."""
+    family: str
+    """Task family."""
+    instruction: str
+    """The sentence of the scene."""
+    success: bool
+    """Whether the episode ended in success."""
+    steps: int
+    """Length of the episode in control periods."""
+    sources: tuple[str, ...]
+    """Who acted."""
+    frames: tuple[FilmFrame, ...]
+    """Pictures in order of time."""
+
+
+def encode_png(image: ImageArray, *, scale: int = 1) -> bytes:
+    """Returns uint8[H, W, 3] as the bytes of a PNG file, enlarged by a whole factor without smoothing."""
+    buffer = io.BytesIO()
+    _to_pil(image, scale).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def write_gif(frames: Sequence[ImageArray], path: Path, *, rate_hz: float = 10.0, scale: int = 1) -> Path:
+    """Writes uint8[H, W, 3] pictures as an endlessly repeated gif; nothing half-written stays under `path`."""
+    if not frames:
+        raise ConfigError(f"there is no picture to write into {path}")
+    if not rate_hz > 0.0:
+        raise ConfigError(f"rate_hz is {rate_hz}, expected more than 0")
+    images = [_to_pil(frame, scale) for frame in frames]
+    from PIL.Image import Dither
+
+    # One palette for all: a palette for each frame makes still surfaces flicker.
+    palette = _to_pil(np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]]), 1).quantize(colors=256)
+    images = [image.quantize(palette=palette, dither=Dither.NONE) for image in images]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    duration_ms = round(1000.0 / rate_hz)
+    durations = [duration_ms] * (len(images) - 1) + [max(duration_ms, 1500)]
+    try:
+        images[0].save(
+            partial, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_film(folder: Path, episode: EpisodeResult, *, num_frames: int = FILM_FRAMES) -> Path:
+    """Writes pictures spread over the whole episode, a gif and `film.json` into `folder`."""
+    if not episode.frames:
+        raise ConfigError(f"the episode of seed {episode.seed} was run without record_frames, there is nothing to show")
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = np.unique(np.linspace(0, len(episode.frames) - 1, num_frames).round().astype(int))
+    rows = []
+    for index in chosen:
+        step, image = episode.frames[index]
+        name = f"step-{step:04d}.png"
+        (folder / name).write_bytes(encode_png(image))
+        rows.append({"step": step, "thought": _thought_at(episode, step), "file": name})
+    write_gif([image for _, image in episode.frames], folder / "episode.gif")
+    text = json.dumps(
+        {
+            "seed": episode.seed,
+            "family": episode.family,
+            "instruction": episode.instruction,
+            "success": episode.success,
+            "steps": episode.steps,
+            "sources": sorted(episode.sources),
+            "frames": rows,
+        },
+        indent=2,
+    )
+    (folder / "film.json").write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+def read_film(folder: Path) -> FilmStrip:
+    """Reads what `write_film` wrote."""
+    path = folder / "film.json"
+    try:
+        film = json.loads(path.read_text(encoding="utf-8"))
+        frames = tuple(
+            FilmFrame(step=row["step"], thought=row["thought"], png=(folder / row["file"]).read_bytes())
+            for row in film["frames"]
+        )
+        return FilmStrip(
+            seed=film["seed"],
+            family=film["family"],
+            instruction=film["instruction"],
+            success=film["success"],
+            steps=film["steps"],
+            sources=tuple(film["sources"]),
+            frames=frames,
+        )
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as err:
+        raise DataError(f"{path} is not a film strip of `roboalign eval` ({err}); run the evaluation again") from err
+
+
+def _thought_at(episode: EpisodeResult, step: int) -> str | None:
+    """Returns the thought that was in force at a step."""
+    before = [text for at, text in episode.thoughts if at <= step]
+    return before[-1] if before else None
+
+
+def _to_pil(image: ImageArray, scale: int) -> Image:
+    """Wraps an array as a Pillow image, enlarged by a whole factor."""
+    try:
+        from PIL import Image as PilImage
+    except ImportError as err:
+        raise missing_extra("pillow", "sim", "writing a picture") from err
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"a picture is {image.dtype}{list(image.shape)}, expected uint8[height, width, 3] RGB")
+    wrapped = PilImage.fromarray(image)
+    if scale == 1:
+        return wrapped
+    return wrapped.resize((image.shape[1] * scale, image.shape[0] * scale), PilImage.Resampling.NEAREST)
