@@ -1,0 +1,323 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
+from roboalign.trainer import align as stage
+from roboalign.trainer.align import AlignConfig, align
+from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
+from roboalign.trainer.grpo import AlignTrainer
+from roboalign.trainer.watch import Measurement, ReplyMeasure, destruction, what_is_missing
+
+TABLE = tiny.frames(48)
+CODEC = tiny.codec_of(TABLE)
+
+
+def _save(folder: Path, *, steps: int) -> Path:
+    member = tiny.backbone(CODEC)
+    tiny.teach(member, TABLE, CODEC, steps=steps)
+    meta = CheckpointMeta(stage="sft", recipe="tiny", notes={"pairing": "paired"})
+    save_checkpoint(folder, model=member.model, processor=member.processor, meta=meta, codec=CODEC)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    return _save(tmp_path_factory.mktemp("taught") / "sft", steps=70)
+
+
+@pytest.fixture(autouse=True)
+def _table(monkeypatch):
+    monkeypatch.setattr(stage, "load_frames", lambda *_args, **_kwargs: TABLE)
+
+
+def _config(sft: Path, out: Path, **changes) -> AlignConfig:
+    settings = {
+        "data": Path("tiny"),
+        "sft": sft,
+        "out": out,
+        "recipe": "tiny",
+        "steps": 4,
+        "prompts_per_rollout": 4,
+        "samples_per_prompt": 4,
+        "micro_batch": 8,
+        "max_tokens": 32,
+        "watch_every": 2,
+        "watch_prompts": 8,
+        "watch_samples": 2,
+        "save_every": 2,
+        "held_share": 0.2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "dtype": "fp32",
+        "min_first_token": 0.0,
+        "min_informative": 0.0,
+        "stop_error_ratio": 100.0,
+        "stop_decodable_drop": 1.0,
+        "keep": "last",
+    }
+    return AlignConfig(**(settings | changes))
+
+
+def _lines(out: Path, key: str) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if key in line]
+
+
+@pytest.mark.parametrize("reward", ["soft", "prefix"])
+def test_a_run_ends_in_a_checkpoint_and_its_numbers(taught, tmp_path, reward, capfd) -> None:
+    out = align(_config(taught, tmp_path / "align", reward=reward))
+    found = load_checkpoint(out, expect_stage="align")
+    assert found.meta.parent_sha256 == load_checkpoint(taught).sha256
+    assert found.meta.metrics["last_step"] == 4
+    assert found.meta.notes["reward"] == reward
+    updates = _lines(out, "reward")
+    assert [line["step"] for line in updates] == [1, 2, 3, 4]
+    assert all(
+        {"kl", "entropy", "clip_low", "zero_variance", "well_formed", "grad_norm"} <= line.keys() for line in updates
+    )
+    assert [line["step"] for line in _lines(out, "held")] == [0, 2, 4]
+    assert not partial_dir(out).exists()
+    assert capfd.readouterr().out == ""
+
+
+def test_the_weights_change(taught, tmp_path) -> None:
+    out = align(_config(taught, tmp_path / "align"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (taught, out))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("reward", ["soft", "prefix"])
+def test_the_ratio_is_one_before_the_first_update(taught, tmp_path, reward, monkeypatch) -> None:
+    """Old, new and reference log-probabilities and those of sampling come from the same mask."""
+    seen = []
+    original = AlignTrainer._compute_loss
+
+    def look(self, model, inputs):
+        loss = original(self, model, inputs)
+        if self.state.global_step == 0:
+            seen.append((self._log_probs.detach(), inputs))
+        return loss
+
+    monkeypatch.setattr(AlignTrainer, "_compute_loss", look)
+    align(_config(taught, tmp_path / "align", reward=reward, steps=2, updates_per_rollout=2, micro_batch=4))
+    assert len(seen) == 2
+    for new, inputs in seen:
+        mask = inputs["completion_mask"].bool()
+        assert int(mask.sum()) > 20
+        for name in ("old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"):
+            assert (new - inputs[name])[mask].abs().max() < 1e-5, name
+
+
+def test_the_sampling_gap_stays_small_after_updates(taught, tmp_path) -> None:
+    out = align(_config(taught, tmp_path / "align"))
+    assert all(line["sampling_gap"] < 1e-4 for line in _lines(out, "reward"))
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(taught, tmp_path, monkeypatch) -> None:
+    whole = align(_config(taught, tmp_path / "whole", steps=6))
+
+    original = AlignTrainer._generate_and_score_completions
+
+    def fail(self, inputs):
+        if self.state.global_step == 3:
+            raise _Interrupted
+        return original(self, inputs)
+
+    config = _config(taught, tmp_path / "parts", steps=6)
+    with monkeypatch.context() as patch:
+        patch.setattr(AlignTrainer, "_generate_and_score_completions", fail)
+        with pytest.raises(_Interrupted):
+            align(config)
+    assert not config.out.exists()
+    saved = load_file(partial_dir(config.out) / "state" / "model.safetensors")
+    restored = {}
+
+    def look(self, inputs):
+        if not restored:
+            restored.update({name: value.clone() for name, value in self.model.state_dict().items()})
+        return original(self, inputs)
+
+    monkeypatch.setattr(AlignTrainer, "_generate_and_score_completions", look)
+    parts = align(config)
+    for name, tensor in saved.items():
+        assert torch.equal(restored[name], tensor), name
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=1e-6, rtol=1e-5)
+    assert [line["step"] for line in _lines(parts, "reward")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in _lines(parts, "held")] == [0, 2, 4, 6]
+
+
+def test_a_run_interrupted_before_its_result_was_written_only_writes_it(taught, tmp_path, monkeypatch) -> None:
+    config = _config(taught, tmp_path / "align", keep="best")
+
+    def fail(*_args, **_kwargs):
+        raise _Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "save_checkpoint", fail)
+        with pytest.raises(_Interrupted):
+            align(config)
+    out = align(config)
+    assert load_checkpoint(out).meta.metrics["last_step"] == 4
+    assert [line["step"] for line in _lines(out, "reward")] == [1, 2, 3, 4]
+
+
+def test_nothing_in_a_saved_state_is_a_pickle(taught, tmp_path, monkeypatch) -> None:
+    names = set()
+    original = AlignTrainer.save_state
+
+    def look(self, folder, extra):
+        original(self, folder, extra)
+        names.update(path.name for path in folder.iterdir())
+
+    monkeypatch.setattr(AlignTrainer, "save_state", look)
+    align(_config(taught, tmp_path / "align"))
+    assert names
+    assert all(name.endswith((".safetensors", ".json")) for name in names)
+
+
+def test_nothing_to_explore_is_refused_with_the_numbers(tmp_path) -> None:
+    sft = _save(tmp_path / "untaught", steps=0)
+    config = _config(sft, tmp_path / "align", min_first_token=0.1)
+    with pytest.raises(
+        CheckFailed, match=r"first action token is right in 0\.0% of greedy replies \(needs 10%\)"
+    ) as caught:
+        align(config)
+    assert "0.0% of the samples are well-formed" in str(caught.value)
+    assert not config.out.exists()
+    assert not partial_dir(config.out).exists()
+
+
+def test_force_goes_on_and_says_so(tmp_path, capfd) -> None:
+    sft = _save(tmp_path / "untaught", steps=0)
+    out = align(_config(sft, tmp_path / "align", min_first_token=0.1, force=True, steps=2))
+    assert load_checkpoint(out).meta.notes["force"] is True
+    assert "going on because of force" in capfd.readouterr().err
+
+
+def test_a_destructive_run_is_stopped_and_the_best_weights_are_kept(taught, tmp_path, capfd) -> None:
+    config = _config(
+        taught,
+        tmp_path / "align",
+        reward="prefix",
+        learning_rate=0.02,
+        beta=0.0,
+        steps=8,
+        keep="best",
+        stop_error_ratio=1.2,
+        stop_decodable_drop=0.2,
+    )
+    out = align(config)
+    metrics = load_checkpoint(out).meta.metrics
+    assert metrics["last_step"] < 8
+    assert "stopped at step" in metrics["stopped"]
+    assert metrics["kept"]["error"] <= metrics["start"]["error"]
+    assert "stopped at step" in capfd.readouterr().err
+    if metrics["kept_step"] == 0:
+        before, after = (load_file(folder / "model.safetensors") for folder in (taught, out))
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_closed_loop_numbers_are_kept_with_every_measurement(taught, tmp_path) -> None:
+    calls = []
+
+    def closed_loop(member, codec):
+        assert not member.model.training
+        calls.append(codec.vocab_size)
+        return {"success": 0.25}
+
+    out = align(_config(taught, tmp_path / "align"), closed_loop=closed_loop)
+    assert len(calls) == 3
+    assert all(line["held"]["closed_loop"] == {"success": 0.25} for line in _lines(out, "held"))
+
+
+def test_a_frozen_vision_encoder_stays_as_it_is(taught, tmp_path) -> None:
+    out = align(_config(taught, tmp_path / "align", freeze_vision=True, steps=2))
+    before, after = (load_file(folder / "model.safetensors") for folder in (taught, out))
+    vision = [name for name in before if ".vision." in name]
+    assert vision
+    assert all(torch.equal(before[name], after[name]) for name in vision)
+
+
+def test_learning_goes_up_the_soft_reward(taught, tmp_path) -> None:
+    """Not evidence about robots: only that the gradient points the right way."""
+    config = _config(taught, tmp_path / "align", steps=20, watch_every=20, save_every=20, samples_per_prompt=8)
+    out = align(replace(config, learning_rate=3e-3, beta=0.0, micro_batch=32))
+    rewards = [line["reward"] for line in _lines(out, "reward")]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.05
+
+
+def test_another_stage_is_refused(taught, tmp_path) -> None:
+    out = align(_config(taught, tmp_path / "align", steps=2))
+    with pytest.raises(BundleError, match="expected sft"):
+        align(_config(out, tmp_path / "again"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": "pixels"}, "prefix, soft"),
+        ({"keep": "first"}, "best, last"),
+        ({"samples_per_prompt": 1}, "at least 2"),
+        ({"micro_batch": 5}, "not a multiple"),
+        ({"steps": 0}, "at least 1"),
+        ({"updates_per_rollout": 2, "micro_batch": 8, "steps": 3}, "multiple of updates_per_rollout"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(changes, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _config(Path("sft"), Path("out"), **changes)
+
+
+GOOD = ReplyMeasure(reward=0.6, error=0.1, decodable=1.0, well_formed=0.9, prefix=0.3, first_token=0.5, tokens=20.0)
+START = Measurement(greedy=GOOD, sampled=GOOD, informative=0.9)
+GATE = {"min_first_token": 0.1, "min_informative": 0.5, "min_well_formed": 0.05}
+LIMITS = {"error_ratio": 1.5, "error_slack": 0.0, "decodable_drop": 0.15}
+
+
+def test_a_good_start_passes_the_gate() -> None:
+    assert what_is_missing(START, **GATE) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (replace(START, greedy=replace(GOOD, first_token=0.05)), "first action token"),
+        (replace(START, informative=0.4), "differ in reward for 40.0%"),
+        (replace(START, sampled=replace(GOOD, well_formed=0.01)), "1.0% of the samples are well-formed"),
+    ],
+)
+def test_each_gate_names_its_number(start, words) -> None:
+    (sentence,) = what_is_missing(start, **GATE)
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (START, None),
+        (replace(START, greedy=replace(GOOD, error=0.14)), None),
+        (replace(START, greedy=replace(GOOD, error=0.16)), "greedy error went from 0.100 to 0.160"),
+        (replace(START, greedy=replace(GOOD, decodable=0.8)), "decodable greedy replies"),
+        (replace(START, sampled=replace(GOOD, decodable=0.8)), "decodable samples"),
+    ],
+)
+def test_destruction_is_seen_and_noise_is_not(now, words) -> None:
+    reason = destruction(START, now, **LIMITS)
+    assert (reason is None) if words is None else (words in reason)
+
+
+def test_a_measurement_survives_json() -> None:
+    assert Measurement.from_json(json.loads(json.dumps(START.to_json()))) == START

@@ -1,0 +1,248 @@
+"""TRL's GRPOTrainer with our sampling, our log-probabilities and a resume that restores everything.
+
+What differs from TRL 1.16:
+- replies are sampled from one shared prefill per prompt (`rollout_func`), where TRL repeats every prompt;
+- sampling, old, new and reference log-probabilities all use the same `TokenMask`, so the ratio starts at 1;
+- the random state of a rollout depends on (seed, step) only, and the saved state is strict, so a resumed run continues
+  as if it had not been interrupted; nothing is pickled;
+- no telemetry, no model card, no lookup outside the given folders.
+Advantages, clipping, the KL term (k3) and the loss are TRL's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.trainer_callback import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from roboalign.sdk.errors import BundleError
+from roboalign.trainer.backbone import HuggingFaceBackbone
+from roboalign.trainer.resume import move_into_place, read_optimizer, restore_weights, unique_tensors, write_optimizer
+from roboalign.trainer.rewards import RewardWeights, total_reward
+from roboalign.trainer.rollout import TokenMask, sample_replies
+from roboalign.trainer.watch import ActionPrompts, finite_error
+
+__all__ = ["AlignTrainer"]
+
+_TRAINER_STATE = "trainer_state.json"
+
+
+class AlignTrainer(GRPOTrainer):
+    """Aligns a backbone on think-then-act prompts."""
+
+    def __init__(
+        self,
+        *,
+        backbone: HuggingFaceBackbone,
+        prompts: ActionPrompts,
+        rows: Sequence[int],
+        mask: TokenMask,
+        reward: str,
+        weights: RewardWeights,
+        args: GRPOConfig,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        """Prepares a run.
+
+        Args:
+            backbone: its model must come from a saved folder, which TRL reads again for the reference (KL) model.
+            prompts: the frames to train on.
+            rows: frame of each prompt, in the order of training.
+            mask: what may be sampled.
+            reward: `prefix` or `soft`.
+            weights: of the parts of `soft`.
+            args: TRL's settings.
+            callbacks: transformers trainer callbacks.
+        """
+        self._backbone = backbone
+        self._prompts = prompts
+        self._mask = mask
+        self._reward, self._weights = reward, weights
+        self._rows: torch.Tensor | None = None
+        self._log_probs: torch.Tensor | None = None
+        self._buffered_inputs: list[dict[str, Any]] | None = None
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+        dataset = Dataset.from_dict({"prompt": [f"frame {row}" for row in rows], "row": list(rows)})
+        super().__init__(
+            model=backbone.model,
+            reward_funcs=[self._score],
+            args=args,
+            train_dataset=dataset,
+            processing_class=backbone.tokenizer,
+            callbacks=list(callbacks),
+            rollout_func=lambda _prompts, _trainer: self._sample(),
+        )
+        self.remove_callback(PrinterCallback)
+
+    def _send_telemetry(self) -> None:
+        """Sends nothing: TRL would report the trainer's class name."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["prompt", "row"]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._rows = torch.tensor([example["row"] for example in inputs])
+        seed = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=seed)))
+        output = super()._generate_and_score_completions(inputs)
+        output["rows"] = self._rows
+        return output
+
+    def _sample(self) -> dict[str, Any]:
+        assert self._rows is not None
+        started = time.perf_counter()
+        times = self.num_generations
+        inputs = self._prompts.inputs(self._rows[::times].tolist())
+        replies = sample_replies(
+            self._backbone,
+            inputs,
+            self._mask,
+            num_samples=times,
+            max_tokens=self.max_completion_length,
+            eos_id=self._prompts.tokens.eos,
+            temperature=self.temperature,
+        )
+        self._log_metric("generate_s", time.perf_counter() - started)
+        lengths = inputs.attention_mask.sum(dim=1).tolist()
+        ids = [row[-length:] for row, length in zip(inputs.input_ids.tolist(), lengths, strict=True)]
+        return {
+            "prompt_ids": [row for row in ids for _ in range(times)],
+            "completion_ids": replies.token_ids,
+            "logprobs": replies.log_probs,
+        }
+
+    def _score(self, completion_ids: list[list[int]], row: list[int], log_metric: Any, **_unused: Any) -> list[float]:
+        scores = [self._prompts.score(index, ids) for index, ids in zip(row, completion_ids, strict=True)]
+        parts: dict[str, list[float]] = {
+            "well_formed": [s.is_well_formed for s in scores],
+            "decodable": [s.is_decodable for s in scores],
+            "prefix": [s.prefix for s in scores],
+            "first_token": [s.is_first_right for s in scores],
+            "error": [finite_error(s) for s in scores],
+        }
+        for name, values in parts.items():
+            log_metric(f"sampled_{name}", sum(values) / len(values))
+        return [total_reward(s, self._reward, self._weights) for s in scores]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **_unused: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        assert self._rows is not None
+        assert len(self._rows) == len(input_ids)
+        batch_size = batch_size or len(input_ids)
+        chosen, entropies = [], []
+        for start in range(0, len(input_ids), batch_size):
+            part = slice(start, start + batch_size)
+            completion_ids = input_ids[part, -logits_to_keep:]
+            log_probs = self._distributions(
+                model, self._rows[part], completion_ids, attention_mask[part, -logits_to_keep:]
+            )
+            chosen.append(log_probs.gather(2, completion_ids[:, :, None])[:, :, 0])
+            if compute_entropy:
+                finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+                entropies.append(-(finite.exp() * finite).sum(dim=2).detach())
+        # Padding behind the end may stand at a forbidden place; TRL multiplies it by 0, and 0 * inf would be nan.
+        completion_mask = attention_mask[:, -logits_to_keep:].bool()
+        self._log_probs = torch.cat(chosen).masked_fill(~completion_mask, 0.0)
+        return self._log_probs, torch.cat(entropies) if compute_entropy else None, None
+
+    def _distributions(
+        self, model: torch.nn.Module, rows: torch.Tensor, completion_ids: torch.Tensor, completion_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns float[B, C, V] log-distributions of the places of a batch of replies."""
+        unique, back = rows.unique(return_inverse=True)
+        prompts, index = self._prompts.inputs(unique.tolist()), back.to(completion_ids.device)
+        with self.accelerator.autocast():
+            logits = self._backbone.reply_logits(prompts, index, completion_ids, completion_mask, module=model)
+        return self._mask.log_probs(logits, completion_ids, temperature=self.temperature)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before or self._buffered_inputs is None:
+            return inputs
+        count = self.args.gradient_accumulation_steps
+        starts = range(0, len(self._buffered_inputs), count)
+        self._buffered_inputs = [
+            batch for start in starts for batch in _group_by_prompt(self._buffered_inputs[start : start + count])
+        ]
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        self._rows = inputs["rows"]
+        loss = super()._compute_loss(model, inputs)
+        if self._step % self.args.steps_per_generation == 0 and self._log_probs is not None:
+            gap = (self._log_probs.detach() - inputs["sampling_per_token_logps"]) * inputs["completion_mask"]
+            self._metrics["train"]["sampling_gap"].append(float(gap.abs().max()))
+        return loss
+
+    def save_state(self, folder: Path, extra: Mapping[str, Any]) -> None:
+        """Writes all that a resume needs to `folder`: weights, optimizer, schedule, step, and `extra` (JSON)."""
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(unique_tensors(self.accelerator.unwrap_model(self.model)), temporary / "model.safetensors")
+        write_optimizer(temporary, self.optimizer)
+        schedule = {name: value for name, value in self.lr_scheduler.state_dict().items() if name != "lr_lambdas"}
+        (temporary / "scheduler.json").write_text(json.dumps(schedule), encoding="utf-8")
+        (temporary / "extra.json").write_text(json.dumps(dict(extra)), encoding="utf-8")
+        self.state.save_to_json(str(temporary / _TRAINER_STATE))
+        move_into_place(temporary, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # transformers restores the tensors whose names match and logs the rest; here all must be there.
+        folder = Path(resume_from_checkpoint)
+        try:
+            weights = load_file(folder / "model.safetensors")
+        except (OSError, ValueError, SafetensorError) as err:
+            raise BundleError(f"the state in {folder} is damaged ({err}); delete the folder to start again") from err
+        restore_weights(self.accelerator.unwrap_model(model or self.model), weights, where=folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        read_optimizer(Path(checkpoint), self.optimizer)
+        schedule = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
+        self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **schedule})
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restores nothing: every rollout seeds its own draws."""
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Restores nothing: there is no loss scaling in float32 and bfloat16."""
+
+
+def _group_by_prompt(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the micro-batches of one update with the replies to a prompt side by side, so that it is read once.
+
+    Which micro-batch a reply is in does not change the gradient: the loss is a mean over the whole update.
+    """
+    order = torch.cat([batch["rows"] for batch in batches]).argsort(stable=True)
+    joined = {
+        name: torch.cat([batch[name] for batch in batches])[order]
+        for name, value in batches[0].items()
+        if torch.is_tensor(value) and value.dim() > 0
+    }
+    size = len(order) // len(batches)
+    return [
+        batch | {name: value[place * size : (place + 1) * size] for name, value in joined.items()}
+        for place, batch in enumerate(batches)
+    ]

@@ -1,0 +1,85 @@
+"""What every training loop shows and keeps: metrics as JSON lines, a progress bar, the learning-rate schedule."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["MetricsLog", "Timer", "learning_rate", "progress_bar"]
+
+
+class MetricsLog:
+    """Appends one JSON object a line; a resumed run first drops the lines at and after the step it resumes from."""
+
+    def __init__(self, path: Path, *, first_step: int = 0) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line).get("step", 0) < first_step:
+                        kept.append(line)
+                except ValueError:  # the line that a kill cut in half
+                    continue
+        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Appends one line."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values) + "\n")
+
+
+class Timer:
+    """Wall-clock and CPU seconds since it was made, on top of what an interrupted run had used."""
+
+    def __init__(self, *, wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
+        self._wall, self._cpu = time.monotonic() - wall_s, time.process_time() - cpu_s
+
+    @property
+    def wall_s(self) -> float:
+        """Wall-clock seconds so far."""
+        return time.monotonic() - self._wall
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds so far, all threads."""
+        return time.process_time() - self._cpu
+
+
+def learning_rate(step: int, *, peak: float, steps: int, warmup_share: float, final_share: float = 0.0) -> float:
+    """Returns the rate at a step: linear warm-up, then cosine decay to `final_share` of the peak."""
+    warmup = max(1, round(warmup_share * steps))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return peak * (final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@contextmanager
+def progress_bar(label: str, total: int, *, done: int = 0) -> Iterator[Any]:
+    """Yields `update(advance, note)`: a bar on stderr with the time left; plain nothing when stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total, completed=done, note="")
+
+        def update(advance: int, note: str = "") -> None:
+            bar.update(task, advance=advance, note=note)
+
+        yield update

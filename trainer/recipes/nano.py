@@ -1,0 +1,135 @@
+"""Recipes of the nano model.
+
+`nano` made the shipped checkpoints, `nano-demo` fits into a quarter of an hour, `nano-debug` into seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from roboalign.sdk.errors import ConfigError
+from roboalign.trainer.align import AlignConfig
+from roboalign.trainer.base import BaseConfig
+from roboalign.trainer.head import HeadConfig
+from roboalign.trainer.sft import SftConfig
+from roboalign.trainer.supervised import FitConfig
+
+__all__ = ["RECIPES", "Recipe", "recipe"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Everything about the four stages that is not a path."""
+
+    name: str
+    """Name on the command line."""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of `NanoConfig`."""
+    base_fit: FitConfig
+    """Supervised loop of the base stage."""
+    sft_fit: FitConfig
+    """Supervised loop of the sft stage."""
+    pairing: str = "zero-shot"
+    """`zero-shot` (the paper) or `paired`."""
+    align: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `AlignConfig` besides the paths."""
+    head: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `HeadConfig` besides the paths."""
+    max_frames: int | None = None
+    """Frames that each stage reads at most."""
+
+    def base_config(self, *, data: Path, out: Path, threads: int = 1, seed: int = 0) -> BaseConfig:
+        """Returns the complete settings of the base stage."""
+        fit = replace(self.base_fit, threads=threads, seed=seed)
+        return BaseConfig(
+            data=data, out=out, recipe=self.name, fit=fit, model=dict(self.model), max_frames=self.max_frames
+        )
+
+    def sft_config(
+        self, *, data: Path, base: Path, out: Path, pairing: str | None = None, threads: int = 1, seed: int = 0
+    ) -> SftConfig:
+        """Returns the complete settings of the sft stage."""
+        fit = replace(self.sft_fit, threads=threads, seed=seed)
+        return SftConfig(
+            data=data,
+            base=base,
+            out=out,
+            recipe=self.name,
+            fit=fit,
+            pairing=pairing or self.pairing,
+            max_frames=self.max_frames,
+        )
+
+    def align_config(
+        self, *, data: Path, sft: Path, out: Path, threads: int = 1, seed: int = 0, **changes: Any
+    ) -> AlignConfig:
+        """Returns the complete settings of the align stage; `changes` override the recipe's."""
+        settings = {**self.align, **changes}
+        return AlignConfig(sft=sft, data=data, out=out, recipe=self.name, threads=threads, seed=seed, **settings)
+
+    def head_config(self, *, data: Path, backbone: Path, out: Path, threads: int = 1, seed: int = 0) -> HeadConfig:
+        """Returns the complete settings of the head stage."""
+        settings = {"max_frames": self.max_frames, **self.head}
+        return HeadConfig(
+            data=data, backbone=backbone, out=out, recipe=self.name, threads=threads, seed=seed, **settings
+        )
+
+
+RECIPES: dict[str, Recipe] = {
+    r.name: r
+    for r in (
+        Recipe(
+            name="nano",
+            base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
+            sft_fit=FitConfig(steps=3000, peak_rate=1e-3, place_weight=0.5, shift_px=8),
+            align={"steps": 120, "watch_every": 20, "watch_prompts": 96},
+            head={"steps": 4000},
+        ),
+        Recipe(
+            name="nano-demo",
+            base_fit=FitConfig(steps=1000, peak_rate=1.5e-3, place_weight=1.0, shift_px=8),
+            sft_fit=FitConfig(steps=400, peak_rate=1e-3, place_weight=0.5, shift_px=8),
+            align={"steps": 16, "watch_every": 8},
+            head={"steps": 1200},
+        ),
+        Recipe(
+            name="nano-debug",
+            # Wide initial weights: after two updates the replies still have to vary, or parity would prove nothing.
+            model={
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_hidden_layers": 2,
+                "vision_channels": [8, 16, 32],
+                "initializer_range": 0.3,
+            },
+            base_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0),
+            sft_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0),
+            align={
+                "steps": 2,
+                "prompts_per_rollout": 2,
+                "samples_per_prompt": 2,
+                "micro_batch": 4,
+                "watch_every": 1,
+                "watch_prompts": 4,
+                "watch_samples": 2,
+                "save_every": 1,
+                "max_tokens": 24,
+                "max_frames": 40,
+                "force": True,
+            },
+            head={"steps": 2, "layer": 1, "batch_size": 4, "draws": 1, "width": 32, "num_layers": 1, "save_every": 1},
+            max_frames=40,
+        ),
+    )
+}
+"""Recipes by name."""
+
+
+def recipe(name: str) -> Recipe:
+    """Returns the recipe with this name; ConfigError lists the names when there is none."""
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}; choose one of {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]

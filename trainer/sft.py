@@ -1,0 +1,156 @@
+"""Stage `sft`: the grounded model learns to reason in words and to answer with action tokens (paper, section 3.1).
+
+With `pairing="zero-shot"` (the paper) reasoning and action are learnt apart: samples that think and then answer in
+words, and samples that answer with action tokens at once. No sample pairs a thought with an action; how often the
+model composes the two by itself is measured before the alignment stage sees it (`think_act_well_formed`).
+`pairing="paired"` is the other arm: thoughts are followed by actions from the start.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from roboalign.sdk.errors import ConfigError, DataError
+from roboalign.sdk.fast import FastCodec
+from roboalign.sdk.types import ACTION_NAMES
+from roboalign.trainer.backbone import add_action_tokens, load_model, load_processor, make_backbone
+from roboalign.trainer.base import answer_accuracy
+from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
+from roboalign.trainer.frames import FrameTable, load_frames
+from roboalign.trainer.nano import NanoForConditionalGeneration, NanoProcessor
+from roboalign.trainer.probe import probe_actions
+from roboalign.trainer.samples import Sample, make_sample
+from roboalign.trainer.supervised import FitConfig, draw_kinds, fit
+
+__all__ = ["PAIRINGS", "SftConfig", "fit_codec", "spread_action_rows", "train_sft"]
+
+PAIRINGS: Mapping[str, Mapping[str, float]] = {
+    "zero-shot": {"vqa": 0.2, "reason": 0.3, "action": 0.5},
+    "paired": {"vqa": 0.2, "reason": 0.1, "action": 0.2, "paired": 0.5},
+}
+"""Share of each kind of sample."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SftConfig:
+    """Settings of the `sft` stage."""
+
+    data: Path
+    """Dataset folder (`roboalign collect`)."""
+    base: Path
+    """Checkpoint of stage `base` to start from."""
+    out: Path
+    """Checkpoint folder to write."""
+    recipe: str
+    """Name of the recipe that made this configuration."""
+    fit: FitConfig
+    """Settings of the supervised loop."""
+    pairing: str = "zero-shot"
+    """`zero-shot` (the paper) or `paired`."""
+    horizon: int = 8
+    """Actions in a chunk."""
+    rate_hz: float = 10.0
+    """Rate of the recorded actions."""
+    action_vocab: int = 512
+    """Tokens of the action codec."""
+    tolerance: tuple[float, ...] | None = (0.005, 0.005, 0.005, 0.05, 0.2)
+    """95th percentile of the error allowed per action field, in its unit; picks the codec's scale (None: 10)."""
+    families: tuple[str, ...] = ("place", "push", "stack")
+    """Task families to learn; recorded in the checkpoint."""
+    held_share: float = 0.05
+    """Share of the episodes that is held out."""
+    max_frames: int | None = None
+    """Frames to read at most; None reads all."""
+    probe_frames: int = 64
+    """Held-out frames on which the action probe is run at the end."""
+    dtype: str = "fp16"
+    """Type of the saved weights."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Overrides of the pairing's sample shares."""
+
+    def __post_init__(self) -> None:
+        if self.pairing not in PAIRINGS:
+            raise ConfigError(f"SftConfig.pairing is {self.pairing!r}, expected one of {', '.join(PAIRINGS)}")
+
+
+def train_sft(config: SftConfig) -> Path:
+    """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
+    parent = load_checkpoint(config.base, expect_stage="base")
+    processor = cast(NanoProcessor, load_processor(config.base))
+    model = cast(NanoForConditionalGeneration, load_model(config.base))
+    fmt = processor.prompt_format
+    work = partial_dir(config.out)
+    work.mkdir(parents=True, exist_ok=True)
+    table = load_frames(
+        config.data, horizon=config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
+    )
+    train, held = table.split(config.held_share)
+    codec = fit_codec(train, config)
+    torch.manual_seed(config.fit.seed)
+    add_action_tokens(model, processor.tokenizer, codec.vocab_size)
+    spread_action_rows(model, processor, seed=config.fit.seed)
+    weights = config.weights or PAIRINGS[config.pairing]
+
+    def draw(frames: FrameTable, count: int, rng: np.random.Generator) -> list[Sample]:
+        kinds = draw_kinds(weights, count, rng)
+        rows = rng.integers(len(frames), size=count)
+        return [make_sample(frames, int(row), kind, fmt, rng, codec) for row, kind in zip(rows, kinds, strict=True)]
+
+    timer = fit(model, processor, train, held, draw, config.fit, folder=work, label=f"sft {config.pairing}")
+    backbone = make_backbone(model, processor)
+    metrics: dict[str, object] = {"answer_accuracy": answer_accuracy(model, processor, held, seed=config.fit.seed)}
+    for pace in ("quick", "slow"):
+        probe = probe_actions(backbone, codec, held, pace=pace, count=config.probe_frames, seed=config.fit.seed)
+        metrics[f"{'think_act' if pace == 'slow' else 'act'}"] = asdict(probe)
+    report = codec.report(held.chunks)
+    metrics["codec"] = {name: value for name, value in asdict(report).items() if not isinstance(value, np.ndarray)}
+    meta = CheckpointMeta(
+        stage="sft",
+        recipe=config.recipe,
+        parent=parent.path.name,
+        parent_sha256=parent.sha256,
+        seeds={"fit": config.fit.seed},
+        metrics=metrics,
+        data_hash=table.data_hash,
+        wall_s=timer.wall_s,
+        cpu_s=timer.cpu_s,
+        notes={"pairing": config.pairing, "frames": len(train), "fit": asdict(config.fit), "families": config.families},
+    )
+    files = {"metrics.jsonl": work / "metrics.jsonl"}
+    save_checkpoint(
+        config.out, model=model, processor=processor, meta=meta, codec=codec, dtype=config.dtype, extra_files=files
+    )
+    shutil.rmtree(work)
+    return config.out
+
+
+def fit_codec(table: FrameTable, config: SftConfig) -> FastCodec:
+    """Returns the action codec fitted on the training chunks."""
+    if table.chunks.shape[2] != len(ACTION_NAMES):
+        raise DataError(
+            f"the dataset's actions have {table.chunks.shape[2]} fields, expected {', '.join(ACTION_NAMES)}"
+        )
+    return FastCodec.fit(
+        table.chunks,
+        rate_hz=config.rate_hz,
+        names=ACTION_NAMES,
+        vocab_size=config.action_vocab,
+        tolerance=config.tolerance,
+    )
+
+
+def spread_action_rows(model: NanoForConditionalGeneration, processor: NanoProcessor, *, seed: int) -> None:
+    """Adds a little noise to the mean-initialised action rows, so that equal rows do not stay equal."""
+    first = processor.tokenizer.convert_tokens_to_ids("<ACTION_0>")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight
+        spread = 0.3 * weight[:first].std()
+        weight[first:] += spread * torch.randn(weight[first:].shape, generator=generator)
