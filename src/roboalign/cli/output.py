@@ -1,0 +1,66 @@
+"""What verbs share: how options name lists and policies, and results on stdout as a path or as JSON."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from roboalign.sdk.evaluation import PolicyRef
+
+__all__ = ["parse_names", "policy_ref", "print_note", "print_result"]
+
+CONTROLS = ("expert", "random")
+"""Policies without files, by name on the command line."""
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Returns the names in a comma-separated option."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def policy_ref(policy: str | None, *, actions: str, think: bool, is_shuffled: bool = False) -> "PolicyRef":
+    """Returns the policy that an argument names: a control, a folder, or the shipped bundle (None)."""
+    from roboalign.sdk.evaluation import PolicyRef
+
+    if policy in CONTROLS:
+        return PolicyRef(kind=policy, is_shuffled=is_shuffled)
+    is_checkpoint = policy is not None and (Path(policy) / "roboalign.json").is_file()
+    kind = "checkpoint" if is_checkpoint else "bundle"
+    return PolicyRef(kind=kind, path=policy, actions=actions, think=think, is_shuffled=is_shuffled)
+
+
+def print_result(result: object, *, as_json: bool, **more: object) -> None:
+    """Prints what a verb made.
+
+    Args:
+        result: what to print as one line of plain text, usually the path that was written.
+        as_json: print one JSON object instead: `result` under the name `path` if it is a path, else under `result`.
+        more: further fields of the JSON object; never printed as text.
+    """
+    if not as_json:
+        print(result)
+        return
+    name = "path" if isinstance(result, Path) else "result"
+    print(json.dumps({name: _plain(result), **{key: _plain(value) for key, value in more.items()}}))
+
+
+def print_note(text: str) -> None:
+    """Prints a line for the reader on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _plain(value: object) -> object:
+    """The value as JSON's own types; numpy scalars and arrays, paths and dataclasses included."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    as_list = getattr(value, "tolist", None)
+    return as_list() if callable(as_list) else str(value)
