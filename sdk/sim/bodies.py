@@ -1,0 +1,132 @@
+"""Builds the table and the objects of a scene as PyBullet bodies."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from types import ModuleType
+
+from roboalign.sdk.sim.layout import (
+    BLOCK_SIZE_M,
+    BOWL_BASE_M,
+    BOWL_HEIGHT_M,
+    BOWL_WALL_M,
+    BOWL_WIDTH_M,
+    COLOURS,
+    CYLINDER_HEIGHT_M,
+    CYLINDER_WIDTH_M,
+    PUSH_LINE_M,
+)
+from roboalign.sdk.sim.tasks import ObjectSpec
+
+__all__ = ["add_object", "add_table"]
+
+_TABLE_COLOUR = (0.80, 0.79, 0.76, 1.0)
+_LINE_COLOUR = (0.30, 0.30, 0.32, 1.0)
+_TABLE_HALF_M = (0.6, 0.7, 0.05)
+_LINE_HALF_M = (0.17, 0.003, 0.0005)
+_LINE_CENTRE_X_M = 0.52
+_NUM_CYLINDER_SIDES = 20
+_NUM_BOWL_WALLS = 8
+_OBJECT_MASS_KG = 0.08
+_BOWL_MASS_KG = 0.4
+
+
+def add_table(p: ModuleType, client: int) -> None:
+    """Adds the table with its top at z = 0 and the two painted lines, which nothing collides with."""
+    shape = p.createCollisionShape(p.GEOM_BOX, halfExtents=_TABLE_HALF_M, physicsClientId=client)
+    visual = p.createVisualShape(p.GEOM_BOX, halfExtents=_TABLE_HALF_M, rgbaColor=_TABLE_COLOUR, physicsClientId=client)
+    table = p.createMultiBody(0, shape, visual, basePosition=(0.3, 0, -_TABLE_HALF_M[2]), physicsClientId=client)
+    p.changeDynamics(table, -1, lateralFriction=0.5, physicsClientId=client)
+    for y in (-PUSH_LINE_M, PUSH_LINE_M):
+        line = p.createVisualShape(p.GEOM_BOX, halfExtents=_LINE_HALF_M, rgbaColor=_LINE_COLOUR, physicsClientId=client)
+        p.createMultiBody(0, -1, line, basePosition=(_LINE_CENTRE_X_M, y, 0.0005), physicsClientId=client)
+
+
+def add_object(p: ModuleType, client: int, item: ObjectSpec) -> int:
+    """Adds one object standing on the table and returns its body id."""
+    colour = (*COLOURS[item.colour], 1.0)
+    quaternion = (0.0, 0.0, math.sin(item.yaw_rad / 2), math.cos(item.yaw_rad / 2))
+    if item.shape == "bowl":
+        return _add_bowl(p, client, (item.x_m, item.y_m, 0.0), colour)
+    if item.shape == "block":
+        half = (BLOCK_SIZE_M / 2,) * 3
+        height = BLOCK_SIZE_M
+        collision = p.createCollisionShape(p.GEOM_BOX, halfExtents=half, physicsClientId=client)
+        visual = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=colour, physicsClientId=client)
+    else:
+        height, radius = CYLINDER_HEIGHT_M, CYLINDER_WIDTH_M / 2
+        collision = p.createCollisionShape(p.GEOM_CYLINDER, radius=radius, height=height, physicsClientId=client)
+        visual = _cylinder_visual(p, client, radius, height, colour)
+    place = (item.x_m, item.y_m, height / 2)
+    body = p.createMultiBody(_OBJECT_MASS_KG, collision, visual, place, quaternion, physicsClientId=client)
+    p.changeDynamics(
+        body, -1, lateralFriction=0.8, spinningFriction=0.003, rollingFriction=0.0005, physicsClientId=client
+    )
+    return int(body)
+
+
+def _cylinder_visual(p: ModuleType, client: int, radius: float, height: float, colour: tuple[float, ...]) -> int:
+    """Returns a cylinder with a flat top; PyBullet's own is shaded as if it were an egg."""
+    vertices: list[tuple[float, float, float]] = []
+    normals: list[tuple[float, float, float]] = []
+    indices: list[int] = []
+    corners = [2 * math.pi * i / _NUM_CYLINDER_SIDES for i in range(_NUM_CYLINDER_SIDES + 1)]
+    ring = [(math.cos(angle), math.sin(angle)) for angle in corners]
+    for (x0, y0), (x1, y1) in itertools.pairwise(ring):
+        base = len(vertices)
+        for x, y in ((x0, y0), (x1, y1)):
+            vertices += [(radius * x, radius * y, -height / 2), (radius * x, radius * y, height / 2)]
+            normals += [(x, y, 0.0)] * 2
+        indices += [base, base + 2, base + 3, base, base + 3, base + 1]
+        for z, turn in ((height / 2, 1), (-height / 2, -1)):
+            base = len(vertices)
+            vertices += [(0.0, 0.0, z), (radius * x0, radius * y0, z), (radius * x1, radius * y1, z)]
+            normals += [(0.0, 0.0, float(turn))] * 3
+            indices += [base, base + 1, base + 2][::turn]
+    return int(
+        p.createVisualShape(
+            p.GEOM_MESH,
+            vertices=vertices,
+            indices=indices,
+            normals=normals,
+            rgbaColor=colour,
+            physicsClientId=client,
+        )
+    )
+
+
+def _add_bowl(p: ModuleType, client: int, place: tuple[float, float, float], colour: tuple[float, ...]) -> int:
+    """Adds an octagonal tray: a flat floor and eight walls; its origin is the centre of its underside."""
+    radius = BOWL_WIDTH_M / 2
+    wall_half = (BOWL_WALL_M / 2, math.tan(math.pi / _NUM_BOWL_WALLS) * radius, BOWL_HEIGHT_M / 2)
+    floor_half = (radius * 0.76, radius * 0.76, BOWL_BASE_M / 2)
+    halves = [floor_half, floor_half]
+    centres = [(0.0, 0.0, BOWL_BASE_M / 2)] * 2
+    turns = [(0.0, 0.0, 0.0, 1.0), (0.0, 0.0, math.sin(math.pi / 8), math.cos(math.pi / 8))]
+    for wall in range(_NUM_BOWL_WALLS):
+        angle = 2 * math.pi * wall / _NUM_BOWL_WALLS
+        reach = radius - BOWL_WALL_M / 2
+        halves.append(wall_half)
+        centres.append((reach * math.cos(angle), reach * math.sin(angle), BOWL_HEIGHT_M / 2))
+        turns.append((0.0, 0.0, math.sin(angle / 2), math.cos(angle / 2)))
+    kinds = [p.GEOM_BOX] * len(halves)
+    shades = [(*(0.62 * c for c in colour[:3]), 1.0)] * 2 + [colour] * _NUM_BOWL_WALLS
+    collision = p.createCollisionShapeArray(
+        shapeTypes=kinds,
+        halfExtents=halves,
+        collisionFramePositions=centres,
+        collisionFrameOrientations=turns,
+        physicsClientId=client,
+    )
+    visual = p.createVisualShapeArray(
+        shapeTypes=kinds,
+        halfExtents=halves,
+        visualFramePositions=centres,
+        visualFrameOrientations=turns,
+        rgbaColors=shades,
+        physicsClientId=client,
+    )
+    body = p.createMultiBody(_BOWL_MASS_KG, collision, visual, place, physicsClientId=client)
+    p.changeDynamics(body, -1, lateralFriction=0.9, physicsClientId=client)
+    return int(body)

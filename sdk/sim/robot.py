@@ -1,0 +1,156 @@
+"""The simulated Panda as a `Robot`: the same protocol, kinematics and limiter as hardware, in front of `SimWorld`."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboalign.sdk.control.cartesian import CartesianController
+from roboalign.sdk.control.kinematics import Kinematics, state_from_pose, tool_pose
+from roboalign.sdk.errors import ConfigError, RobotError, RobotTimeout
+from roboalign.sdk.sim.camera import front_camera
+from roboalign.sdk.sim.panda import ARM_JOINTS, TOOL_LINK, panda_spec, panda_urdf
+from roboalign.sdk.sim.tasks import SceneSpec
+from roboalign.sdk.sim.world import SimWorld
+from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
+
+__all__ = ["SimRobot", "panda_kinematics"]
+
+_PARK_TIMEOUT_S = 20.0
+_PARK_TOLERANCE_RAD = 0.01
+
+
+@functools.cache
+def panda_kinematics() -> Kinematics:
+    """Returns the kinematics of the simulated Panda, read once per process from the URDF that the physics loads."""
+    return Kinematics.from_urdf(panda_urdf(), tip_link=TOOL_LINK, joint_names=ARM_JOINTS)
+
+
+class SimRobot:
+    """Panda in a `SimWorld`. `act` and `hold` return one control period of simulated time later.
+
+    Everything that moves goes through `CartesianController`, whose limiter cannot be left out. The world may be shared
+    with whoever lays out scenes (`SimEnv`); a robot that is connected without a scene stands at an empty table.
+    """
+
+    def __init__(self, world: SimWorld | None = None, *, image_size_px: int = 96) -> None:
+        self._spec = panda_spec(image_size_px)
+        self.world = SimWorld(camera=front_camera(image_size_px)) if world is None else world
+        self._controller: CartesianController | None = None
+        self._is_stopped = False
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Names, limits and rates."""
+        return self._spec
+
+    @property
+    def controller(self) -> CartesianController:
+        """The way from actions to joint targets; raises RobotError before `connect`."""
+        if self._controller is None:
+            raise RobotError("the simulated robot is not connected; call connect() first")
+        return self._controller
+
+    def connect(self, *, rearm: bool = False) -> None:
+        """Opens the simulation, with an empty table when no scene stands, and holds where the arm is."""
+        if self._is_stopped and not rearm:
+            raise RobotError("the robot was stopped; look at it, then call connect(rearm=True)")
+        if self._controller is not None and not self._is_stopped:
+            return
+        self.world.connect()
+        if not self.world.is_built:
+            self.world.build(None)
+        self._is_stopped = False
+        self._anchor()
+
+    def load_scene(self, scene: SceneSpec) -> None:
+        """Builds a scene with the tool at its start; the robot is connected afterwards and an estop is over.
+
+        Raises:
+            ConfigError: The scene's start is out of the arm's reach.
+        """
+        kinematics = panda_kinematics()
+        pose = tool_pose(scene.tool_start_m, scene.tool_yaw_rad)
+        home = self._spec.home_joint_pos_rad
+        start = kinematics.inverse(pose, home, rest_joint_pos_rad=home, position_tolerance_m=1e-6)
+        if start.position_error_m > 1e-3:
+            raise ConfigError(f"SceneSpec.tool_start_m is {scene.tool_start_m}: {start.reason}")
+        self.world.connect()
+        self.world.build(scene, start.joint_pos_rad)
+        self._is_stopped = False
+        self._anchor()
+
+    def _anchor(self) -> None:
+        if self._controller is None:
+            self._controller = CartesianController(self._spec, panda_kinematics())
+        self._controller.reset(self.world.joint_pos_rad(), self.world.gripper_width_m())
+
+    def observe(self, instruction: str = "", with_images: bool = True) -> Observation:
+        """Reads joints and tool, and renders the camera `front` when images are wanted."""
+        if self._controller is None:
+            raise RobotError("the simulated robot is not connected; call connect() first")
+        joints = self.world.joint_pos_rad()
+        return Observation(
+            images={"front": self.world.render()} if with_images else {},
+            state=self.tool_state(joints),
+            joint_pos_rad=joints.astype(np.float32),
+            instruction=instruction,
+            time_s=self.world.time_s,
+        )
+
+    def tool_state(self, joint_pos_rad: NDArray[np.float64] | None = None) -> FloatArray:
+        """Returns float32[5], the measured tool state in the order of `STATE_NAMES`."""
+        joints = self.world.joint_pos_rad() if joint_pos_rad is None else joint_pos_rad
+        return state_from_pose(panda_kinematics().forward(joints), self.world.gripper_width_m())
+
+    def act(self, action: FloatArray) -> Applied:
+        """Limits one action, simulates one control period, and says what was sent."""
+        controller = self._armed()
+        applied = controller.act(action, self.world.joint_pos_rad(), 1.0 / self._spec.control_rate_hz)
+        self._send(applied)
+        return applied
+
+    def hold(self) -> Applied:
+        """Simulates one control period at the last joint targets."""
+        applied = self._armed().hold()
+        self._send(applied)
+        return applied
+
+    def _send(self, applied: Applied) -> None:
+        width = self.controller.gripper_width_m
+        self.world.step_control(np.asarray(applied.joint_target_rad, np.float64), width)
+
+    def park(self) -> None:
+        """Moves the joints to the park position within the speed limits."""
+        controller = self._armed()
+        goal = np.asarray(self._spec.park_joint_pos_rad, np.float64)
+        period_s = 1.0 / self._spec.control_rate_hz
+        target = controller.joint_target_rad
+        for _ in range(int(_PARK_TIMEOUT_S / period_s)):
+            measured = self.world.joint_pos_rad()
+            if np.abs(measured - goal).max() < _PARK_TOLERANCE_RAD:
+                controller.reset(measured, controller.gripper_width_m)
+                return
+            target, _ = controller.limiter.limit_joints(goal, target, measured, period_s)
+            self.world.step_control(target.astype(np.float64), controller.gripper_width_m)
+        raise RobotTimeout(f"the arm did not reach its park position within {_PARK_TIMEOUT_S} s; something blocks it")
+
+    def estop(self) -> None:
+        """Stops at the measured joints and latches."""
+        self._is_stopped = True
+        if self._controller is not None:
+            joints = self.world.joint_pos_rad()
+            self._controller.reset(joints, self.world.gripper_width_m())
+            self.world.freeze(joints)
+
+    def disconnect(self) -> None:
+        """Closes the simulation; an estop stays latched."""
+        self._controller = None
+        self.world.close()
+
+    def _armed(self) -> CartesianController:
+        if self._is_stopped:
+            raise RobotError("the robot was stopped; look at it, then call connect(rearm=True)")
+        return self.controller
