@@ -75,6 +75,7 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
         self.action_space = gymnasium.spaces.Box(low, high, (len(ACTION_NAMES),), np.float32)
         self._scene: SceneSpec | None = None
         self._truth: SceneTruth | None = None
+        self._truth_time_s = -1.0
         self._start_m = np.zeros(3, np.float32)
         self._seed = -1
         self._steps = 0
@@ -140,7 +141,6 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
     def advance(self, action: FloatArray) -> bool:
         """Applies one action and renders nothing; returns True when the episode is cut off."""
         limit = self.max_steps
-        self._truth = None
         self.last_applied = self.robot.act(action)
         self._steps += 1
         return self._steps >= limit
@@ -151,7 +151,7 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
 
     def truth(self) -> SceneTruth:
         """Returns all that is true now; computed once per step."""
-        if self._truth is None:
+        if self._truth is None or self._truth_time_s != self.robot.world.time_s:
             scene = self.scene
             states = self.robot.world.body_states()
             truth = SceneTruth(
@@ -165,6 +165,7 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
                 stage="reach",
             )
             self._truth = dataclasses.replace(truth, stage=expert_stage(truth))
+            self._truth_time_s = self.robot.world.time_s
         return self._truth
 
     def is_success(self) -> bool:

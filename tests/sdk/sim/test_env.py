@@ -134,3 +134,12 @@ def test_an_emergency_stop_keeps_the_arm_where_it_is() -> None:
     robot.hold()
     np.testing.assert_allclose(robot.observe(with_images=False).state[:3], stopped[:3], atol=2e-3)
     robot.disconnect()
+
+
+def test_the_truth_follows_a_robot_that_is_moved_past_the_environment(env: SimEnv) -> None:
+    """A control loop steps `env.robot` itself; the truth used to stay that of the last `env.step`."""
+    env.reset(seed=0)
+    before = env.truth().state.copy()
+    for _ in range(3):
+        env.robot.act(np.array([0, 0, -0.03, 0, 1], np.float32))
+    assert env.truth().state[2] < before[2] - 0.03
