@@ -100,7 +100,7 @@ class AlignConfig:
     watch_samples: int = 4
     """Samples a prompt of a measurement."""
     min_first_token: float = 0.10
-    """Refuse below this share of greedy replies with the right first action token."""
+    """Refuse `prefix` below this share of greedy replies with the right first token; `soft` rewards near misses."""
     min_informative: float = 0.50
     """Refuse below this share of prompts whose samples differ in reward."""
     min_well_formed: float = 0.05
@@ -228,7 +228,7 @@ def make_mask(backbone: HuggingFaceBackbone, codec: FastCodec, *, is_constrained
 def _check_start(start: Measurement, config: AlignConfig, work: Path) -> None:
     missing = what_is_missing(
         start,
-        min_first_token=config.min_first_token,
+        min_first_token=config.min_first_token if config.reward == "prefix" else 0.0,
         min_informative=config.min_informative,
         min_well_formed=config.min_well_formed,
     )

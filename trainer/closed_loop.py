@@ -43,7 +43,7 @@ def token_rollouts(
         if not isinstance(backbone, NanoBackbone):
             raise ConfigError("closed-loop rollouts run nano models so far; leave them out for other models")
         backend = TorchBackend(folder, backbone, None, checkpoint_spec(backbone, codec, None))
-        policy, env = Policy(backend, actions="fast"), SimEnv("mix")
+        policy, env = Policy(backend, actions="fast"), SimEnv("mix", image_size_px=backend.spec.image_size_px)
         try:
             results = [
                 run_episode(

@@ -53,7 +53,7 @@ class FlowHeadConfig:
     """Standard deviation of the robot state in the training data, per field."""
     width: int = 128
     """Width of the head."""
-    num_layers: int = 4
+    num_layers: int = 3
     """Transformer blocks."""
     num_heads: int = 4
     """Attention heads."""
@@ -116,7 +116,7 @@ class _Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(3))
         self.mine = _Attention(width, num_heads, width)
         self.cross = _Attention(width, num_heads, width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width))
         self.modulation = nn.Linear(width, 9 * width)
 
     def forward(

@@ -51,7 +51,7 @@ class HeadConfig:
     """Tokens a thought may take."""
     batch_size: int = 128
     """Chunks an update."""
-    draws: int = 4
+    draws: int = 2
     """Noise samples for each chunk of an update; they share one pass of the conditioning."""
     peak_rate: float = 1e-3
     """Learning rate after warm-up (GR00T N1.5: 1e-4 at 1536 wide; ours is 128 wide)."""
@@ -61,7 +61,7 @@ class HeadConfig:
     """AdamW weight decay (GR00T N1.5)."""
     width: int = 128
     """Width of the head."""
-    num_layers: int = 4
+    num_layers: int = 3
     """Transformer blocks of the head."""
     held_share: float = 0.05
     """Share of the episodes that is held out."""
@@ -208,6 +208,8 @@ def _fit(
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.peak_rate, weight_decay=config.weight_decay)
     state = load_training_state(work / "state", model=head, optimizer=optimizer)
     first = state.step if state else 0
+    if state:
+        timer.add(**state.extra.get("time", {}))
     log = MetricsLog(work / "metrics.jsonl", first_step=first)
     chunks, states = torch.from_numpy(train.chunks), torch.from_numpy(train.states)
     head.train()
@@ -228,7 +230,8 @@ def _fit(
             update(1, f"loss {float(loss.detach()):.3f}")
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
                 log.write(step=step, **held_out_error(head, held_features, held, seed=config.seed))
-                save_training_state(work / "state", model=head, optimizer=optimizer, step=step + 1)
+                extra = {"time": {"wall_s": timer.wall_s, "cpu_s": timer.cpu_s}}
+                save_training_state(work / "state", model=head, optimizer=optimizer, step=step + 1, extra=extra)
     head.eval()
 
 

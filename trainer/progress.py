@@ -44,6 +44,11 @@ class Timer:
     def __init__(self, *, wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
         self._wall, self._cpu = time.monotonic() - wall_s, time.process_time() - cpu_s
 
+    def add(self, *, wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
+        """Counts what an interrupted run had used as well."""
+        self._wall -= wall_s
+        self._cpu -= cpu_s
+
     @property
     def wall_s(self) -> float:
         """Wall-clock seconds so far."""

@@ -32,8 +32,8 @@ from roboalign.trainer.supervised import FitConfig, draw_kinds, fit
 __all__ = ["PAIRINGS", "SftConfig", "fit_codec", "spread_action_rows", "train_sft"]
 
 PAIRINGS: Mapping[str, Mapping[str, float]] = {
-    "zero-shot": {"vqa": 0.2, "reason": 0.3, "action": 0.5},
-    "paired": {"vqa": 0.2, "reason": 0.1, "action": 0.2, "paired": 0.5},
+    "zero-shot": {"vqa": 0.1, "reason": 0.35, "action": 0.55},
+    "paired": {"vqa": 0.1, "reason": 0.1, "action": 0.2, "paired": 0.6},
 }
 """Share of each kind of sample."""
 
@@ -86,13 +86,13 @@ def train_sft(config: SftConfig) -> Path:
     processor = cast(NanoProcessor, load_processor(config.base))
     model = cast(NanoForConditionalGeneration, load_model(config.base))
     fmt = processor.prompt_format
-    work = partial_dir(config.out)
-    work.mkdir(parents=True, exist_ok=True)
     table = load_frames(
         config.data, horizon=config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
     )
     train, held = table.split(config.held_share)
     codec = fit_codec(train, config)
+    work = partial_dir(config.out)
+    work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.fit.seed)
     add_action_tokens(model, processor.tokenizer, codec.vocab_size)
     spread_action_rows(model, processor, seed=config.fit.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from roboalign.sdk.types import ImageArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FilmFrame", "FilmStrip", "encode_png", "read_film", "write_film", "write_gif"]
+__all__ = ["FilmFrame", "FilmStrip", "captioned_frames", "encode_png", "read_film", "write_film", "write_gif"]
 
 FILM_FRAMES = 6
 """Pictures in a film strip: what fits beside each other on a page and still shows every stage."""
@@ -89,6 +90,33 @@ def write_gif(frames: Sequence[ImageArray], path: Path, *, rate_hz: float = 10.0
     return path
 
 
+def captioned_frames(episode: EpisodeResult) -> list[ImageArray]:
+    """Returns the episode's pictures with the instruction and the thought in force printed under each."""
+    return [
+        _caption(image, f"> {episode.instruction}", _thought_at(episode, step) or "") for step, image in episode.frames
+    ]
+
+
+def _caption(image: ImageArray, instruction: str, thought: str) -> ImageArray:
+    """Returns the picture with a text block of fixed height under it: one line of instruction, three of thought."""
+    from PIL import Image as PilImage
+    from PIL import ImageDraw, ImageFont
+
+    width = image.shape[1]
+    size = max(8, width // 27)
+    line_height = size + 4
+    per_line = int(width / (size * 0.52))
+    lines = [instruction[:per_line], *textwrap.wrap(thought, per_line)[:3]]
+    canvas = PilImage.new("RGB", (width, image.shape[0] + 4 * line_height + 6), (255, 255, 255))
+    canvas.paste(_to_pil(image, 1), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for number, line in enumerate(lines):
+        colour = (20, 20, 20) if number == 0 else (60, 60, 140)
+        place = (4, image.shape[0] + 3 + number * line_height)
+        draw.text(place, line, fill=colour, font=ImageFont.load_default(size))
+    return np.asarray(canvas, np.uint8)
+
+
 def write_film(folder: Path, episode: EpisodeResult, *, num_frames: int = FILM_FRAMES) -> Path:
     """Writes pictures spread over the whole episode, a gif and `film.json` into `folder`."""
     if not episode.frames:
@@ -101,7 +129,7 @@ def write_film(folder: Path, episode: EpisodeResult, *, num_frames: int = FILM_F
         name = f"step-{step:04d}.png"
         (folder / name).write_bytes(encode_png(image))
         rows.append({"step": step, "thought": _thought_at(episode, step), "file": name})
-    write_gif([image for _, image in episode.frames], folder / "episode.gif")
+    write_gif(captioned_frames(episode), folder / "episode.gif")
     text = json.dumps(
         {
             "seed": episode.seed,

@@ -15,7 +15,7 @@ from pathlib import Path
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.evaluation.contenders import PolicyRef
 from roboalign.sdk.evaluation.episodes import EpisodePolicy, EpisodeResult, SeededPolicy, run_episode
-from roboalign.sdk.evaluation.pictures import write_gif
+from roboalign.sdk.evaluation.pictures import captioned_frames, write_gif
 from roboalign.sdk.sim.language import SPLITS, TEMPLATES, instruction_for
 from roboalign.sdk.sim.layout import COLOURS, GRASPABLE, SHAPES
 from roboalign.sdk.sim.seeds import eval_seed
@@ -109,7 +109,8 @@ def run_task(config: PlayConfig, *, say: Callable[[str], None] = print) -> PlayR
     finally:
         policy.close()
         env.close()
-    gif = write_gif([image for _, image in episode.frames], config.out) if config.out is not None else None
+    episode = replace(episode, instruction=task.sentence)  # what the policy was told, not how the scene words it
+    gif = write_gif(captioned_frames(episode), config.out) if config.out is not None else None
     who = ", ".join(sorted(episode.sources))
     say(f"{'done' if episode.success else 'not done'} after {episode.steps} steps; acted: {who}")
     return PlayResult(task=task, scene_seed=seed, episode=episode, gif=gif)

@@ -42,7 +42,7 @@ class DemoConfig:
     """Folder of everything the demo makes; an unfinished demo in it goes on."""
     recipe: str = "nano-demo"
     """Recipe of the training stages."""
-    demonstrations: int = 400
+    demonstrations: int = 600
     """Episodes to record."""
     families: tuple[str, ...] = ("place", "push")
     """Task families that are recorded and evaluated."""

@@ -84,16 +84,18 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="nano",
             base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
-            sft_fit=FitConfig(steps=3000, peak_rate=1e-3, place_weight=0.5, shift_px=8),
-            align={"steps": 120, "watch_every": 20, "watch_prompts": 96},
-            head={"steps": 4000},
+            sft_fit=FitConfig(steps=800, peak_rate=1e-3, place_weight=0.5, shift_px=8),
+            pairing="paired",  # zero-shot at this size never thinks before it acts: sdk/models/README.md has both arms
+            align={"steps": 60, "watch_every": 20, "watch_prompts": 96},
+            head={"steps": 3000, "batch_size": 96},
         ),
         Recipe(
             name="nano-demo",
             base_fit=FitConfig(steps=1000, peak_rate=1.5e-3, place_weight=1.0, shift_px=8),
-            sft_fit=FitConfig(steps=400, peak_rate=1e-3, place_weight=0.5, shift_px=8),
-            align={"steps": 16, "watch_every": 8},
-            head={"steps": 1200},
+            sft_fit=FitConfig(steps=200, peak_rate=1e-3, place_weight=0.5, shift_px=8),
+            pairing="paired",
+            align={"steps": 12, "watch_every": 12},
+            head={"steps": 1400, "batch_size": 96},
         ),
         Recipe(
             name="nano-debug",
