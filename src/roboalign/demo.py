@@ -336,7 +336,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def _terminated_as_interrupt() -> Iterator[None]:
-    """Makes SIGTERM (a supervisor, `timeout`) stop the running command as Ctrl-C does."""
+    """Makes SIGTERM (a supervisor, `timeout`) stop the running command as Ctrl-C does.
+
+    SIGINT is handled too: a shell makes a background job ignore it, and the commands would inherit that and never save.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -344,11 +347,12 @@ def _terminated_as_interrupt() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _outcome(step: Step, code: int) -> str:

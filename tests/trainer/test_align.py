@@ -190,7 +190,7 @@ def test_nothing_in_a_saved_state_is_a_pickle(taught, tmp_path, monkeypatch) -> 
 
 def test_nothing_to_explore_is_refused_with_the_numbers(tmp_path) -> None:
     sft = _save(tmp_path / "untaught", steps=0)
-    config = _config(sft, tmp_path / "align", min_first_token=0.1)
+    config = _config(sft, tmp_path / "align", min_first_token=0.1, reward="prefix")
     with pytest.raises(
         CheckFailed, match=r"first action token is right in 0\.0% of greedy replies \(needs 10%\)"
     ) as caught:
@@ -202,7 +202,7 @@ def test_nothing_to_explore_is_refused_with_the_numbers(tmp_path) -> None:
 
 def test_force_goes_on_and_says_so(tmp_path, capfd) -> None:
     sft = _save(tmp_path / "untaught", steps=0)
-    out = align(_config(sft, tmp_path / "align", min_first_token=0.1, force=True, steps=2))
+    out = align(_config(sft, tmp_path / "align", min_first_token=0.1, reward="prefix", force=True, steps=2))
     assert load_checkpoint(out).meta.notes["force"] is True
     assert "going on because of force" in capfd.readouterr().err
 
