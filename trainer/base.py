@@ -79,11 +79,11 @@ def build_processor(table: FrameTable, fmt: PromptFormat, *, seed: int, vocab_si
 
 def train_base(config: BaseConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
-    work = partial_dir(config.out)
-    work.mkdir(parents=True, exist_ok=True)
     fmt = config.prompt
     table = load_frames(config.data, horizon=1, image_size_px=fmt.image_size_px, max_frames=config.max_frames)
     train, held = table.split(config.held_share)
+    work = partial_dir(config.out)
+    work.mkdir(parents=True, exist_ok=True)
     vocab_size = config.model.get("vocab_size", 1024)
     processor = build_processor(train, fmt, seed=config.fit.seed, vocab_size=int(str(vocab_size)))
     torch.manual_seed(config.fit.seed)

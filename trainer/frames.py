@@ -38,6 +38,10 @@ class FrameTable:
     def split(self, share: float) -> tuple[FrameTable, FrameTable]:
         """Returns (training, held-out) tables; the last `share` of the episodes is held out, at least one of them."""
         names = np.unique(self.episodes)
+        if len(names) < 2:
+            raise DataError(
+                f"the frames are of {len(names)} episode, expected at least 2: one is held out; collect more"
+            )
         first_held = names[len(names) - max(1, round(share * len(names)))]
         return self.take(np.nonzero(self.episodes < first_held)[0]), self.take(
             np.nonzero(self.episodes >= first_held)[0]

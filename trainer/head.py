@@ -24,7 +24,7 @@ from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partia
 from roboalign.trainer.flow import FlowHead, FlowHeadConfig, flow_loss
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.nano import NanoProcessor
-from roboalign.trainer.progress import MetricsLog, Timer, learning_rate, progress_bar
+from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.thinking import greedy_thoughts
 
@@ -208,8 +208,12 @@ def _fit(
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.peak_rate, weight_decay=config.weight_decay)
     state = load_training_state(work / "state", model=head, optimizer=optimizer)
     first = state.step if state else 0
+    settings = {**json.loads(json.dumps(asdict(config), default=str)), "data_hash": train.data_hash}
+    for name in ("threads", "save_every"):  # neither changes the result
+        del settings[name]
     if state:
-        timer.add(**state.extra.get("time", {}))
+        check_same_settings(state.extra["settings"], settings, folder=work)
+        timer.add(**state.extra["time"])
     log = MetricsLog(work / "metrics.jsonl", first_step=first)
     chunks, states = torch.from_numpy(train.chunks), torch.from_numpy(train.states)
     head.train()
@@ -230,7 +234,7 @@ def _fit(
             update(1, f"loss {float(loss.detach()):.3f}")
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
                 log.write(step=step, **held_out_error(head, held_features, held, seed=config.seed))
-                extra = {"time": {"wall_s": timer.wall_s, "cpu_s": timer.cpu_s}}
+                extra = {"time": {"wall_s": timer.wall_s, "cpu_s": timer.cpu_s}, "settings": settings}
                 save_training_state(work / "state", model=head, optimizer=optimizer, step=step + 1, extra=extra)
     head.eval()
 

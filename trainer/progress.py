@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["MetricsLog", "Timer", "learning_rate", "progress_bar"]
+from roboalign.sdk.errors import ConfigError
+
+__all__ = ["MetricsLog", "Timer", "check_same_settings", "learning_rate", "progress_bar"]
 
 
 class MetricsLog:
@@ -58,6 +60,16 @@ class Timer:
     def cpu_s(self) -> float:
         """CPU seconds so far, all threads."""
         return time.process_time() - self._cpu
+
+
+def check_same_settings(found: Mapping[str, Any], expected: Mapping[str, Any], *, folder: Path) -> None:
+    """Raises ConfigError when an interrupted run was started with other settings than the ones to go on with."""
+    odd = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+    if odd:
+        raise ConfigError(
+            f"{folder} holds an interrupted run with other settings ({', '.join(odd)} differ); go on with the settings "
+            "it was started with, delete that folder, or choose another --out"
+        )
 
 
 def learning_rate(step: int, *, peak: float, steps: int, warmup_share: float, final_share: float = 0.0) -> float:

@@ -7,7 +7,7 @@ uninterrupted one would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from roboalign.sdk.errors import ConfigError
 from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.nano import NanoForConditionalGeneration, NanoProcessor
-from roboalign.trainer.progress import MetricsLog, Timer, learning_rate, progress_bar
+from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.samples import Batch, Sample, collate
 
@@ -123,6 +123,11 @@ def fit(
     trained = nn.ModuleDict({"model": model, "readout": readout})
     optimizer = _optimizer(trained, config)
     state = load_training_state(folder / "state", model=trained, optimizer=optimizer)
+    settings = {**asdict(config), "label": label, "data_hash": table.data_hash}
+    for name in ("threads", "save_every"):  # neither changes the result
+        del settings[name]
+    if state:
+        check_same_settings(state.extra["settings"], settings, folder=folder)
     first = state.step if state else 0
     timer = Timer(**(state.extra["time"] if state else {}))
     log = MetricsLog(folder / "metrics.jsonl", first_step=first)
@@ -144,7 +149,7 @@ def fit(
             last = step + 1 == config.steps
             if (step + 1) % config.save_every == 0 or last:
                 log.write(step=step, held_loss=held_out_loss(model, processor, held, draw, config))
-                extra = {"time": {"wall_s": timer.wall_s, "cpu_s": timer.cpu_s}}
+                extra = {"time": {"wall_s": timer.wall_s, "cpu_s": timer.cpu_s}, "settings": settings}
                 save_training_state(folder / "state", model=trained, optimizer=optimizer, step=step + 1, extra=extra)
     model.eval()
     return timer

@@ -1,11 +1,13 @@
 import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roboalign.trainer.progress import MetricsLog, Timer, learning_rate, progress_bar
+from roboalign.sdk.errors import ConfigError
+from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 
 STEPS = st.integers(1, 500)
 SHARES = st.floats(0.0, 1.0)
@@ -92,3 +94,10 @@ def test_a_progress_bar_is_silent_where_there_is_no_terminal(capfd) -> None:
     with progress_bar("tiny", 2) as update:
         update(1, "loss 0.1")
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupted_run_with_other_settings_is_not_continued(tmp_path: Path) -> None:
+    """An interrupted zero-shot run used to be finished as a paired one when that was asked for in its folder."""
+    with pytest.raises(ConfigError, match=r"pairing differ\); go on with the settings"):
+        check_same_settings({"pairing": "paired", "seed": 0}, {"pairing": "zero-shot", "seed": 0}, folder=tmp_path)
+    check_same_settings({"seed": 0}, {"seed": 0}, folder=tmp_path)

@@ -1,5 +1,6 @@
 """The supervised stages end to end, on six real episodes and the recipe that takes seconds."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,7 +205,9 @@ def test_a_killed_head_goes_on_to_the_same_weights_and_counts_its_time(data, sft
         with pytest.raises(_Killed):
             train_head(config)
     file = partial_dir(config.out) / "state" / "state.json"
-    file.write_text('{"step": 1, "extra": {"time": {"wall_s": 5000.0, "cpu_s": 4000.0}}}')
+    record = json.loads(file.read_text())
+    record["extra"]["time"] = {"wall_s": 5000.0, "cpu_s": 4000.0}
+    file.write_text(json.dumps(record))
     assert _same_weights(train_head(config), head, "head.safetensors")
     meta = load_checkpoint(config.out).meta
     assert (5000.0 < meta.wall_s < 5100.0, 4000.0 < meta.cpu_s < 4100.0) == (True, True)
@@ -298,3 +301,14 @@ def test_an_unknown_pairing_is_refused_with_the_known_ones() -> None:
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no recipe 'pico'; choose one of nano, nano-debug, nano-demo"):
         recipe("pico")
+
+
+def test_an_interrupted_sft_is_not_finished_with_the_other_pairing(data, base, tmp_path, monkeypatch) -> None:
+    """The two arms were once mixed when the second was given the folder of the first, interrupted one."""
+    zero_shot = DEBUG.sft_config(data=data, base=base, out=tmp_path / "sft", pairing="zero-shot")
+    with monkeypatch.context() as patch:
+        _kill_after_the_first_state(patch, supervised)
+        with pytest.raises(_Killed):
+            train_sft(zero_shot)
+    with pytest.raises(ConfigError, match="label differ"):
+        train_sft(replace(zero_shot, pairing="paired"))
