@@ -1,0 +1,219 @@
+"""What a parameter may be drawn from: an interval, an interval on either side of zero, whole numbers, or a list.
+
+A range knows its bounds and nothing about its parameter; units and what is possible stand in `values`. In a file a
+range is `{"uniform": [0.9, 1.1]}`, likewise `log_uniform`, `signed` and `integers`, or `{"choice": [...]}`,
+or a bare value, which is a choice of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from roboalign.sdk.errors import ConfigError
+
+__all__ = [
+    "Choice",
+    "Integers",
+    "LogUniform",
+    "Range",
+    "Signed",
+    "Uniform",
+    "Value",
+    "fixed",
+    "intervals",
+    "overlaps",
+    "range_from_json",
+    "range_to_json",
+]
+
+Value = float | int | str
+"""What a parameter can be: a number, a whole number or a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Every number from `low` to `high`, equally likely."""
+
+    low: float
+    """Smallest number."""
+    high: float
+    """Largest number."""
+
+    def __post_init__(self) -> None:
+        _check_bounds("Uniform", self.low, self.high)
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Value, ...]:
+        """Returns `count` numbers."""
+        return tuple(rng.uniform(self.low, self.high, count).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class LogUniform:
+    """Every number from `low` to `high`, equally likely on a logarithmic scale; both are above zero."""
+
+    low: float
+    """Smallest number."""
+    high: float
+    """Largest number."""
+
+    def __post_init__(self) -> None:
+        _check_bounds("LogUniform", self.low, self.high)
+        if self.low <= 0:
+            raise ConfigError(f"LogUniform.low is {self.low}, expected a number above 0; use Uniform for this range")
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Value, ...]:
+        """Returns `count` numbers."""
+        drawn = np.exp(rng.uniform(math.log(self.low), math.log(self.high), count))
+        return tuple(np.clip(drawn, self.low, self.high).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A number whose size is between `low` and `high`, with either sign: two intervals with a gap around zero."""
+
+    low: float
+    """Smallest size, at least 0."""
+    high: float
+    """Largest size."""
+
+    def __post_init__(self) -> None:
+        _check_bounds("Signed", self.low, self.high)
+        if self.low < 0:
+            raise ConfigError(f"Signed.low is {self.low}, expected a size of at least 0")
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Value, ...]:
+        """Returns `count` numbers."""
+        size = rng.uniform(self.low, self.high, count)
+        return tuple(np.where(rng.random(count) < 0.5, -size, size).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """Every whole number from `low` to `high`, both included."""
+
+    low: int
+    """Smallest number."""
+    high: int
+    """Largest number."""
+
+    def __post_init__(self) -> None:
+        _check_bounds("Integers", self.low, self.high)
+        if not (isinstance(self.low, int) and isinstance(self.high, int)):
+            raise ConfigError(f"Integers is {self.low} to {self.high}, expected whole numbers")
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Value, ...]:
+        """Returns `count` whole numbers."""
+        return tuple(rng.integers(self.low, self.high, count, endpoint=True).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the listed values, equally likely; list a value twice to have it twice as often."""
+
+    values: tuple[Value, ...]
+    """At least one value."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+        if not self.values:
+            raise ConfigError("Choice.values is empty, expected at least one value")
+        for value in self.values:
+            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+                raise ConfigError(f"Choice.values holds {value!r}, expected numbers or words")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"Choice.values holds {value}, expected finite numbers")
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Value, ...]:
+        """Returns `count` of the values."""
+        return tuple(self.values[index] for index in rng.integers(len(self.values), size=count))
+
+
+Range = Uniform | LogUniform | Signed | Integers | Choice
+"""Anything a parameter can be drawn from."""
+
+_KINDS: dict[str, type[Uniform | LogUniform | Signed | Integers]] = {
+    "uniform": Uniform,
+    "log_uniform": LogUniform,
+    "signed": Signed,
+    "integers": Integers,
+}
+_KEYS = (*_KINDS, "choice")
+
+
+def fixed(value: Value) -> Choice:
+    """Returns the range that holds one value."""
+    return Choice((value,))
+
+
+def range_to_json(value: Range) -> object:
+    """Returns the range as it stands in a file."""
+    if isinstance(value, Choice):
+        return value.values[0] if len(value.values) == 1 else {"choice": list(value.values)}
+    name = next(key for key, kind in _KINDS.items() if type(value) is kind)
+    return {name: [value.low, value.high]}
+
+
+def range_from_json(value: object, where: str) -> Range:
+    """Returns the range written as `value`; `where` names the parameter in errors.
+
+    Raises:
+        ConfigError: It is no range.
+    """
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return _named(where, lambda: fixed(value))
+    if not (isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in _KEYS):
+        raise ConfigError(
+            f"{where} is {value!r}, expected a value or one of "
+            + ", ".join(f"{{{key!r}: [low, high]}}" for key in _KINDS)
+            + ", {'choice': [...]}"
+        )
+    key, content = next(iter(value.items()))
+    if not isinstance(content, (list, tuple)):
+        raise ConfigError(f"{where}: {key!r} holds {content!r}, expected a list")
+    if key == "choice":
+        return _named(where, lambda: Choice(tuple(content)))
+    if len(content) != 2:
+        raise ConfigError(f"{where}: {key!r} holds {len(content)} values, expected [low, high]")
+    return _named(where, lambda: _KINDS[key](content[0], content[1]))
+
+
+def intervals(value: Range) -> tuple[tuple[float, float], ...]:
+    """Returns the closed intervals of numbers that can be drawn; words have none."""
+    if isinstance(value, Choice):
+        return tuple((float(item), float(item)) for item in value.values if not isinstance(item, str))
+    if isinstance(value, Signed):
+        return (-value.high, -value.low), (value.low, value.high)
+    return ((value.low, value.high),)
+
+
+def overlaps(one: Range, other: Range) -> bool:
+    """True when some number or word can come from both ranges."""
+    if isinstance(one, Choice) and isinstance(other, Choice):
+        return bool(set(one.values) & set(other.values))
+    return any(
+        low <= other_high and other_low <= high
+        for low, high in intervals(one)
+        for other_low, other_high in intervals(other)
+    )
+
+
+def _named(where: str, make: Callable[[], Range]) -> Range:
+    """Makes a range; what is wrong with it is told with the parameter's name."""
+    try:
+        return make()
+    except ConfigError as err:
+        raise ConfigError(f"{where}: {err}") from err
+
+
+def _check_bounds(name: str, low: object, high: object) -> None:
+    for side, value in (("low", low), ("high", high)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError(f"{name}.{side} is {value!r}, expected a finite number")
+    assert isinstance(low, (int, float))
+    assert isinstance(high, (int, float))
+    if low > high:
+        raise ConfigError(f"{name} is {low} to {high}, expected the smaller number first")
