@@ -53,7 +53,7 @@ def main() -> None:
     options = parse_options()
     task = parse_task(options.task)
     seed = find_scene(task, options.seed)
-    env = SimEnv(family=task.family)
+    env = SimEnv(task=task.family)
     print(textwrap.fill(f'The robot is told: "{task.sentence}".', 80))
     for think, actions in WAYS:
         with sdk.Policy.load(options.bundle, think=think, actions=actions) as policy:

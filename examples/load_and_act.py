@@ -47,7 +47,7 @@ def act(policy: sdk.Policy, env: SimEnv) -> bool:
 def main() -> None:
     options = parse_options()
     task = parse_task(options.task)
-    env = SimEnv(family=task.family)
+    env = SimEnv(task=task.family)
     env.reset(seed=find_scene(task, options.seed), options={"instruction": task.sentence})
     with sdk.Policy.load(options.bundle) as policy:
         spec = policy.spec

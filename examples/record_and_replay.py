@@ -54,7 +54,7 @@ def main() -> None:
     options = parse_options()
     task = parse_task(options.task)
     seed = find_scene(task, options.seed)
-    env = SimEnv(family=task.family)
+    env = SimEnv(task=task.family)
     with tempfile.TemporaryDirectory() as folder, sdk.Policy.load(options.bundle) as policy:
         out = options.out or Path(folder) / "recorded"
         env.reset(seed=seed, options={"instruction": task.sentence})

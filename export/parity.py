@@ -52,7 +52,7 @@ def simulated_observations(count: int) -> list[Observation]:
 
     moments, steps_between = 4, 6
     found: list[Observation] = []
-    env = SimEnv(family="mix")
+    env = SimEnv(task="mix")
     try:
         for scene in range(-(-count // moments)):
             env.reset(seed=eval_seed(_FIRST_SEED + scene))

@@ -81,7 +81,8 @@ def test_a_page_is_ascii(page: str) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
 def test_a_page_of_docs_is_not_too_wide(page: str) -> None:
-    assert not [line for line in PAGES[page].splitlines() if len(line) > MAX_LINE]
+    rows = [line for line in PAGES[page].splitlines() if not line.startswith("|")]  # a table's row cannot be broken
+    assert not [line for line in rows if len(line) > MAX_LINE]
 
 
 def test_the_first_screen_has_the_two_commands() -> None:

@@ -106,7 +106,9 @@ def collate(samples: list[Sample], table: FrameTable, processor: NanoProcessor) 
         labels[row, len(prompt) : end] = reply
     places = np.full((len(samples), 2, 2), np.nan, np.float32)
     for row, sample in enumerate(samples):
-        known = {o.name: o.position_m for o in table.truths[sample.frame].objects}
+        truth = table.truths[sample.frame]
+        known = {item.name: item.position_m for item in truth.objects}
+        known |= {item.name: item.position_m for item in truth.fixtures}
         for slot, name in enumerate(sample.objects[:2]):
             places[row, slot] = known[name][:2]
     pixels = np.stack([fmt.pixel_values(table.images[s.frame]) for s in samples])

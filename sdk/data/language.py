@@ -8,13 +8,13 @@ is +x
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from roboalign.sdk.prompt import PromptFormat
-from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
+from roboalign.sdk.sim.truth import FixtureTruth, ObjectTruth, SceneTruth
 
 __all__ = ["QUESTION_KINDS", "QuestionAnswer", "named_objects", "next_words", "question", "thought"]
 
@@ -28,8 +28,20 @@ _NEXT = {
     "release": "open the gripper",
     "retreat": "move up and away",
     "push": "push the {target} to the {goal}",
+    "pull": "pull the {target}",
+    "press": "press the {target}",
     "done": "stay still",
 }
+_NEXT_WITH = {
+    "open": {**_NEXT, "reach": "move behind the handle of the {target}", "pull": "pull the {target} open"},
+    "close": {**_NEXT, "reach": "move in front of the handle of the {target}", "push": "push the {target} closed"},
+    "slide": {**_NEXT, "reach": "move beside the handle of the {target}", "push": "push the {target} to the {goal}"},
+    "press": {**_NEXT, "press": "press the {target} down"},
+    "light": {**_NEXT, "press": "press the {target} to turn the light {goal}"},
+}
+"""What is said otherwise when the goal is about a fixture; the target is what the hand works on."""
+
+_Thing = ObjectTruth | FixtureTruth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +58,15 @@ class QuestionAnswer:
 
 def next_words(truth: SceneTruth) -> str:
     """Returns what to do next, in words, e.g. `go down to the red block`."""
-    return _NEXT[truth.stage].format(target=truth.target, goal=truth.goal)
+    words = _NEXT_WITH.get(truth.family, _NEXT)[truth.stage]
+    if not truth.is_about_object:
+        return words.format(target=_handled(truth).name, goal=truth.goal)
+    place = truth.goal_object
+    return words.format(target=truth.target_object.label, goal=truth.goal if place is None else place.label)
 
 
 def named_objects(truth: SceneTruth) -> tuple[str, ...]:
-    """Returns the names of the objects in the scene's instruction: the target, then the goal where it is an object."""
+    """Returns the names of the things in the scene's instruction: the target, then the goal where it is an object."""
     return (truth.target,) if truth.goal_object is None else (truth.target, truth.goal)
 
 
@@ -60,7 +76,7 @@ def _offset_words(offset_m: np.ndarray, fmt: PromptFormat) -> str:
     return f"{abs(near)} {'near' if near >= 0 else 'far'} {abs(right)} {'right' if right >= 0 else 'left'}"
 
 
-def _place(obj: ObjectTruth, fmt: PromptFormat) -> str:
+def _place(obj: _Thing, fmt: PromptFormat) -> str:
     x, y = fmt.position_numbers(np.asarray(obj.position_m[:2]))
     return f"{x} {y}"
 
@@ -68,12 +84,39 @@ def _place(obj: ObjectTruth, fmt: PromptFormat) -> str:
 def _hand_words(truth: SceneTruth) -> str:
     held = next((o for o in truth.objects if o.is_held), None)
     if held is not None:
-        return f"holding the {held.name}"
+        return f"holding the {held.label}"
     return "open" if truth.state[4] > 0.06 else "closed"
 
 
-def _focus(truth: SceneTruth) -> ObjectTruth:
-    """Returns the object that the next movement is about: the goal once the target is held, else the target."""
+def _handled(truth: SceneTruth) -> FixtureTruth:
+    """Returns the fixture that the hand works on: the button switches the light."""
+    return truth.fixture("button" if truth.family == "light" else truth.target)
+
+
+def _label(thing: _Thing) -> str:
+    """Returns what people call it: two objects that look alike are called the same."""
+    return thing.label if isinstance(thing, ObjectTruth) else thing.name
+
+
+def _all_things(truth: SceneTruth) -> list[_Thing]:
+    return [*truth.objects, *truth.fixtures]
+
+
+def _things(truth: SceneTruth) -> list[_Thing]:
+    """Returns everything that a word can point to: no objects that look alike; all, should nothing else be there."""
+    things = _all_things(truth)
+    labels = [_label(thing) for thing in things]
+    return [thing for thing in things if labels.count(_label(thing)) == 1] or things
+
+
+def _draw(things: Sequence[_Thing], rng: np.random.Generator) -> _Thing:
+    return things[int(rng.integers(len(things)))]
+
+
+def _focus(truth: SceneTruth) -> _Thing:
+    """Returns what the next movement is about: the goal once the target is held, else the target."""
+    if not truth.is_about_object:
+        return _handled(truth)
     goal = truth.goal_object
     return goal if goal is not None and truth.stage in ("carry", "lower", "release") else truth.target_object
 
@@ -85,55 +128,59 @@ def thought(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> s
     """
     focus = _focus(truth)
     offset = _offset_words(np.asarray(focus.position_m[:2]) - truth.state[:2], fmt)
-    place, hand, plan = _place(focus, fmt), _hand_words(truth), next_words(truth)
+    place, hand, plan, name = _place(focus, fmt), _hand_words(truth), next_words(truth), _label(focus)
     styles = (
-        f"the {focus.name} is at {place} , {offset} of the gripper . the gripper is {hand} . next {plan} .",
-        f"gripper {hand} . {focus.name} at {place} , that is {offset} . so {plan} .",
-        f"i see the {focus.name} at {place} . from the gripper it is {offset} . the hand is {hand} . i {plan} .",
+        f"the {name} is at {place} , {offset} of the gripper . the gripper is {hand} . next {plan} .",
+        f"gripper {hand} . {name} at {place} , that is {offset} . so {plan} .",
+        f"i see the {name} at {place} . from the gripper it is {offset} . the hand is {hand} . i {plan} .",
     )
     return styles[int(rng.integers(len(styles)))]
 
 
 def _where(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    obj = truth.objects[int(rng.integers(len(truth.objects)))]
-    text = ("where is the {}", "find the {}", "point to the {}")[int(rng.integers(3))].format(obj.name)
-    return QuestionAnswer(question=text, answer=_place(obj, fmt), objects=(obj.name,))
+    thing = _draw(_things(truth), rng)
+    text = ("where is the {}", "find the {}", "point to the {}")[int(rng.integers(3))].format(_label(thing))
+    return QuestionAnswer(question=text, answer=_place(thing, fmt), objects=(thing.name,))
 
 
 def _offset(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    obj = truth.objects[int(rng.integers(len(truth.objects)))]
+    thing = _draw(_things(truth), rng)
     text = ("how far is the {} from the gripper", "which way from the gripper to the {}")[int(rng.integers(2))]
-    answer = _offset_words(np.asarray(obj.position_m[:2]) - truth.state[:2], fmt)
-    return QuestionAnswer(question=text.format(obj.name), answer=answer, objects=(obj.name,))
+    answer = _offset_words(np.asarray(thing.position_m[:2]) - truth.state[:2], fmt)
+    return QuestionAnswer(question=text.format(_label(thing)), answer=answer, objects=(thing.name,))
 
 
 def _everything(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    objects = sorted(truth.objects, key=lambda o: o.name)
+    things = sorted(_all_things(truth), key=lambda thing: thing.name)
     text = ("what is on the table", "list the objects")[int(rng.integers(2))]
-    return QuestionAnswer(question=text, answer=" , ".join(f"{o.name} {_place(o, fmt)}" for o in objects), objects=())
+    answer = " , ".join(f"{_label(thing)} {_place(thing, fmt)}" for thing in things)
+    return QuestionAnswer(question=text, answer=answer, objects=())
 
 
 def _colour(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    obj = truth.objects[int(rng.integers(len(truth.objects)))]
-    return QuestionAnswer(
-        question=f"what is at {_place(obj, fmt)}", answer=f"{obj.colour} {obj.shape}", objects=(obj.name,)
-    )
+    thing = _draw(_all_things(truth), rng)
+    return QuestionAnswer(question=f"what is at {_place(thing, fmt)}", answer=_label(thing), objects=(thing.name,))
 
 
 def _left_of(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    if len(truth.objects) < 2:
+    things = _things(truth)
+    if len(things) < 2 or len({_label(thing) for thing in things}) < len(things):
         return _where(truth, fmt, rng)
-    first, second = (truth.objects[int(i)] for i in rng.permutation(len(truth.objects))[:2])
+    first, second = (things[int(i)] for i in rng.permutation(len(things))[:2])
     is_left = first.position_m[1] < second.position_m[1]
-    text = f"is the {first.name} left of the {second.name}"
+    text = f"is the {_label(first)} left of the {_label(second)}"
     answer = f"{'yes' if is_left else 'no'} , {_place(first, fmt)} and {_place(second, fmt)}"
     return QuestionAnswer(question=text, answer=answer, objects=(first.name, second.name))
 
 
 def _held(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    obj = truth.target_object if rng.random() < 0.7 else truth.objects[int(rng.integers(len(truth.objects)))]
-    text = f"is the {obj.name} in the gripper"
-    return QuestionAnswer(question=text, answer="yes" if obj.is_held else "no", objects=(obj.name,))
+    if not truth.objects:
+        return _where(truth, fmt, rng)
+    is_target = truth.is_about_object and rng.random() < 0.7
+    obj = truth.target_object if is_target else truth.objects[int(rng.integers(len(truth.objects)))]
+    is_held = any(item.is_held for item in truth.objects if item.label == obj.label)
+    text = f"is the {obj.label} in the gripper"
+    return QuestionAnswer(question=text, answer="yes" if is_held else "no", objects=(obj.name,))
 
 
 _MAKERS: dict[str, Callable[[SceneTruth, PromptFormat, np.random.Generator], QuestionAnswer]] = {

@@ -1,7 +1,8 @@
-"""The PyBullet backend: scenes, tasks, a scripted expert and the simulated Panda.
+"""The PyBullet backend: simulated arms, scenes, tasks and a scripted expert.
 
-Importing this package loads neither pybullet nor gymnasium. The Gymnasium ids `roboalign/Place-Panda-v0`, `Push`,
-`Stack` and `Mix` are registered when gymnasium is already loaded, when `SimEnv` is first used, or by `register_envs()`.
+Importing this package loads neither pybullet nor gymnasium. The Gymnasium ids (`roboalign/Place-Panda-v0`,
+`roboalign/Place-SO101-v0`, one for every task and arm) are registered when gymnasium is already loaded, when `SimEnv`
+is first used, or by `register_envs()`.
 """
 
 from __future__ import annotations
@@ -14,41 +15,63 @@ if TYPE_CHECKING:
     from roboalign.sdk.sim.env import SimEnv
     from roboalign.sdk.sim.expert import expert_action, expert_stage
     from roboalign.sdk.sim.robot import SimRobot
+    from roboalign.sdk.sim.robots import RobotModel, find_robot
+    from roboalign.sdk.sim.scene import FixtureSpec, Goal, ObjectSpec, SceneSpec
     from roboalign.sdk.sim.seeds import eval_seed, train_seed
-    from roboalign.sdk.sim.tasks import FAMILIES, ObjectSpec, SceneSpec, sample_scene
-    from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
+    from roboalign.sdk.sim.tasks import FAMILIES, GoalTask, Task, find_task, register_task, scene_for, task_names
+    from roboalign.sdk.sim.truth import FixtureTruth, ObjectTruth, SceneTruth
     from roboalign.sdk.sim.world import SimWorld
 
 __all__ = [
     "FAMILIES",
+    "FixtureSpec",
+    "FixtureTruth",
+    "Goal",
+    "GoalTask",
     "ObjectSpec",
     "ObjectTruth",
+    "RobotModel",
     "SceneSpec",
     "SceneTruth",
     "SimEnv",
     "SimRobot",
     "SimWorld",
+    "Task",
     "eval_seed",
     "expert_action",
     "expert_stage",
+    "find_robot",
+    "find_task",
     "register_envs",
-    "sample_scene",
+    "register_task",
+    "scene_for",
+    "task_names",
     "train_seed",
 ]
 
 _MODULE_OF = {
     "FAMILIES": "tasks",
-    "ObjectSpec": "tasks",
+    "FixtureSpec": "scene",
+    "FixtureTruth": "truth",
+    "Goal": "scene",
+    "GoalTask": "tasks",
+    "ObjectSpec": "scene",
     "ObjectTruth": "truth",
-    "SceneSpec": "tasks",
+    "RobotModel": "robots",
+    "SceneSpec": "scene",
     "SceneTruth": "truth",
     "SimEnv": "env",
     "SimRobot": "robot",
     "SimWorld": "world",
+    "Task": "tasks",
     "eval_seed": "seeds",
     "expert_action": "expert",
     "expert_stage": "expert",
-    "sample_scene": "tasks",
+    "find_robot": "robots",
+    "find_task": "tasks",
+    "register_task": "tasks",
+    "scene_for": "tasks",
+    "task_names": "tasks",
     "train_seed": "seeds",
 }
 
@@ -57,13 +80,16 @@ def register_envs() -> None:
     """Registers the environments with gymnasium; does nothing for those that are registered."""
     import gymnasium
 
-    for family in ("place", "push", "stack", "mix"):
-        env_id = f"roboalign/{family.capitalize()}-Panda-v0"
-        if env_id not in gymnasium.registry:
+    from roboalign.sdk.sim.tasks import MIX, find_task, task_names
+    from roboalign.sdk.suites import gym_id
+
+    pairs = [(name, robot) for name in task_names() for robot in find_task(name).robots]
+    for task, robot in ((MIX, "panda"), *pairs):
+        if (env_id := gym_id(task, robot)) not in gymnasium.registry:
             gymnasium.register(
                 env_id,
                 entry_point="roboalign.sdk.sim.env:SimEnv",
-                kwargs={"family": family, "image_in_obs": True},
+                kwargs={"task": task, "robot": robot, "image_in_obs": True},
             )
 
 

@@ -6,60 +6,55 @@ import itertools
 import math
 from types import ModuleType
 
-from roboalign.sdk.sim.layout import (
-    BLOCK_SIZE_M,
-    BOWL_BASE_M,
-    BOWL_HEIGHT_M,
-    BOWL_WALL_M,
-    BOWL_WIDTH_M,
-    COLOURS,
-    CYLINDER_HEIGHT_M,
-    CYLINDER_WIDTH_M,
-    PUSH_LINE_M,
-)
-from roboalign.sdk.sim.tasks import ObjectSpec
+from roboalign.sdk.sim.layout import COLOURS, PANDA_TABLE, TableLayout
+from roboalign.sdk.sim.renderer import has_egl
+from roboalign.sdk.sim.scene import ObjectSpec
 
 __all__ = ["add_object", "add_table"]
 
 _TABLE_COLOUR = (0.80, 0.79, 0.76, 1.0)
 _LINE_COLOUR = (0.30, 0.30, 0.32, 1.0)
-_TABLE_HALF_M = (0.6, 0.7, 0.05)
-_LINE_HALF_M = (0.17, 0.003, 0.0005)
-_LINE_CENTRE_X_M = 0.52
 _NUM_CYLINDER_SIDES = 20
 _NUM_BOWL_WALLS = 8
-_OBJECT_MASS_KG = 0.08
-_BOWL_MASS_KG = 0.4
 
 
-def add_table(p: ModuleType, client: int) -> None:
-    """Adds the table with its top at z = 0 and the two painted lines, which nothing collides with."""
-    shape = p.createCollisionShape(p.GEOM_BOX, halfExtents=_TABLE_HALF_M, physicsClientId=client)
-    visual = p.createVisualShape(p.GEOM_BOX, halfExtents=_TABLE_HALF_M, rgbaColor=_TABLE_COLOUR, physicsClientId=client)
-    table = p.createMultiBody(0, shape, visual, basePosition=(0.3, 0, -_TABLE_HALF_M[2]), physicsClientId=client)
-    p.changeDynamics(table, -1, lateralFriction=0.5, physicsClientId=client)
-    for y in (-PUSH_LINE_M, PUSH_LINE_M):
-        line = p.createVisualShape(p.GEOM_BOX, halfExtents=_LINE_HALF_M, rgbaColor=_LINE_COLOUR, physicsClientId=client)
-        p.createMultiBody(0, -1, line, basePosition=(_LINE_CENTRE_X_M, y, 0.0005), physicsClientId=client)
+def add_table(p: ModuleType, client: int, table: TableLayout = PANDA_TABLE) -> int:
+    """Adds the table with its top at z = 0 and two painted lines, which nothing collides with; returns its body id."""
+    half = table.table_half_m
+    shape = p.createCollisionShape(p.GEOM_BOX, halfExtents=half, physicsClientId=client)
+    visual = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=_TABLE_COLOUR, physicsClientId=client)
+    body = p.createMultiBody(0, shape, visual, basePosition=(table.table_x_m, 0, -half[2]), physicsClientId=client)
+    p.changeDynamics(body, -1, lateralFriction=0.5, physicsClientId=client)
+    half = table.line_half_m
+    for y in (-table.push_line_m, table.push_line_m):
+        line = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=_LINE_COLOUR, physicsClientId=client)
+        p.createMultiBody(0, -1, line, basePosition=(table.line_x_m, y, half[2]), physicsClientId=client)
+    return int(body)
 
 
-def add_object(p: ModuleType, client: int, item: ObjectSpec) -> int:
-    """Adds one object standing on the table and returns its body id."""
-    colour = (*COLOURS[item.colour], 1.0)
+def add_object(
+    p: ModuleType,
+    client: int,
+    item: ObjectSpec,
+    table: TableLayout = PANDA_TABLE,
+    rgb: tuple[float, float, float] | None = None,
+) -> int:
+    """Adds one object standing on the table and returns its body id; `rgb` replaces its colour's own paint."""
+    colour = (*(COLOURS[item.colour] if rgb is None else rgb), 1.0)
     quaternion = (0.0, 0.0, math.sin(item.yaw_rad / 2), math.cos(item.yaw_rad / 2))
     if item.shape == "bowl":
-        return _add_bowl(p, client, (item.x_m, item.y_m, 0.0), colour)
+        return _add_bowl(p, client, (item.x_m, item.y_m, 0.0), colour, table)
     if item.shape == "block":
-        half = (BLOCK_SIZE_M / 2,) * 3
-        height = BLOCK_SIZE_M
+        height = table.block_size_m
+        half = (height / 2,) * 3
         collision = p.createCollisionShape(p.GEOM_BOX, halfExtents=half, physicsClientId=client)
         visual = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=colour, physicsClientId=client)
     else:
-        height, radius = CYLINDER_HEIGHT_M, CYLINDER_WIDTH_M / 2
+        height, radius = table.cylinder_height_m, table.cylinder_width_m / 2
         collision = p.createCollisionShape(p.GEOM_CYLINDER, radius=radius, height=height, physicsClientId=client)
         visual = _cylinder_visual(p, client, radius, height, colour)
     place = (item.x_m, item.y_m, height / 2)
-    body = p.createMultiBody(_OBJECT_MASS_KG, collision, visual, place, quaternion, physicsClientId=client)
+    body = p.createMultiBody(table.object_mass_kg, collision, visual, place, quaternion, physicsClientId=client)
     p.changeDynamics(
         body, -1, lateralFriction=0.8, spinningFriction=0.003, rollingFriction=0.0005, physicsClientId=client
     )
@@ -67,7 +62,13 @@ def add_object(p: ModuleType, client: int, item: ObjectSpec) -> int:
 
 
 def _cylinder_visual(p: ModuleType, client: int, radius: float, height: float, colour: tuple[float, ...]) -> int:
-    """Returns a cylinder with a flat top; PyBullet's own is shaded as if it were an egg."""
+    """Returns a cylinder with a flat top.
+
+    Tiny shades PyBullet's own as if it were an egg, so it gets a mesh; EGL leaves such a mesh out of the picture.
+    """
+    if has_egl(client):
+        own = {"radius": radius, "length": height, "rgbaColor": colour}
+        return int(p.createVisualShape(p.GEOM_CYLINDER, **own, physicsClientId=client))
     vertices: list[tuple[float, float, float]] = []
     normals: list[tuple[float, float, float]] = []
     indices: list[int] = []
@@ -96,19 +97,25 @@ def _cylinder_visual(p: ModuleType, client: int, radius: float, height: float, c
     )
 
 
-def _add_bowl(p: ModuleType, client: int, place: tuple[float, float, float], colour: tuple[float, ...]) -> int:
+def _add_bowl(
+    p: ModuleType,
+    client: int,
+    place: tuple[float, float, float],
+    colour: tuple[float, ...],
+    table: TableLayout,
+) -> int:
     """Adds an octagonal tray: a flat floor and eight walls; its origin is the centre of its underside."""
-    radius = BOWL_WIDTH_M / 2
-    wall_half = (BOWL_WALL_M / 2, math.tan(math.pi / _NUM_BOWL_WALLS) * radius, BOWL_HEIGHT_M / 2)
-    floor_half = (radius * 0.76, radius * 0.76, BOWL_BASE_M / 2)
+    radius, wall_m, height_m = table.bowl_width_m / 2, table.bowl_wall_m, table.bowl_height_m
+    wall_half = (wall_m / 2, math.tan(math.pi / _NUM_BOWL_WALLS) * radius, height_m / 2)
+    floor_half = (radius * 0.76, radius * 0.76, table.bowl_base_m / 2)
     halves = [floor_half, floor_half]
-    centres = [(0.0, 0.0, BOWL_BASE_M / 2)] * 2
+    centres = [(0.0, 0.0, table.bowl_base_m / 2)] * 2
     turns = [(0.0, 0.0, 0.0, 1.0), (0.0, 0.0, math.sin(math.pi / 8), math.cos(math.pi / 8))]
     for wall in range(_NUM_BOWL_WALLS):
         angle = 2 * math.pi * wall / _NUM_BOWL_WALLS
-        reach = radius - BOWL_WALL_M / 2
+        reach = radius - wall_m / 2
         halves.append(wall_half)
-        centres.append((reach * math.cos(angle), reach * math.sin(angle), BOWL_HEIGHT_M / 2))
+        centres.append((reach * math.cos(angle), reach * math.sin(angle), height_m / 2))
         turns.append((0.0, 0.0, math.sin(angle / 2), math.cos(angle / 2)))
     kinds = [p.GEOM_BOX] * len(halves)
     shades = [(*(0.62 * c for c in colour[:3]), 1.0)] * 2 + [colour] * _NUM_BOWL_WALLS
@@ -127,6 +134,6 @@ def _add_bowl(p: ModuleType, client: int, place: tuple[float, float, float], col
         rgbaColors=shades,
         physicsClientId=client,
     )
-    body = p.createMultiBody(_BOWL_MASS_KG, collision, visual, place, physicsClientId=client)
+    body = p.createMultiBody(table.bowl_mass_kg, collision, visual, place, physicsClientId=client)
     p.changeDynamics(body, -1, lateralFriction=0.9, physicsClientId=client)
     return int(body)

@@ -1,4 +1,4 @@
-"""The simulated tasks as a Gymnasium environment, with what data collection and evaluation need beside it."""
+"""The simulated tasks as Gymnasium environments, with what data collection and evaluation need beside them."""
 
 from __future__ import annotations
 
@@ -7,60 +7,70 @@ from collections.abc import Mapping
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
 from roboalign.sdk.errors import ConfigError, RobotError
-from roboalign.sdk.sim import tasks
+from roboalign.sdk.randomization import DomainRandomization, DomainSample, heldout_randomization
 from roboalign.sdk.sim.camera import Camera, front_camera, show_camera
 from roboalign.sdk.sim.expert import expert_stage
-from roboalign.sdk.sim.language import SPLITS
-from roboalign.sdk.sim.layout import fold_yaw, object_height_m, object_width_m
+from roboalign.sdk.sim.goals import is_goal_reached
+from roboalign.sdk.sim.layout import TableLayout, fold_yaw, object_height_m, object_width_m
 from roboalign.sdk.sim.robot import SimRobot
-from roboalign.sdk.sim.tasks import FAMILIES, MAX_STEPS, ObjectSpec, SceneSpec, sample_scene
+from roboalign.sdk.sim.robots import RobotModel, find_robot
+from roboalign.sdk.sim.scene import OBJECT_GOALS, Goal, ObjectSpec, SceneSpec
+from roboalign.sdk.sim.tasks import MIX, SPLITS, Task, find_task, scene_for, unknown_name
 from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
 from roboalign.sdk.sim.world import BodyState
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, Applied, FloatArray, ImageArray, Observation, RobotSpec
 
-__all__ = ["SimEnv", "scene_for"]
+__all__ = ["SimEnv"]
 
 Obs = dict[str, np.ndarray]
 
-
-def scene_for(seed: int, family: str, split: str = "train") -> SceneSpec:
-    """Returns the scene of a seed; `mix` lets the seed choose the family. Equal arguments give equal scenes."""
-    rng = np.random.default_rng(seed)
-    drawn = FAMILIES[int(rng.integers(len(FAMILIES)))]
-    return sample_scene(rng, drawn if family == "mix" else family, split)
+_RESET_OPTIONS = ("task", "instruction", "scene", "domain")
 
 
 class SimEnv(gymnasium.Env[Obs, np.ndarray]):
-    """One robot, one table, one instruction per episode.
+    """One robot, one table, one task per episode: robot, scene, task and randomisation put together.
 
-    The scene is a function of the seed and the family alone, whatever ran before. An action is float32[5] in the order
-    of `ACTION_NAMES`; every action goes through the robot's limiter. `step` renders only when `image_in_obs` or
-    `render_mode="rgb_array"` asks for it; `observe` renders on demand. Stepping on after success is allowed.
+    The scene is a function of the seed, the task, the split and the robot alone, whatever ran before; what is
+    randomised depends on the seed and has streams of its own, so that it never moves an object. An action is float32[5]
+    in the order of `ACTION_NAMES`; every action goes through the robot's limiter. `step` renders only when
+    `image_in_obs` or `render_mode="rgb_array"` asks for it; `observe` renders on demand.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - gymnasium's own convention
 
     def __init__(
         self,
-        family: str = "mix",
+        task: str = MIX,
         *,
+        robot: str = "panda",
+        split: str = "train",
+        randomization: str | DomainRandomization = "off",
         image_size_px: int = 96,
         max_steps: int | None = None,
-        split: str = "train",
         image_in_obs: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        """Stores the settings; the simulation opens at the first reset. `max_steps` None means the family's own."""
-        _check("family", family, (*FAMILIES, "mix"))
-        _check("split", split, SPLITS)
+        """Stores the settings; the simulation opens at the first reset. `max_steps` None means the task's own.
+
+        `randomization` is a preset's name, the path of a file, or made by hand; the splits `camera` and `lighting` move
+        their own concern of it to ranges that no preset for training reaches.
+
+        Raises:
+            ConfigError: A name is unknown (the nearest ones are listed), or a value is out of range.
+        """
+        model = find_robot(robot)
+        _check_task(task, model, split)
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"SimEnv render_mode is {render_mode!r}; choose None or 'rgb_array'")
         if max_steps is not None and max_steps < 1:
             raise ConfigError(f"SimEnv max_steps is {max_steps}, expected at least 1 or None")
-        self.family, self.split, self.render_mode = family, split, render_mode
-        self.robot = SimRobot(image_size_px=image_size_px)
+        self.task, self.split, self.render_mode = task, split, render_mode
+        self.randomization = heldout_randomization(split, randomization)
+        self.robot = SimRobot(robot=model, image_size_px=image_size_px)
+        self._table = model.table
         self._max_steps = max_steps
         self._has_image = image_in_obs or render_mode == "rgb_array"
         spec = self.robot.spec
@@ -73,12 +83,7 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
         high = np.array([spec.max_step_m] * 3 + [spec.max_step_rad, 1.0], np.float32)
         low = np.array([-spec.max_step_m] * 3 + [-spec.max_step_rad, 0.0], np.float32)
         self.action_space = gymnasium.spaces.Box(low, high, (len(ACTION_NAMES),), np.float32)
-        self._scene: SceneSpec | None = None
-        self._truth: SceneTruth | None = None
-        self._truth_time_s = -1.0
-        self._start_m = np.zeros(3, np.float32)
-        self._seed = -1
-        self._steps = 0
+        self._episode: _Episode | None = None
         self.last_applied: Applied | None = None
         self._show: dict[int, Camera] = {}
 
@@ -90,60 +95,99 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
     @property
     def scene(self) -> SceneSpec:
         """The scene as it was laid out."""
-        if self._scene is None:
-            raise RobotError("the environment has no scene yet; call reset() first")
-        return self._scene
+        return self._running().scene
 
     @property
     def instruction(self) -> str:
-        """The sentence of this scene."""
-        return self.scene.instruction
+        """The sentence to follow now; it changes during a sequence, at every goal that is reached."""
+        return self._running().instruction
 
     @property
     def max_steps(self) -> int:
         """Control steps after which this episode is cut off."""
-        return self._max_steps or MAX_STEPS[self.scene.family]
+        return self._max_steps or self._running().task.max_steps
+
+    @property
+    def num_goals(self) -> int:
+        """Number of goals of this episode."""
+        return len(self.scene.all_goals)
+
+    def goals_done(self) -> int:
+        """Returns how many goals are reached now; in a sequence, how many were reached in their turn."""
+        truth = self.truth()
+        return sum(truth.done) if truth.goals else int(self.is_success())
+
+    def domain(self) -> dict[str, object]:
+        """Returns every value that was drawn for this episode by the randomisation, ready for JSON; {} when off."""
+        domain = self._running().domain
+        return {} if domain is None else domain.to_json()
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, object] | None = None
     ) -> tuple[Obs, dict[str, object]]:
         """Lays out the scene of `seed` (drawn when None).
 
-        Options: `family` overrides the environment's, `instruction` replaces the sentence (not the task), and `scene`,
-        a SceneSpec, is built as it is.
+        Options: `task` overrides the environment's, `instruction` replaces the sentence (not the goal), and `scene`,
+        a SceneSpec, is built as it is. `domain`, a DomainSample, replaces what the randomisation would draw.
         """
         super().reset(seed=seed)
-        known = ("family", "instruction", "scene")
         options = dict(options or {})
         for name in options:
-            _check("reset option", name, known)
-        self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
+            if name not in _RESET_OPTIONS:
+                raise ConfigError(unknown_name("reset option", name, _RESET_OPTIONS))
+        seed = int(self.np_random.integers(2**31)) if seed is None else seed
         scene = options.get("scene")
         if scene is None:
-            family = str(options.get("family", self.family))
-            _check("family", family, (*FAMILIES, "mix"))
-            scene = scene_for(self._seed, family, self.split)
+            scene = scene_for(seed, str(options.get("task", self.task)), self.split, self.robot_spec.name)
         if not isinstance(scene, SceneSpec):
             raise ConfigError(f"SimEnv reset option 'scene' is {type(scene).__name__}, expected a SceneSpec")
+        if scene.robot != self.robot_spec.name:
+            raise ConfigError(
+                f"the scene is laid out for {scene.robot!r}, the environment has {self.robot_spec.name!r}"
+            )
         if "instruction" in options:
-            scene = dataclasses.replace(scene, instruction=str(options["instruction"]))
-        self._scene, self._truth, self._steps, self.last_applied = scene, None, 0, None
-        self.robot.load_scene(scene)
-        self._start_m = self.robot.world.body_states()[scene.target].position_m
+            sentence = str(options["instruction"])
+            scene = dataclasses.replace(scene, instruction=sentence, instructions=(sentence,) * len(scene.instructions))
+        domain = options.get("domain", None if self.randomization.is_off else self.randomization.sample(seed))
+        if not isinstance(domain, (DomainSample, type(None))):
+            raise ConfigError(f"SimEnv reset option 'domain' is {type(domain).__name__}, expected a DomainSample")
+        self.robot.load_scene(scene, domain)
+        starts = {name: state.position_m for name, state in self.robot.world.body_states().items()}
+        self._episode = _Episode(
+            seed=seed, scene=scene, task=find_task(scene.task_name), starts_m=starts, domain=domain
+        )
+        self.last_applied = None
         return self._obs(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, object]]:
-        """Applies one action; reward is 1 when the task is solved, which ends the episode."""
-        self.advance(action)
+        """Applies one action; reward is 1 when the task is solved, which ends the episode.
+
+        What the limiter changed is named in `info["limited"]`.
+
+        Raises:
+            RobotError: There was no reset, or the episode has ended.
+            ConfigError: The action has the wrong shape or is not finite.
+        """
+        episode = self._running()
+        if episode.is_over:
+            raise RobotError("the episode has ended; call reset() before the next step()")
+        self.advance(_checked(action))
         success = self.is_success()
-        return self._obs(), float(success), success, self._steps >= self.max_steps, self._info()
+        is_cut = episode.steps >= self.max_steps
+        episode.is_over = success or is_cut
+        return self._obs(), float(success), success, is_cut, self._info()
 
     def advance(self, action: FloatArray) -> bool:
-        """Applies one action and renders nothing; returns True when the episode is cut off."""
-        limit = self.max_steps
+        """Applies one action and renders nothing; returns True when the episode is cut off.
+
+        For recorders: it may go on after the end, and an action that is not finite is a hold, as on a robot.
+        """
+        episode = self._running()
         self.last_applied = self.robot.act(action)
-        self._steps += 1
-        return self._steps >= limit
+        episode.steps += 1
+        if episode.scene.is_sequence:
+            self._count_reached()
+        return episode.steps >= self.max_steps
 
     def observe(self, with_image: bool = True) -> Observation:
         """Returns what the robot senses now, with the instruction."""
@@ -151,30 +195,71 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
 
     def truth(self) -> SceneTruth:
         """Returns all that is true now; computed once per step."""
-        if self._truth is None or self._truth_time_s != self.robot.world.time_s:
-            scene = self.scene
+        episode = self._running()
+        if episode.truth is None or episode.truth_time_s != self.robot.world.time_s:
+            episode.truth, episode.truth_time_s = self._read_truth(), self.robot.world.time_s
+        return episode.truth
+
+    def _read_truth(self) -> SceneTruth:
+        episode, scene = self._running(), self.scene
+        states = self.robot.world.body_states()
+        goals = scene.all_goals
+        truth = SceneTruth(
+            family=scene.family,
+            objects=tuple(_object_truth(item, states[item.name], self._table) for item in scene.objects),
+            target=scene.target,
+            goal=scene.goal,
+            instruction=episode.instruction,
+            state=self.robot.tool_state(),
+            start_position_m=np.zeros(3, np.float32),
+            stage="reach",
+            task=scene.task,
+            goals=scene.goals,
+            fixtures=self.robot.world.fixture_truths(),
+            is_sequence=scene.is_sequence,
+            robot=scene.robot,
+        )
+        done = tuple(
+            index < episode.num_reached if scene.is_sequence else is_goal_reached(truth, goal)
+            for index, goal in enumerate(goals)
+        )
+        now = goals[done.index(False)] if False in done else goals[-1]
+        truth = dataclasses.replace(
+            truth,
+            family=now.kind,
+            target=now.target,
+            goal=now.goal,
+            done=done if scene.goals else (),
+            start_position_m=self._start_m(now, truth),
+        )
+        return dataclasses.replace(truth, stage=expert_stage(truth))
+
+    def _start_m(self, goal: Goal, truth: SceneTruth) -> FloatArray:
+        if goal.kind in OBJECT_GOALS:
+            return self._running().starts_m[goal.target]
+        return truth.fixture(goal.target).position_m
+
+    def _count_reached(self) -> None:
+        """Latches the present goal of a sequence when it is reached; the next one starts with the next step."""
+        episode = self._running()
+        goals = episode.scene.goals
+        if episode.num_reached < len(goals) and is_goal_reached(self.truth(), goals[episode.num_reached]):
+            episode.num_reached += 1
             states = self.robot.world.body_states()
-            truth = SceneTruth(
-                family=scene.family,
-                objects=tuple(_object_truth(item, states[item.name]) for item in scene.objects),
-                target=scene.target,
-                goal=scene.goal,
-                instruction=scene.instruction,
-                state=self.robot.tool_state(),
-                start_position_m=self._start_m,
-                stage="reach",
-            )
-            self._truth = dataclasses.replace(truth, stage=expert_stage(truth))
-            self._truth_time_s = self.robot.world.time_s
-        return self._truth
+            episode.starts_m = {name: state.position_m for name, state in states.items()}
+            episode.truth = None
 
     def is_success(self) -> bool:
         """True when the task is solved now."""
-        return tasks.is_success(self.truth())
+        return self._running().task.is_success(self.truth())
 
     def progress(self) -> float:
         """Returns how far the task is now, 0 to 1."""
-        return tasks.progress(self.truth())
+        return self._running().task.progress(self.truth())
+
+    def expert_action(self) -> FloatArray:
+        """Returns float32[5], what the task's demonstrator would do now."""
+        return self._running().task.expert(self.truth())
 
     def state_hash(self) -> str:
         """Returns the SHA-256 of all bodies' states."""
@@ -182,55 +267,104 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
 
     def render(self, size_px: int = 320, *, view: str = "show") -> ImageArray:
         """Returns uint8[H, W, 3] for people: a wider view from the side, or `view="front"` as the robot sees it."""
-        _check("view", view, ("show", "front"))
+        if view not in ("show", "front"):
+            raise ConfigError(f"SimEnv view is {view!r}; choose one of show, front")
         key = size_px if view == "show" else -size_px
         if key not in self._show:
-            self._show[key] = show_camera(size_px) if view == "show" else front_camera(size_px)
+            make = show_camera if view == "show" else front_camera
+            self._show[key] = make(size_px, self._table)
         return self.robot.world.render(self._show[key])
 
     def close(self) -> None:
         """Frees the simulation."""
         self.robot.disconnect()
 
+    def _running(self) -> _Episode:
+        if self._episode is None:
+            raise RobotError("the environment has no scene yet; call reset() first")
+        return self._episode
+
     def _obs(self) -> Obs:
-        obs: Obs = {"state": self.truth().state.copy()}
+        observation = self.observe(with_image=self._has_image)
+        obs: Obs = {"state": np.array(observation.state)}
         if self._has_image:
-            obs["image"] = self.robot.world.render()
+            obs["image"] = observation.images["front"]
         return obs
 
     def _info(self) -> dict[str, object]:
-        truth = self.truth()
+        truth, episode = self.truth(), self._running()
         applied = self.last_applied
         return {
-            "seed": self._seed,
-            "family": truth.family,
+            "seed": episode.seed,
+            "task": truth.task_name,
             "instruction": truth.instruction,
             "target": truth.target,
             "goal": truth.goal,
             "stage": truth.stage,
             "success": self.is_success(),
             "progress": self.progress(),
-            "steps": self._steps,
+            "goals_done": self.goals_done(),
+            "steps": episode.steps,
             "limited": applied.reasons if applied is not None else (),
+            "domain": self.domain(),
         }
 
 
-def _object_truth(item: ObjectSpec, state: BodyState) -> ObjectTruth:
+@dataclasses.dataclass(kw_only=True, slots=True)
+class _Episode:
+    """What changes from reset to reset and from step to step."""
+
+    seed: int
+    scene: SceneSpec
+    task: Task
+    starts_m: Mapping[str, FloatArray]
+    domain: DomainSample | None
+    steps: int = 0
+    num_reached: int = 0
+    is_over: bool = False
+    truth: SceneTruth | None = None
+    truth_time_s: float = -1.0
+
+    @property
+    def instruction(self) -> str:
+        if not self.scene.is_sequence:
+            return self.scene.instruction
+        return self.scene.instructions[min(self.num_reached, len(self.scene.instructions) - 1)]
+
+
+def _check_task(task: str, model: RobotModel, split: str) -> None:
+    if split not in SPLITS:
+        raise ConfigError(unknown_name("split", split, SPLITS))
+    if task == MIX and model.name == "panda":
+        return
+    found = find_task(task)
+    for what, value, choices in (("robot", model.name, found.robots), ("split", split, found.splits)):
+        if value not in choices:
+            raise ConfigError(f"task {task!r} has no {what} {value!r}; choose one of {', '.join(choices)}")
+
+
+def _checked(action: NDArray[np.generic]) -> FloatArray:
+    values = np.asarray(action)
+    if values.shape != (len(ACTION_NAMES),) or not np.issubdtype(values.dtype, np.number):
+        found = f"{values.dtype}{list(values.shape)}"
+        raise ConfigError(f"action is {found}, expected {len(ACTION_NAMES)} numbers: {', '.join(ACTION_NAMES)}")
+    bad = [name for name, value in zip(ACTION_NAMES, values, strict=True) if not np.isfinite(value)]
+    if bad:
+        raise ConfigError(f"action is not finite in {', '.join(bad)}; nothing was moved")
+    return values.astype(np.float32)
+
+
+def _object_truth(item: ObjectSpec, state: BodyState, table: TableLayout) -> ObjectTruth:
     return ObjectTruth(
         name=item.name,
         colour=item.colour,
         shape=item.shape,
         position_m=state.position_m,
         yaw_rad=fold_yaw(state.yaw_rad, item.shape),
-        width_m=object_width_m(item.shape),
-        height_m=object_height_m(item.shape),
+        width_m=object_width_m(item.shape, table),
+        height_m=object_height_m(item.shape, table),
         speed_m_s=state.speed_m_s,
         tilt_rad=state.tilt_rad,
         is_held=state.is_held,
         is_touched=state.is_touched,
     )
-
-
-def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"SimEnv {name} is {value!r}; choose one of {', '.join(choices)}")

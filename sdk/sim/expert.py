@@ -7,40 +7,31 @@ motion near objects fade in smoothly, so that a small error of a clone makes a s
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.sim.layout import PUSH_LINE_M, direction_sign, fold_yaw
+from roboalign.sdk.sim import fixture_expert
+from roboalign.sdk.sim.layout import ExpertSizes, TableLayout, direction_sign, fold_yaw
+from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
 from roboalign.sdk.types import FloatArray
 
 __all__ = ["expert_action", "expert_stage"]
 
-_STEP_M = 0.04
 _STEP_RAD = 0.15
 _GAIN = 0.85
-_DESCENT_M = 0.03
-"""Largest step down: the last centimetres are slow enough for the arm to follow closely."""
-_HOVER_M = 0.10
-_CARRY_BOTTOM_M = 0.075
-"""Height of a carried object's underside: clears every standing object."""
-_DONE_M = 0.115
-_OPEN_WIDTH_M = 0.068
-_FREE_WIDTH_M = 0.053
-"""Fingers wider apart than this have let go; a bowl's wall may keep them from opening further until they rise."""
-_RIM_CLEAR_M = 0.036
-"""Lower than this, fingers inside a bowl cannot open without lifting it."""
-_EMPTY_WIDTH_M = 0.030
-"""Fingers closer than this have missed: every graspable object is wider."""
-_GRASP_TOLERANCE_M = 0.009
-_PLACE_BOTTOM_M = 0.026
 _TOO_LOW_M = 0.008
-_PUSH_HEIGHT_M = 0.022
-_PUSH_STANDOFF_M = 0.062
-_PUSH_STEP_M = 0.032
-_PUSH_OVERSHOOT_M = 0.012
+_STACKED_M = 0.015
+"""What is higher than a standing object by more than this stands on another one."""
+_AROUND_M = 0.03
+"""The fingers surround an object whose centre is at most this far from the tool."""
+_TOPPLED_RAD = 0.8
+"""A cylinder that tilts by more has fallen over, and has to be pushed further to count."""
+_CLEAR_M = 0.02
+"""Height of the tool above an object's top at which the fingers no longer surround it."""
 
 _Plan = tuple[str, NDArray[np.float64], float, bool]
 """Stage, displacement float64[3], yaw change, whether the gripper is open."""
@@ -49,8 +40,9 @@ _Plan = tuple[str, NDArray[np.float64], float, bool]
 def expert_action(truth: SceneTruth) -> FloatArray:
     """Returns float32[5], the action to take now, in the order of `ACTION_NAMES`."""
     _, move, turn, is_open = _plan(truth)
+    step_m = _table(truth).expert.step_m
     action = np.empty(5, np.float32)
-    action[:3] = np.clip(move, -_STEP_M, _STEP_M)
+    action[:3] = np.clip(move, -step_m, step_m)
     action[3] = float(np.clip(turn, -_STEP_RAD, _STEP_RAD))
     action[4] = 1.0 if is_open else 0.0
     return action
@@ -61,45 +53,93 @@ def expert_stage(truth: SceneTruth) -> str:
     return _plan(truth)[0]
 
 
+def _table(truth: SceneTruth) -> TableLayout:
+    return find_robot(truth.robot).table
+
+
+def _sizes(truth: SceneTruth) -> ExpertSizes:
+    """Returns the sizes for this moment: past something that was stacked, the hand travels higher."""
+    table = _table(truth)
+    tops = [float(item.position_m[2]) + item.height_m / 2 for item in truth.objects if item.name != truth.target]
+    sizes, extra = table.expert, max(tops, default=0.0) - table.cylinder_height_m
+    if extra <= _STACKED_M:
+        return sizes
+    return dataclasses.replace(
+        sizes,
+        hover_m=sizes.hover_m + extra,
+        travel_low_m=sizes.travel_low_m + extra,
+        travel_free_m=sizes.travel_free_m + extra,
+        carry_bottom_m=sizes.carry_bottom_m + extra,
+    )
+
+
+def _plan_rise(truth: SceneTruth) -> _Plan | None:
+    """Straight up from an object that an earlier goal was about and that the fingers still surround; None elsewhere."""
+    tool = truth.state[:3].astype(np.float64)
+    near = [item for item in truth.objects if float(np.hypot(*(item.position_m[:2] - tool[:2]))) < _AROUND_M]
+    if len(truth.all_goals) == 1 or any(item.name == truth.target for item in near):
+        return None
+    tops = [float(item.position_m[2]) + item.height_m / 2 for item in near if item.shape != "bowl"]
+    rise = max(tops, default=0.0) + _CLEAR_M - tool[2]
+    return ("retreat", np.array([0.0, 0.0, rise + 0.015]), 0.0, True) if tops and rise > 0.0 else None
+
+
 def _plan(truth: SceneTruth) -> _Plan:
+    if not truth.is_about_object:
+        return fixture_expert.plan(truth)
+    rise = _plan_rise(truth)
+    if rise is not None:
+        return rise
     if truth.family == "push":
         return _plan_push(truth)
     target, goal = truth.target_object, truth.find(truth.goal)
     if target.is_held:
         return _plan_held(truth, target, goal)
-    if _rests_at_goal(truth.family, target, goal):
+    if _rests_at_goal(_table(truth).expert, truth.family, target, goal):
         return _plan_leave(truth, target)
     return _plan_pick(truth, target)
 
 
 def _plan_pick(truth: SceneTruth, target: ObjectTruth) -> _Plan:
     """Above the object, down around it, close."""
+    sizes = _sizes(truth)
     tool, width = truth.state[:3].astype(np.float64), float(truth.state[4])
-    grasp_z = max(0.02, float(target.position_m[2]))
+    grasp_z = max(sizes.min_grasp_m, float(target.position_m[2]))
     offset = np.asarray(target.position_m[:2], np.float64) - tool[:2]
     error = float(np.hypot(*offset))
     turn = fold_yaw(target.yaw_rad - float(truth.state[3]), "block") if target.shape == "block" else 0.0
-    is_around = error < _GRASP_TOLERANCE_M and abs(turn) < 0.12 and abs(tool[2] - grasp_z) < 0.01
-    if is_around and width > _EMPTY_WIDTH_M:
-        move = np.array([0.5 * offset[0], 0.5 * offset[1], grasp_z - tool[2]])
+    grip = _grip_offset(offset, float(truth.state[3]), sizes.grip_shift_m)
+    is_close = float(np.hypot(*grip)) < sizes.grasp_tolerance_m
+    is_around = is_close and abs(turn) < 0.12 and abs(tool[2] - grasp_z) < 0.01
+    if is_around and width > sizes.empty_width_m:
+        move = np.array([0.5 * grip[0], 0.5 * grip[1], grasp_z - tool[2]])
         return "grasp", move, 0.0, False
-    is_ready = width > _OPEN_WIDTH_M or (tool[2] < grasp_z + 0.02 and width > _EMPTY_WIDTH_M)
-    height = _funnel(error, grasp_z, _HOVER_M) if is_ready else _HOVER_M
-    height = max(height, grasp_z + min(1.0, max(0.0, abs(turn) - 0.1) / 0.2) * (_HOVER_M - grasp_z))
-    move = _approach(tool, offset, error, height)
+    is_ready = width > sizes.open_width_m or (tool[2] < grasp_z + 0.02 and width > sizes.empty_width_m)
+    height = _funnel(error, grasp_z, sizes.hover_m) if is_ready else sizes.hover_m
+    height = max(height, grasp_z + min(1.0, max(0.0, abs(turn) - 0.1) / 0.2) * (sizes.hover_m - grasp_z))
+    move = _approach(sizes, tool, offset, error, height)
     stage = "reach" if error > 0.02 or not is_ready else "descend"
     return stage, move, turn, True
 
 
+def _grip_offset(offset: NDArray[np.float64], yaw_rad: float, shift_m: float) -> NDArray[np.float64]:
+    """Returns the offset less what a single moving jaw drags the object along the tool's y axis anyway."""
+    if shift_m == 0.0:
+        return offset
+    axis = np.array([math.sin(yaw_rad), -math.cos(yaw_rad)])
+    return offset - axis * min(shift_m, max(0.0, float(offset @ axis)))
+
+
 def _plan_held(truth: SceneTruth, target: ObjectTruth, goal: ObjectTruth) -> _Plan:
     """Up, across, down, open."""
+    sizes = _sizes(truth)
     is_stack = truth.family == "stack"
     offset = np.asarray(goal.position_m[:2] - target.position_m[:2], np.float64)
     error = float(np.hypot(*offset))
     bottom = float(target.position_m[2]) - target.height_m / 2
     goal_top = float(goal.position_m[2]) + goal.height_m / 2 if is_stack else 0.0
-    low = goal_top + 0.002 if is_stack else _PLACE_BOTTOM_M
-    high = max(_CARRY_BOTTOM_M, goal_top + 0.03)
+    low = goal_top + 0.002 if is_stack else sizes.place_bottom_m
+    high = max(sizes.carry_bottom_m, goal_top + 0.03)
     tolerance = 0.006 if is_stack else 0.012
     wanted_yaw = goal.yaw_rad if is_stack and target.shape == "block" else 0.0
     held_yaw = target.yaw_rad if is_stack and target.shape == "block" else float(truth.state[3])
@@ -110,8 +150,8 @@ def _plan_held(truth: SceneTruth, target: ObjectTruth, goal: ObjectTruth) -> _Pl
     clearance = _ramp(bottom, 0.015, 0.05) if not is_stack else _ramp(bottom, 0.02, goal_top + 0.015)
     freedom = clearance if error > 0.02 else max(clearance, 0.5)
     move = np.empty(3)
-    move[:2] = _towards(offset) * freedom
-    move[2] = max(_GAIN * (wanted - bottom), -0.02 if bottom < low + 0.03 else -_DESCENT_M)
+    move[:2] = _towards(offset, sizes.step_m) * freedom
+    move[2] = max(_GAIN * (wanted - bottom), -0.02 if bottom < low + 0.03 else -sizes.descent_m)
     if error > 0.02 and bottom < 0.045:
         stage = "lift"
     else:
@@ -121,14 +161,15 @@ def _plan_held(truth: SceneTruth, target: ObjectTruth, goal: ObjectTruth) -> _Pl
 
 def _plan_leave(truth: SceneTruth, target: ObjectTruth) -> _Plan:
     """Let go, then straight up and stay."""
+    sizes = _table(truth).expert
     tool, width = truth.state[:3], float(truth.state[4])
     is_near = float(np.hypot(*(tool[:2] - target.position_m[:2]))) < 0.05 and tool[2] < target.position_m[2] + 0.05
-    is_jammed = truth.family == "place" and tool[2] < _RIM_CLEAR_M and width < _OPEN_WIDTH_M
+    is_jammed = truth.family == "place" and tool[2] < sizes.rim_clear_m and width < sizes.open_width_m
     if is_near and is_jammed:  # the fingers press on the bowl from inside: take the object up again
         return "grasp", np.zeros(3), 0.0, False
-    if is_near and width < _FREE_WIDTH_M:
+    if is_near and width < sizes.free_width_m:
         return "release", np.zeros(3), 0.0, True
-    height = max(_DONE_M, float(target.position_m[2]) + 0.075)
+    height = max(sizes.done_m, float(target.position_m[2]) + 0.075)
     if tool[2] < height - 0.005:
         return "retreat", np.array([0.0, 0.0, height + 0.015 - float(tool[2])]), 0.0, True
     return "done", np.zeros(3), 0.0, True
@@ -136,35 +177,48 @@ def _plan_leave(truth: SceneTruth, target: ObjectTruth) -> _Plan:
 
 def _plan_push(truth: SceneTruth) -> _Plan:
     """Down behind the object, push it over the line, up."""
+    table = _table(truth)
+    sizes = _sizes(truth)
     sign = direction_sign(truth.goal)
     tool = truth.state[:3].astype(np.float64)
+    hand = _closed_hand(tool[:2], float(truth.state[3]), sizes.closed_shift_m)
     target = np.asarray(truth.target_object.position_m, np.float64)
     turn = -float(truth.state[3])
-    left_over = PUSH_LINE_M + _PUSH_OVERSHOOT_M - sign * target[1]
+    item = truth.target_object
+    fall_m = item.height_m / 2 if item.shape == "cylinder" and item.tilt_rad > _TOPPLED_RAD else 0.0
+    left_over = table.push_line_m + sizes.push_overshoot_m + fall_m - sign * target[1]
     if left_over < 0.002:
-        if tool[2] < _DONE_M - 0.005:
-            return "retreat", np.array([0.0, -sign * 0.015, _DONE_M + 0.015 - tool[2]]), turn, False
+        if tool[2] < sizes.done_m - 0.005:
+            return "retreat", np.array([0.0, -sign * 0.015, sizes.done_m + 0.015 - tool[2]]), turn, False
         return "done", np.zeros(3), 0.0, False
-    behind = sign * (target[1] - tool[1])
-    aside = target[0] - tool[0]
-    if 0.028 < behind < _PUSH_STANDOFF_M + 0.03 and abs(aside) < 0.018 and tool[2] < _PUSH_HEIGHT_M + 0.008:
-        gap = max(0.0, behind - 0.04)
-        forward = min(_PUSH_STEP_M, _GAIN * left_over + gap + 0.004) * (1.0 - 0.6 * _ramp(abs(aside), 0.006, 0.018))
-        return "push", np.array([0.8 * aside, sign * forward, _PUSH_HEIGHT_M - tool[2]]), turn, False
-    offset = np.array([target[0], target[1] - sign * _PUSH_STANDOFF_M]) - tool[:2]
+    behind = sign * (target[1] - hand[1])
+    aside = target[0] - hand[0]
+    straight, lost = sizes.push_aside_m
+    is_behind = sizes.push_min_m < behind < sizes.push_standoff_m + 0.03 and abs(aside) < lost
+    if is_behind and tool[2] < sizes.push_height_m + 0.008:
+        gap = max(0.0, behind - sizes.push_contact_m)
+        forward = min(sizes.push_step_m, _GAIN * left_over + gap + 0.004)
+        forward *= 1.0 - 0.6 * _ramp(abs(aside), straight, lost)
+        return "push", np.array([0.8 * aside, sign * forward, sizes.push_height_m - tool[2]]), turn, False
+    offset = np.array([target[0], target[1] - sign * sizes.push_standoff_m]) - hand
     error = float(np.hypot(*offset))
-    is_closed = float(truth.state[4]) < 0.03
-    height = _funnel(error, _PUSH_HEIGHT_M, _HOVER_M) if is_closed else _HOVER_M
+    is_closed = float(truth.state[4]) < sizes.closed_width_m
+    height = _funnel(error, sizes.push_height_m, sizes.hover_m) if is_closed else sizes.hover_m
     stage = "reach" if error > 0.025 or not is_closed else "descend"
-    return stage, _approach(tool, offset, error, height), turn, False
+    return stage, _approach(sizes, tool, offset, error, height), turn, False
 
 
-def _rests_at_goal(family: str, target: ObjectTruth, goal: ObjectTruth) -> bool:
+def _closed_hand(tool_m: NDArray[np.float64], yaw_rad: float, shift_m: float) -> NDArray[np.float64]:
+    """Returns where a closed gripper with one moving jaw is: beside the tool, along its y axis."""
+    return tool_m if shift_m == 0.0 else tool_m + shift_m * np.array([math.sin(yaw_rad), -math.cos(yaw_rad)])
+
+
+def _rests_at_goal(sizes: ExpertSizes, family: str, target: ObjectTruth, goal: ObjectTruth) -> bool:
     """True when the object was let go where it should be, or is about to drop there."""
     error = float(np.hypot(*(target.position_m[:2] - goal.position_m[:2])))
     bottom = float(target.position_m[2]) - target.height_m / 2
     if family == "place":
-        return error < 0.04 and bottom < _PLACE_BOTTOM_M + 0.01
+        return error < 0.04 and bottom < sizes.place_bottom_m + 0.01
     gap = bottom - float(goal.position_m[2]) - goal.height_m / 2
     return error < 0.022 and abs(gap) < 0.012 and target.tilt_rad < 0.2
 
@@ -175,21 +229,21 @@ def _funnel(error: float, low: float, high: float) -> float:
 
 
 def _approach(
-    tool: NDArray[np.float64], offset: NDArray[np.float64], error: float, height: float
+    sizes: ExpertSizes, tool: NDArray[np.float64], offset: NDArray[np.float64], error: float, height: float
 ) -> NDArray[np.float64]:
     """Returns the displacement towards a place; far from it and low, the tool rises before it moves sideways."""
-    freedom = max(_ramp(tool[2], 0.06, 0.085), 1.0 - _ramp(error, 0.02, 0.035))
+    freedom = max(_ramp(tool[2], sizes.travel_low_m, sizes.travel_free_m), 1.0 - _ramp(error, 0.02, 0.035))
     move = np.empty(3)
-    move[:2] = _towards(offset) * freedom
-    move[2] = max(_GAIN * (height - tool[2]), -_STEP_M if tool[2] > _HOVER_M else -_DESCENT_M)
+    move[:2] = _towards(offset, sizes.step_m) * freedom
+    move[2] = max(_GAIN * (height - tool[2]), -sizes.step_m if tool[2] > sizes.hover_m else -sizes.descent_m)
     return move
 
 
-def _towards(offset: NDArray[np.float64]) -> NDArray[np.float64]:
+def _towards(offset: NDArray[np.float64], step_m: float) -> NDArray[np.float64]:
     """Returns a proportional step whose length, not each axis, is limited, so that the path is straight."""
     step = _GAIN * offset
     length = math.hypot(step[0], step[1])
-    return step if length <= _STEP_M else step * (_STEP_M / length)
+    return step if length <= step_m else step * (step_m / length)
 
 
 def _ramp(value: float, start: float, end: float) -> float:

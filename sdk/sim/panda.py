@@ -6,23 +6,23 @@ meshes (3,400 faces) look fine at 96 px and are drawn instead.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from roboalign.sdk.errors import missing_extra
+from roboalign.sdk.sim.layout import PANDA_TABLE
+from roboalign.sdk.sim.model import GripperModel, RobotModel
 from roboalign.sdk.types import RobotSpec
 
 __all__ = [
     "ARM_JOINTS",
     "FINGER_JOINTS",
     "HOME_JOINT_POS_RAD",
+    "PANDA",
     "TOOL_LINK",
     "panda_spec",
     "panda_urdf",
-    "panda_urdf_file",
 ]
 
 ARM_JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
@@ -68,10 +68,36 @@ def panda_urdf() -> str:
     return text.replace("package://meshes", (folder / "meshes").as_posix())
 
 
-@contextlib.contextmanager
-def panda_urdf_file() -> Iterator[str]:
-    """Gives the path of that URDF as a file that exists inside the `with` only, so no process leaves one behind."""
-    with tempfile.TemporaryDirectory(prefix="roboalign-panda-") as folder:
-        path = Path(folder) / "panda.urdf"
-        path.write_text(panda_urdf(), encoding="utf-8")
-        yield str(path)
+def _finger_targets(width_m: float) -> tuple[float, ...]:
+    return (width_m / 2,) * len(FINGER_JOINTS)
+
+
+def _finger_width_m(positions: Sequence[float]) -> float:
+    return float(sum(positions))
+
+
+PANDA = RobotModel(
+    name="panda",
+    spec=panda_spec,
+    urdf=panda_urdf,
+    arm_joints=ARM_JOINTS,
+    tool_link=TOOL_LINK,
+    home_joint_pos_rad=HOME_JOINT_POS_RAD,
+    arm_force=(87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0),
+    arm_position_gain=0.25,
+    gripper=GripperModel(
+        joints=FINGER_JOINTS,
+        joint_targets=_finger_targets,
+        width_m=_finger_width_m,
+        max_width_m=0.08,
+        force=40.0,
+        max_speed=0.12,
+        jaw_links=("panda_leftfinger", "panda_rightfinger"),
+        is_geared=True,
+    ),
+    hand_links=("panda_hand",),
+    colour=(0.90, 0.90, 0.92, 1.0),
+    hand_colour=(0.25, 0.25, 0.28, 1.0),
+    table=PANDA_TABLE,
+)
+"""The simulated Panda."""

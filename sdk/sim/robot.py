@@ -1,44 +1,49 @@
-"""The simulated Panda as a `Robot`: the same protocol, kinematics and limiter as hardware, in front of `SimWorld`."""
+"""A simulated arm as a `Robot`: the same protocol, kinematics and limiter as hardware, in front of `SimWorld`."""
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
-from numpy.typing import NDArray
 
 from roboalign.sdk.control.cartesian import CartesianController
-from roboalign.sdk.control.kinematics import Kinematics, state_from_pose, tool_pose
+from roboalign.sdk.control.kinematics import state_from_pose, tool_pose
 from roboalign.sdk.errors import ConfigError, RobotError, RobotTimeout
+from roboalign.sdk.randomization.domain import DomainSample
+from roboalign.sdk.randomization.sensing import FrameBuffer, JointSensor
 from roboalign.sdk.sim.camera import front_camera
-from roboalign.sdk.sim.panda import ARM_JOINTS, TOOL_LINK, panda_spec, panda_urdf
-from roboalign.sdk.sim.tasks import SceneSpec
+from roboalign.sdk.sim.robots import RobotModel, find_robot
+from roboalign.sdk.sim.scene import SceneSpec
 from roboalign.sdk.sim.world import SimWorld
 from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
 
-__all__ = ["SimRobot", "panda_kinematics"]
+__all__ = ["SimRobot"]
 
 _PARK_TIMEOUT_S = 20.0
 _PARK_TOLERANCE_RAD = 0.01
 
 
-@functools.cache
-def panda_kinematics() -> Kinematics:
-    """Returns the kinematics of the simulated Panda, read once per process from the URDF that the physics loads."""
-    return Kinematics.from_urdf(panda_urdf(), tip_link=TOOL_LINK, joint_names=ARM_JOINTS)
-
-
 class SimRobot:
-    """Panda in a `SimWorld`. `act` and `hold` return one control period of simulated time later.
+    """An arm in a `SimWorld`. `act` and `hold` return one control period of simulated time later.
 
     Everything that moves goes through `CartesianController`, whose limiter cannot be left out. The world may be shared
     with whoever lays out scenes (`SimEnv`); a robot that is connected without a scene stands at an empty table.
     """
 
-    def __init__(self, world: SimWorld | None = None, *, image_size_px: int = 96) -> None:
-        self._spec = panda_spec(image_size_px)
-        self.world = SimWorld(camera=front_camera(image_size_px)) if world is None else world
+    def __init__(
+        self,
+        world: SimWorld | None = None,
+        *,
+        robot: str | RobotModel = "panda",
+        image_size_px: int = 96,
+        renderer: str = "auto",
+    ) -> None:
+        """Stores the arm, by name or as a model; a given world brings its own, and its camera and renderer."""
+        self.model = find_robot(robot) if world is None else world.model
+        self._spec = self.model.spec(image_size_px)
+        camera = front_camera(image_size_px, self.model.table)
+        self.world = SimWorld(robot=self.model, camera=camera, renderer=renderer) if world is None else world
         self._controller: CartesianController | None = None
+        self._frames = FrameBuffer(self.world.domain)
+        self._sensor = JointSensor(self.world.domain)
         self._is_stopped = False
 
     @property
@@ -64,46 +69,68 @@ class SimRobot:
             self.world.build(None)
         self._is_stopped = False
         self._anchor()
+        self._start_senses()
 
-    def load_scene(self, scene: SceneSpec) -> None:
+    def load_scene(self, scene: SceneSpec, domain: DomainSample | None = None) -> None:
         """Builds a scene with the tool at its start; the robot is connected afterwards and an estop is over.
 
+        Args:
+            scene: What stands on the table, and where the tool starts.
+            domain: What the randomisation drew for this episode; None means off.
+
         Raises:
-            ConfigError: The scene's start is out of the arm's reach.
+            ConfigError: The scene was laid out for another arm, or its start is out of reach.
         """
-        kinematics = panda_kinematics()
+        if scene.robot != self.model.name:
+            raise ConfigError(f"the scene is laid out for robot {scene.robot!r}, this one is {self.model.name!r}")
+        kinematics = self.model.kinematics()
         pose = tool_pose(scene.tool_start_m, scene.tool_yaw_rad)
         home = self._spec.home_joint_pos_rad
         start = kinematics.inverse(pose, home, rest_joint_pos_rad=home, position_tolerance_m=1e-6)
         if start.position_error_m > 1e-3:
             raise ConfigError(f"SceneSpec.tool_start_m is {scene.tool_start_m}: {start.reason}")
         self.world.connect()
-        self.world.build(scene, start.joint_pos_rad)
+        self.world.build(scene, start.joint_pos_rad, domain)
         self._is_stopped = False
         self._anchor()
+        self._start_senses()
 
     def _anchor(self) -> None:
         if self._controller is None:
-            self._controller = CartesianController(self._spec, panda_kinematics())
+            self._controller = CartesianController(self._spec, self.model.kinematics())
         self._controller.reset(self.world.joint_pos_rad(), self.world.gripper_width_m())
+
+    def _start_senses(self) -> None:
+        self._frames = FrameBuffer(self.world.domain)
+        self._sensor = JointSensor(self.world.domain)
+        self._sense()
+
+    def _sense(self) -> None:
+        """Takes what is true now into the sensors, once a control step; exact ones are read when they are asked."""
+        self._frames.advance(self.world.render)
+        if not self._sensor.is_exact:
+            self._sensor.advance(self.world.joint_pos_rad(), self.world.gripper_width_m())
 
     def observe(self, instruction: str = "", with_images: bool = True) -> Observation:
         """Reads joints and tool, and renders the camera `front` when images are wanted."""
         if self._controller is None:
             raise RobotError("the simulated robot is not connected; call connect() first")
-        joints = self.world.joint_pos_rad()
+        if self._sensor.is_exact:
+            joints, width_m = self.world.joint_pos_rad(), self.world.gripper_width_m()
+        else:
+            joints, width_m = self._sensor.read()
         return Observation(
-            images={"front": self.world.render()} if with_images else {},
-            state=self.tool_state(joints),
+            images={"front": self._frames.read(self.world.render)} if with_images else {},
+            state=state_from_pose(self.model.kinematics().forward(joints), width_m),
             joint_pos_rad=joints.astype(np.float32),
             instruction=instruction,
             time_s=self.world.time_s,
         )
 
-    def tool_state(self, joint_pos_rad: NDArray[np.float64] | None = None) -> FloatArray:
-        """Returns float32[5], the measured tool state in the order of `STATE_NAMES`."""
-        joints = self.world.joint_pos_rad() if joint_pos_rad is None else joint_pos_rad
-        return state_from_pose(panda_kinematics().forward(joints), self.world.gripper_width_m())
+    def tool_state(self) -> FloatArray:
+        """Returns float32[5], the true tool state in the order of `STATE_NAMES`; `observe` has it as it is sensed."""
+        joints = self.world.joint_pos_rad()
+        return state_from_pose(self.model.kinematics().forward(joints), self.world.gripper_width_m())
 
     def act(self, action: FloatArray) -> Applied:
         """Limits one action, simulates one control period, and says what was sent."""
@@ -121,6 +148,7 @@ class SimRobot:
     def _send(self, applied: Applied) -> None:
         width = self.controller.gripper_width_m
         self.world.step_control(np.asarray(applied.joint_target_rad, np.float64), width)
+        self._sense()
 
     def park(self) -> None:
         """Moves the joints to the park position within the speed limits."""
@@ -135,6 +163,7 @@ class SimRobot:
                 return
             target, _ = controller.limiter.limit_joints(goal, target, measured, period_s)
             self.world.step_control(target.astype(np.float64), controller.gripper_width_m)
+            self._sense()
         raise RobotTimeout(f"the arm did not reach its park position within {_PARK_TIMEOUT_S} s; something blocks it")
 
     def estop(self) -> None:

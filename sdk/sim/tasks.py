@@ -1,267 +1,231 @@
-"""Task families: how scenes are drawn, when a task is solved, and how far it got.
+"""Tasks: what a scene is drawn for, when it is solved, how far it got, and an expert that solves it.
 
-Nothing here looks at the expert: the predicates judge whatever robot acted, from the state of the scene alone.
+A task is anything with the attributes of `Task`. The built-in ones are the families `place`, `push` and `stack`, and
+the tasks of the suites, named `<suite>/<task>`. Anybody adds one from another package through the entry point group
+`roboalign.tasks` (an object, or a function without arguments that returns one), or at run time with `register_task`.
 """
 
 from __future__ import annotations
 
-import math
+import difflib
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
+from typing import Protocol, runtime_checkable
+from zlib import crc32
 
 import numpy as np
 
 from roboalign.sdk.errors import ConfigError
-from roboalign.sdk.sim.language import SPLITS, TEMPLATES, instruction_for
-from roboalign.sdk.sim.layout import (
-    BOWL_HEIGHT_M,
-    BOWL_WALL_M,
-    BOWL_WIDTH_M,
-    COLOURS,
-    GRASPABLE,
-    PUSH_LINE_M,
-    direction_sign,
-)
-from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
+from roboalign.sdk.sim import goals
+from roboalign.sdk.sim.sampling import sample_scene
+from roboalign.sdk.sim.scene import SceneSpec
+from roboalign.sdk.sim.truth import SceneTruth
+from roboalign.sdk.types import FloatArray
 
 __all__ = [
+    "ENTRY_POINTS",
     "FAMILIES",
     "MAX_STEPS",
-    "ObjectSpec",
-    "SceneSpec",
-    "is_in_bowl",
-    "is_on_top",
-    "is_over_line",
-    "is_success",
-    "progress",
-    "sample_scene",
+    "MIX",
+    "SPLITS",
+    "GoalTask",
+    "Task",
+    "find_task",
+    "register_task",
+    "scene_for",
+    "task_names",
+    "unknown_name",
 ]
 
 FAMILIES = ("place", "push", "stack")
-"""Names of the task families."""
-MAX_STEPS = {"place": 60, "push": 60, "stack": 70}
-"""Control steps after which an episode is cut off."""
-
-_X_RANGE = (0.40, 0.62)
-_Y_RANGE = {"block": 0.155, "cylinder": 0.155, "bowl": 0.15}
-_SPACING = 0.112
-_BOWL_SPACING = 0.138
-_PUSH_START_Y = 0.065
-_PUSH_LANE = 0.085
-_VIEW_LANE = 0.09
-_MAX_YAW = 0.3
-_REST_SPEED = 0.02
-_UPRIGHT_RAD = 0.15
-_LIFT_M = 0.03
+"""Names of the task families that the shipped models are trained on."""
+MIX = "mix"
+"""Lets the seed choose among `FAMILIES`."""
+MAX_STEPS: Mapping[str, int] = {"place": 60, "push": 60, "stack": 70}
+"""Control steps after which an episode of a family is cut off."""
+SPLITS = ("train", "language", "object", "swap", "camera", "lighting")
+"""What may differ from training, one thing each: nothing, sentences, colour and shape pairs, positions, the camera,
+the light."""
+FAMILY_SPLITS = ("train", "language", "camera", "lighting")
+"""The splits of a family: its scenes are drawn from all pairs and positions already."""
+ENTRY_POINTS = "roboalign.tasks"
+"""Entry point group through which packages add tasks."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectSpec:
-    """One object as a scene starts."""
-
-    colour: str
-    """One of `layout.COLOURS`."""
-    shape: str
-    """One of `layout.SHAPES`."""
-    x_m: float
-    """Position in the base frame."""
-    y_m: float
-    """Position in the base frame."""
-    yaw_rad: float = 0.0
-    """Rotation about the vertical."""
-
-    def __post_init__(self) -> None:
-        if self.colour not in COLOURS:
-            raise ConfigError(f"ObjectSpec.colour is {self.colour!r}; choose one of {', '.join(COLOURS)}")
-        if self.shape not in (*GRASPABLE, "bowl"):
-            raise ConfigError(f"ObjectSpec.shape is {self.shape!r}; choose one of block, cylinder, bowl")
+@runtime_checkable
+class Task(Protocol):
+    """One kind of episode. Stateless: equal arguments give equal answers."""
 
     @property
     def name(self) -> str:
-        """Colour and shape, as instructions say it."""
-        return f"{self.colour} {self.shape}"
+        """Unique name, e.g. `spatial/left_of`."""
+
+    @property
+    def robots(self) -> tuple[str, ...]:
+        """Names of the arms that it is laid out for."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of `SPLITS` that it can be drawn for."""
+
+    @property
+    def max_steps(self) -> int:
+        """Control steps after which an episode is cut off."""
+
+    def sample(self, rng: np.random.Generator, *, robot: str, split: str) -> SceneSpec:
+        """Returns a scene; it depends on the generator's state, the arm and the split alone."""
+
+    def is_success(self, truth: SceneTruth) -> bool:
+        """True when the task is solved now; must not ask the expert."""
+
+    def progress(self, truth: SceneTruth) -> float:
+        """How far the task is now, 0 to 1."""
+
+    def expert(self, truth: SceneTruth) -> FloatArray:
+        """Returns float32[5], what a demonstrator would do now, in the order of `ACTION_NAMES`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SceneSpec:
-    """All that is needed to build a scene: two equal specs give bit-identical simulations."""
+class GoalTask:
+    """A task that is solved when the goals of its scene are reached (`goals.py`), with the built-in expert."""
 
-    family: str
-    """One of `FAMILIES`."""
-    objects: tuple[ObjectSpec, ...]
-    """What stands on the table; names are unique."""
-    target: str
-    """Name of the object to move."""
-    goal: str
-    """Name of the bowl or block it goes to, or `left` / `right` for `push`."""
-    instruction: str
-    """The sentence given to the robot."""
-    tool_start_m: tuple[float, float, float]
-    """Where the tool starts, in the base frame."""
-    tool_yaw_rad: float = 0.0
-    """Yaw at which the tool starts."""
+    name: str
+    """Unique name."""
+    draw: Callable[[np.random.Generator, str, str], SceneSpec]
+    """Draws a scene from a generator, the name of an arm and a split."""
+    max_steps: int
+    """Control steps after which an episode is cut off."""
+    robots: tuple[str, ...] = ("panda",)
+    """Names of the arms that it is laid out for."""
+    splits: tuple[str, ...] = SPLITS
+    """Those of `SPLITS` that it can be drawn for."""
 
-    def __post_init__(self) -> None:
-        names = [item.name for item in self.objects]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"SceneSpec.objects has two objects of the same name: {', '.join(names)}")
-        if self.family not in FAMILIES:
-            raise ConfigError(f"SceneSpec.family is {self.family!r}; choose one of {', '.join(FAMILIES)}")
-        if self.target not in names:
-            raise ConfigError(f"SceneSpec.target is {self.target!r}, which is not among: {', '.join(names)}")
-        goals = ("left", "right") if self.family == "push" else tuple(names)
-        if self.goal not in goals or self.goal == self.target:
-            raise ConfigError(f"SceneSpec.goal is {self.goal!r}; for {self.family} choose one of {', '.join(goals)}")
+    def sample(self, rng: np.random.Generator, *, robot: str = "panda", split: str = "train") -> SceneSpec:
+        """Returns a scene."""
+        return self.draw(rng, robot, split)
+
+    def is_success(self, truth: SceneTruth) -> bool:
+        """True when every goal is reached now."""
+        return goals.is_success(truth)
+
+    def progress(self, truth: SceneTruth) -> float:
+        """Mean progress of the goals, 0 to 1."""
+        return goals.progress(truth)
+
+    def expert(self, truth: SceneTruth) -> FloatArray:
+        """Returns the action of the built-in expert."""
+        from roboalign.sdk.sim.expert import expert_action
+
+        return expert_action(truth)
 
 
-def sample_scene(rng: np.random.Generator, family: str, split: str = "train") -> SceneSpec:
-    """Returns a random scene of a family; the result depends on the generator's state only.
+_registered: dict[str, Task] = {}
 
-    Layout, language and robot start are drawn from separate child generators, so that a change of the sentences does
-    not move the objects.
+
+def register_task(task: Task) -> None:
+    """Makes a task known to this process under its name; worker processes know it only through an entry point.
+
+    Raises:
+        ConfigError: There is another task of that name, or the object lacks an attribute of `Task`.
     """
-    if family not in FAMILIES:
-        raise ConfigError(f"unknown task family {family!r}; choose one of {', '.join(FAMILIES)}")
+    if not isinstance(task, Task):
+        raise ConfigError(f"{task!r} is no task: it needs the attributes of roboalign.sdk.sim.tasks.Task")
+    if _registered.get(task.name, task) is not task or task.name in (*_built_in(), MIX):
+        raise ConfigError(f"there is a task named {task.name!r} already; choose another name")
+    _registered[task.name] = task
+
+
+def find_task(name: str) -> Task:
+    """Returns the task of a name; raises ConfigError, which lists the nearest names, when there is none."""
+    known = _all_tasks()
+    if name not in known:
+        raise ConfigError(unknown_name("task", name, known))
+    return known[name]
+
+
+def task_names() -> tuple[str, ...]:
+    """Returns the names of all tasks: families, suites, then what packages and this process added."""
+    return tuple(_all_tasks())
+
+
+def unknown_name(what: str, name: str, known: object) -> str:
+    """Returns the message for a name that is not known: the nearest ones, or all when none is near."""
+    names = [str(item) for item in known]  # type: ignore[attr-defined] # any iterable of names
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    if near:
+        return f"unknown {what} {name!r}; did you mean {' or '.join(near)}?"
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return f"unknown {what} {name!r}; choose one of {shown}"
+
+
+def scene_for(seed: int, task: str, split: str = "train", robot: str = "panda") -> SceneSpec:
+    """Returns the scene of a seed; `mix` lets the seed choose the family. Equal arguments give equal scenes.
+
+    Tasks other than the families have a stream of their own for each seed, so that scene k of one task says nothing
+    about scene k of another. The first evaluation seeds of a suite's task give its frozen initial states.
+
+    Raises:
+        ConfigError: There is no such task, split or arm, or the task is not laid out for them.
+    """
     if split not in SPLITS:
-        raise ConfigError(f"unknown instruction split {split!r}; choose one of {', '.join(SPLITS)}")
-    layout, language, start = (np.random.default_rng(int(seed)) for seed in rng.integers(0, 2**63, size=3))
-    things = _sample_things(layout, family)
-    places = _sample_places(layout, family, [shape for _, shape in things])
-    objects = []
-    for (colour, shape), (x, y) in zip(things, places, strict=True):
-        yaw = float(layout.uniform(-_MAX_YAW, _MAX_YAW)) if shape == "block" else 0.0
-        objects.append(ObjectSpec(colour=colour, shape=shape, x_m=x, y_m=y, yaw_rad=yaw))
-    target = objects[0].name
-    goal = ("left", "right")[int(layout.integers(2))] if family == "push" else objects[1].name
-    index = int(language.integers(len(TEMPLATES[family][split])))
-    offset = start.uniform(-0.04, 0.04, size=3)
-    order = layout.permutation(len(objects))
-    return SceneSpec(
-        family=family,
-        objects=tuple(objects[i] for i in order),
-        target=target,
-        goal=goal,
-        instruction=instruction_for(family, target, goal, split=split, index=index),
-        tool_start_m=(0.475 + float(offset[0]), float(offset[1]), 0.20 + 0.5 * float(offset[2])),
-    )
+        raise ConfigError(unknown_name("split", split, SPLITS))
+    rng = np.random.default_rng(seed)
+    drawn = FAMILIES[int(rng.integers(len(FAMILIES)))]
+    found = find_task(drawn if task == MIX else task)
+    for what, value, choices in (("robot", robot, found.robots), ("split", split, found.splits)):
+        if value not in choices:
+            raise ConfigError(f"task {found.name!r} has no {what} {value!r}; choose one of {', '.join(choices)}")
+    if found.name in FAMILIES:
+        return found.sample(rng, robot=robot, split=split)
+    from roboalign.sdk.suites import frozen_scene
+
+    frozen = frozen_scene(found.name, seed, split)
+    if frozen is not None and frozen.robot == robot:
+        return frozen
+    return found.sample(np.random.default_rng([seed, crc32(found.name.encode())]), robot=robot, split=split)
 
 
-def _sample_things(rng: np.random.Generator, family: str) -> list[tuple[str, str]]:
-    """Draws colours and shapes: first the target, second the goal (not for push), then what else stands there."""
-    colours = list(COLOURS)
+@functools.cache
+def _built_in() -> Mapping[str, Task]:
+    from roboalign.sdk.suites import suite_tasks
 
-    def draw(shapes: tuple[str, ...], taken: list[tuple[str, str]], colour: str | None = None) -> tuple[str, str]:
-        while True:
-            pick = (colour or colours[int(rng.integers(len(colours)))], shapes[int(rng.integers(len(shapes)))])
-            if pick not in taken:
-                return pick
-            colour = None
-
-    things = [draw(GRASPABLE, [])]
-    if family == "place":
-        things.append(draw(("bowl",), things))
-        if rng.random() < 0.5:
-            things.append(draw(("bowl",), things))
-    elif family == "stack":
-        things.append(draw(("block",), things))
-    # a distractor of the target's own colour, or any other, so that neither colour nor shape alone finds the target
-    num_more = {"place": 1, "push": 1, "stack": 0}[family] + int(rng.random() < (0.7 if family == "stack" else 0.5))
-    if len(things) + num_more > 4:
-        num_more = 1
-    for i in range(num_more):
-        same_colour = things[0][0] if i == 0 and rng.random() < 0.4 else None
-        things.append(draw(GRASPABLE, things, same_colour))
-    return things
+    families = {family: _family_task(family) for family in FAMILIES}
+    return {**families, **{task.name: task for task in suite_tasks()}}
 
 
-def _sample_places(rng: np.random.Generator, family: str, shapes: list[str]) -> list[tuple[float, float]]:
-    """Draws table positions with room for the fingers around each object, by rejection."""
-    for _ in range(2000):
-        places: list[tuple[float, float]] = []
-        for i, shape in enumerate(shapes):
-            limit = _PUSH_START_Y if family == "push" and i == 0 else _Y_RANGE[shape]
-            for _ in range(20):
-                place = (float(rng.uniform(*_X_RANGE)), float(rng.uniform(-limit, limit)))
-                if _is_free(place, shape, places, shapes, family):
-                    places.append(place)
-                    break
-            else:
-                break
-        if len(places) == len(shapes):
-            return places
-    raise ConfigError(f"no room for {len(shapes)} objects on the table")  # not reached with the counts drawn above
+def _family_task(family: str) -> GoalTask:
+    def draw(rng: np.random.Generator, robot: str, split: str) -> SceneSpec:
+        return sample_scene(rng, family, "language" if split == "language" else "train", robot)
+
+    robots = ("panda",) if family == "stack" else ("panda", "so101")
+    return GoalTask(name=family, draw=draw, max_steps=MAX_STEPS[family], robots=robots, splits=FAMILY_SPLITS)
 
 
-def _is_free(
-    place: tuple[float, float], shape: str, places: list[tuple[float, float]], shapes: list[str], family: str
-) -> bool:
-    for j, other in enumerate(places):
-        spacing = _BOWL_SPACING if "bowl" in (shape, shapes[j]) else _SPACING
-        if math.hypot(place[0] - other[0], place[1] - other[1]) < spacing:
-            return False
-        if family == "push" and j == 0 and abs(place[0] - other[0]) < _PUSH_LANE:
-            return False
-        # carried from in front of its goal, the object and the hand would hide the goal from the camera
-        is_goal = family != "push" and len(places) == 1
-        if is_goal and place[0] < other[0] and abs(place[1] - other[1]) < _VIEW_LANE:
-            return False
-    return True
+@functools.cache
+def _installed() -> Mapping[str, Task]:
+    found: dict[str, Task] = {}
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            loaded = entry.load()
+        except (ImportError, AttributeError) as err:
+            raise ConfigError(
+                f"entry point {entry.name!r} of {ENTRY_POINTS} ({entry.value}) cannot be loaded: {err}; repair or"
+                " uninstall the package that adds it"
+            ) from err
+        is_task = isinstance(loaded, Task) and not isinstance(loaded, type)
+        task = loaded() if callable(loaded) and not is_task else loaded
+        if not isinstance(task, Task):
+            raise ConfigError(
+                f"entry point {entry.name!r} of {ENTRY_POINTS} ({entry.value}) gives {type(task).__name__}, expected an"
+                " object with the attributes of roboalign.sdk.sim.tasks.Task"
+            )
+        if task.name in _built_in() or task.name in found or task.name == MIX:
+            raise ConfigError(f"entry point {entry.name!r} adds a task named {task.name!r}, which exists already")
+        found[task.name] = task
+    return found
 
 
-def is_in_bowl(item: ObjectTruth, bowl: ObjectTruth) -> bool:
-    """True when the object's centre is inside the bowl's wall and low enough to be supported by its floor."""
-    inner = bowl.width_m / 2 - BOWL_WALL_M
-    offset = float(np.hypot(*(item.position_m[:2] - bowl.position_m[:2])))
-    height = float(item.position_m[2] - bowl.position_m[2])
-    return offset < inner and 0.0 < height < BOWL_HEIGHT_M + 0.4 * item.height_m
-
-
-def is_on_top(item: ObjectTruth, base: ObjectTruth) -> bool:
-    """True when the object stands upright on the other one, its centre well over the other's top face."""
-    offset = np.abs(item.position_m[:2] - base.position_m[:2])
-    gap = float(item.position_m[2] - base.position_m[2]) - (item.height_m + base.height_m) / 2
-    is_upright = item.tilt_rad < _UPRIGHT_RAD and base.tilt_rad < _UPRIGHT_RAD
-    return bool(np.hypot(*offset) < base.width_m / 2) and abs(gap) < 0.006 and is_upright
-
-
-def is_over_line(item: ObjectTruth, direction: str) -> bool:
-    """True when the object's centre lies beyond the painted line on that side."""
-    return float(item.position_m[1]) * direction_sign(direction) > PUSH_LINE_M
-
-
-def _is_at_goal(truth: SceneTruth) -> bool:
-    target = truth.target_object
-    if truth.family == "push":
-        return is_over_line(target, truth.goal)
-    goal = truth.find(truth.goal)
-    return is_in_bowl(target, goal) if truth.family == "place" else is_on_top(target, goal)
-
-
-def is_success(truth: SceneTruth) -> bool:
-    """True when the target is where the instruction wants it, at rest; placed and stacked objects also let go of."""
-    target = truth.target_object
-    if not _is_at_goal(truth) or target.speed_m_s > _REST_SPEED or target.is_held:
-        return False
-    return truth.family == "push" or not target.is_touched
-
-
-def progress(truth: SceneTruth) -> float:
-    """Returns how far the task is at this moment, 0 to 1.
-
-    Place and stack: 0.25 held, 0.5 lifted, 0.75 over or at the goal, 1 solved. Push: share of the way to the line.
-    """
-    if is_success(truth):
-        return 1.0
-    target = truth.target_object
-    if truth.family == "push":
-        sign = direction_sign(truth.goal)
-        start = float(truth.start_position_m[1]) * sign
-        done = (float(target.position_m[1]) * sign - start) / (PUSH_LINE_M - start)
-        return float(np.clip(done, 0.0, 0.95))
-    goal = truth.find(truth.goal)
-    is_over = float(np.hypot(*(target.position_m[:2] - goal.position_m[:2]))) < BOWL_WIDTH_M / 4
-    is_lifted = float(target.position_m[2]) - target.height_m / 2 > _LIFT_M
-    if _is_at_goal(truth) or (target.is_held and is_lifted and is_over):
-        return 0.75
-    if target.is_held:
-        return 0.5 if is_lifted else 0.25
-    return 0.0
+def _all_tasks() -> Mapping[str, Task]:
+    return {**_built_in(), **_installed(), **_registered}

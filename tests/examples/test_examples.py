@@ -15,7 +15,11 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 FEWER_LINES_THAN = 80
 WIDTH = 80
 
+POLICY_EXAMPLES = [path for path in EXAMPLES if path.stem != "add_a_task"]
+"""Those that act with a bundle."""
+
 each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+each_policy_example = pytest.mark.parametrize("path", POLICY_EXAMPLES, ids=lambda path: path.stem)
 
 
 def run_example(name: str, *options: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -38,8 +42,9 @@ def public_imports(path: Path) -> list[tuple[str, str]]:
     return [(node.module or "", alias.name) for node in found for alias in node.names]
 
 
-def test_all_three_examples_are_there():
-    assert [path.stem for path in EXAMPLES] == ["ask_for_the_thought", "load_and_act", "record_and_replay"]
+def test_all_examples_are_there():
+    names = ["add_a_task", "ask_for_the_thought", "load_and_act", "record_and_replay"]
+    assert [path.stem for path in EXAMPLES] == names
 
 
 @each_example
@@ -61,13 +66,13 @@ def test_an_example_uses_no_private_attribute(path):
     assert not [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr.startswith("_")]
 
 
-@each_example
+@each_policy_example
 def test_an_example_has_help(path, tmp_path):
     text = " ".join(said(path.stem, "--help", cwd=tmp_path))
     assert all(option in text for option in ("--bundle", "--seed", "--task"))
 
 
-@each_example
+@each_policy_example
 def test_a_missing_bundle_is_one_line_without_a_traceback(path, tmp_path):
     done = run_example(path.stem, "--bundle", tmp_path / "nowhere", cwd=tmp_path)
     assert done.returncode == 1
@@ -140,3 +145,11 @@ def test_a_replay_of_other_actions_is_found_out(bundle, tmp_path):
     done = run_example(str(script.with_suffix("")), "--bundle", bundle, cwd=tmp_path)
     assert done.returncode == 1
     assert "error: the replay ended in another state" in done.stderr
+
+
+def test_a_task_of_ones_own_fits_one_short_file_and_is_solved(tmp_path):
+    assert len((ROOT / "examples" / "add_a_task.py").read_text(encoding="utf-8").splitlines()) < 60
+    lines = said("add_a_task", "--seed", "3", cwd=tmp_path)
+    assert lines[0] == 'The robot is told: "hold the red cylinder over the blue block".'
+    assert lines[-2].endswith("progress 1.00")
+    assert lines[-1] == "Success: the task is done."

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.prompt import PACES, TASKS, PromptFormat
-from roboalign.sdk.sim.language import SPLITS, instruction_for
+from roboalign.sdk.sim.language import SENTENCES, instruction_for
 
 FMT = PromptFormat()
 HOME = np.array([0.45, 0.0, 0.2, 0.0, 0.08], np.float32)
@@ -119,7 +119,7 @@ def test_an_instruction_that_was_spoken_is_the_one_that_was_trained() -> None:
     assert FMT.clean_text("  Put the RED block,\n in the blue bowl! ") == "put the red block in the blue bowl"
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SENTENCES)
 @pytest.mark.parametrize(("family", "goal"), [("place", "blue bowl"), ("push", "left"), ("stack", "green block")])
 def test_the_simulators_sentences_are_clean(split, family, goal) -> None:
     sentences = {instruction_for(family, "red block", goal, index=i, split=split) for i in range(100)}

@@ -13,8 +13,9 @@ from roboalign.drivers import check_robot
 from roboalign.sdk.errors import ConfigError, LimitViolation, RobotError
 from roboalign.sdk.robot import Robot
 from roboalign.sdk.sim import SimRobot, register_envs
-from roboalign.sdk.sim.env import SimEnv, scene_for
-from roboalign.sdk.sim.tasks import FAMILIES
+from roboalign.sdk.sim.env import SimEnv
+from roboalign.sdk.sim.tasks import FAMILIES, find_task, scene_for, task_names
+from roboalign.sdk.suites import gym_id
 
 STAY = np.array([0, 0, 0, 0, 1], np.float32)
 
@@ -25,14 +26,53 @@ def test_importing_the_package_loads_no_simulator() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("family", ["Place", "Push", "Stack", "Mix"])
-def test_registered_environments_pass_gymnasiums_own_check(family: str) -> None:
-    register_envs()
-    made = gymnasium.make(f"roboalign/{family}-Panda-v0", disable_env_checker=True, render_mode="rgb_array")
+def check_registered(env_id: str) -> None:
+    made = gymnasium.make(env_id, disable_env_checker=True, render_mode="rgb_array")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not symmetric and normalized.*")
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version.*")
         check_env(made.unwrapped)
+    made.close()
+
+
+def registered_ids() -> list[str]:
+    register_envs()
+    return sorted(env_id for env_id in gymnasium.registry if env_id.startswith("roboalign/"))
+
+
+@pytest.mark.parametrize("task", ["Place-Panda", "Push-SO101", "Mix-Panda"])
+def test_registered_environments_pass_gymnasiums_own_check(task: str) -> None:
+    register_envs()
+    check_registered(f"roboalign/{task}-v0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", registered_ids())
+def test_every_registered_environment_passes_gymnasiums_own_check(env_id: str) -> None:
+    check_registered(env_id)
+
+
+def test_every_task_is_registered_for_each_of_its_arms() -> None:
+    pairs = [(task, robot) for task in task_names() for robot in find_task(task).robots]
+    assert len(pairs) >= 50
+    assert {gym_id(task, robot) for task, robot in (*pairs, ("mix", "panda"))} == set(registered_ids())
+
+
+def test_environments_run_in_spawned_processes() -> None:
+    register_envs()
+    made = gymnasium.make_vec(
+        "roboalign/Place-Panda-v0",
+        num_envs=2,
+        vectorization_mode="async",
+        vector_kwargs={"context": "spawn"},
+    )
+    obs, info = made.reset(seed=[3, 4])
+    alone = SimEnv("place", image_in_obs=True)
+    for index, seed in enumerate((3, 4)):
+        expected, one = alone.reset(seed=seed)
+        np.testing.assert_array_equal(obs["image"][index], expected["image"])
+        assert info["instruction"][index] == one["instruction"]
+    alone.close()
     made.close()
 
 
@@ -66,7 +106,7 @@ def test_mixed_seeds_give_every_family() -> None:
 
 
 def test_a_reset_option_overrides_family_and_sentence(env: SimEnv) -> None:
-    env.reset(seed=1, options={"family": "stack", "instruction": "do it"})
+    env.reset(seed=1, options={"task": "stack", "instruction": "do it"})
     assert env.truth().family == "stack"
     assert env.instruction == env.truth().instruction == "do it"
 
@@ -75,7 +115,7 @@ def test_a_scene_can_be_given(env: SimEnv) -> None:
     scene = scene_for(77, "place")
     env.reset(seed=0, options={"scene": scene})
     given = env.state_hash()
-    env.reset(seed=77, options={"family": "place"})
+    env.reset(seed=77, options={"task": "place"})
     assert env.state_hash() == given
 
 
@@ -100,15 +140,54 @@ def test_the_tool_starts_where_the_scene_says(env: SimEnv) -> None:
         assert state[4] == pytest.approx(0.08, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.array([np.nan, 0, 0, 0, 1]), "not finite in dx_m"),
+        (np.zeros(4), r"float64\[4\], expected 5 numbers"),
+        (np.zeros((1, 5)), r"float64\[1, 5\]"),
+        (np.array(["a"] * 5), "expected 5 numbers"),
+    ],
+    ids=["nan", "short", "batch", "text"],
+)
+def test_an_action_that_makes_no_sense_is_refused_and_moves_nothing(env: SimEnv, action: object, message: str) -> None:
+    env.reset(seed=0)
+    before = env.state_hash()
+    with pytest.raises(ConfigError, match=message):
+        env.step(action)
+    assert env.state_hash() == before
+
+
+def test_a_step_after_the_end_is_refused() -> None:
+    made = SimEnv("place", max_steps=1)
+    made.reset(seed=0)
+    assert made.step(STAY)[3]
+    with pytest.raises(RobotError, match="has ended; call reset"):
+        made.step(STAY)
+    made.reset(seed=0)
+    made.step(STAY)
+    made.close()
+
+
+def test_an_action_beyond_the_limits_is_reported(env: SimEnv) -> None:
+    env.reset(seed=0)
+    info = env.step(np.array([0.5, 0, 0, 0, 1], np.float32))[4]
+    assert any("dx_m" in reason for reason in info["limited"])
+
+
 def test_bad_settings_name_the_choices(env: SimEnv) -> None:
-    with pytest.raises(ConfigError, match="place, push, stack, mix"):
-        SimEnv("throw")
-    with pytest.raises(ConfigError, match="train, heldout"):
+    with pytest.raises(ConfigError, match="did you mean place"):
+        SimEnv("plase")
+    with pytest.raises(ConfigError, match="train, language"):
         SimEnv(split="test")
+    with pytest.raises(ConfigError, match="task 'stack' has no robot 'so101'; choose one of panda"):
+        SimEnv("stack", robot="so101")
+    with pytest.raises(ConfigError, match="task 'place' has no split 'swap'"):
+        SimEnv("place", split="swap")
     with pytest.raises(ConfigError, match="rgb_array"):
         SimEnv(render_mode="human")
     with pytest.raises(ConfigError, match="reset option"):
-        env.reset(options={"task": "place"})
+        env.reset(options={"family": "place"})
 
 
 def test_before_the_first_reset_the_error_says_so() -> None:

@@ -14,7 +14,7 @@ from roboalign.sdk.sim.truth import STAGES
 
 def solve(env: SimEnv, family: str, seed: int, noise_m: float = 0.0) -> list[str]:
     """Runs the expert until it succeeds or time is up; returns its stages."""
-    env.reset(seed=seed, options={"family": family})
+    env.reset(seed=seed, options={"task": family})
     rng = np.random.default_rng(seed)
     stages = []
     while True:
@@ -63,7 +63,7 @@ def test_after_success_the_expert_leaves_and_stays_away(env: SimEnv) -> None:
 
 def test_the_expert_reads_the_truth_and_nothing_else(env: SimEnv) -> None:
     """A memoryless policy can be cloned from single pictures: any order of questions gives the same answers."""
-    env.reset(seed=train_seed(2), options={"family": "stack"})
+    env.reset(seed=train_seed(2), options={"task": "stack"})
     truths = []
     for _ in range(10):
         truths.append(env.truth())
@@ -74,7 +74,7 @@ def test_the_expert_reads_the_truth_and_nothing_else(env: SimEnv) -> None:
 
 
 def test_the_stage_written_in_the_truth_does_not_steer_the_expert(env: SimEnv) -> None:
-    env.reset(seed=train_seed(2), options={"family": "place"})
+    env.reset(seed=train_seed(2), options={"task": "place"})
     truth = env.truth()
     misled = dataclasses.replace(truth, stage="done")
     assert expert_stage(misled) == truth.stage
@@ -82,7 +82,7 @@ def test_the_stage_written_in_the_truth_does_not_steer_the_expert(env: SimEnv) -
 
 
 def test_a_dropped_object_is_picked_up_again(env: SimEnv) -> None:
-    env.reset(seed=train_seed(4), options={"family": "place"})
+    env.reset(seed=train_seed(4), options={"task": "place"})
     while env.truth().stage != "carry":
         env.advance(expert_action(env.truth()))
     env.advance(np.array([0, 0, 0, 0, 1], np.float32))
@@ -94,7 +94,7 @@ def test_a_dropped_object_is_picked_up_again(env: SimEnv) -> None:
 
 def test_fingers_that_opened_inside_the_bowl_come_free(env: SimEnv) -> None:
     """Opened too low, the fingers pressed on the wall from inside; the expert rose and the bowl came along."""
-    env.reset(seed=151, options={"family": "place"})
+    env.reset(seed=151, options={"task": "place"})
     while env.truth().stage != "release":
         env.advance(expert_action(env.truth()))
     env.advance(np.array([0, 0, -0.03, 0, 1], np.float32))

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.sim.goals import is_success, progress
 from roboalign.sdk.sim.language import TEMPLATES, instruction_for
-from roboalign.sdk.sim.layout import BOWL_HEIGHT_M, PUSH_LINE_M, object_height_m, object_width_m
+from roboalign.sdk.sim.layout import PANDA_TABLE, object_height_m, object_width_m
+from roboalign.sdk.sim.sampling import sample_scene
+from roboalign.sdk.sim.scene import ObjectSpec, SceneSpec
 from roboalign.sdk.sim.seeds import EVAL_OFFSET, eval_seed, is_eval_seed, train_seed
-from roboalign.sdk.sim.tasks import FAMILIES, ObjectSpec, SceneSpec, is_success, progress, sample_scene
+from roboalign.sdk.sim.tasks import FAMILIES
 from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
 
 SEEDS = range(300)
@@ -82,7 +85,7 @@ def test_an_object_beside_the_bowl_is_not_placed() -> None:
 
 
 def test_an_object_on_the_rim_is_not_placed() -> None:
-    on_rim = thing("red", "block", 0.54, 0.1, BOWL_HEIGHT_M + 0.0225)
+    on_rim = thing("red", "block", 0.54, 0.1, PANDA_TABLE.bowl_height_m + 0.0225)
     assert not is_success(scene_truth("place", "blue bowl", on_rim, BOWL))
 
 
@@ -141,7 +144,7 @@ def test_a_push_counts_beyond_the_line_on_its_own_side(y: float, direction: str,
 
 def test_pushing_another_object_over_the_line_does_not_count() -> None:
     truth = pushed(0.0, "right")
-    assert truth.find("blue cylinder").position_m[1] > PUSH_LINE_M
+    assert truth.find("blue cylinder").position_m[1] > PANDA_TABLE.push_line_m
     assert not is_success(truth)
 
 
@@ -188,7 +191,7 @@ def test_scenes_hold_what_the_family_needs(family: str) -> None:
             assert scene.goal.endswith("block")
         else:
             target = next(item for item in scene.objects if item.name == scene.target)
-            assert abs(target.y_m) <= PUSH_LINE_M - 0.07
+            assert abs(target.y_m) <= PANDA_TABLE.push_line_m - 0.07
 
 
 def test_distractors_often_share_the_targets_colour_or_shape() -> None:
@@ -209,14 +212,14 @@ def test_the_same_generator_state_draws_the_same_scene() -> None:
 
 def test_the_split_changes_the_sentence_and_nothing_else() -> None:
     train = sample_scene(np.random.default_rng(5), "stack", "train")
-    heldout = sample_scene(np.random.default_rng(5), "stack", "heldout")
+    heldout = sample_scene(np.random.default_rng(5), "stack", "language")
     assert train.instruction != heldout.instruction
     assert dataclasses.replace(heldout, instruction=train.instruction) == train
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heldout_sentences_are_new_but_made_of_known_words(family: str) -> None:
-    train, heldout = TEMPLATES[family]["train"], TEMPLATES[family]["heldout"]
+    train, heldout = TEMPLATES[family]["train"], TEMPLATES[family]["language"]
     assert len(train) >= 6
     assert len(heldout) >= 2
     assert not set(train) & set(heldout)
@@ -236,7 +239,7 @@ def test_every_sentence_names_target_and_goal(family: str) -> None:
 def test_unknown_names_are_refused_with_the_choices() -> None:
     with pytest.raises(ConfigError, match="place, push, stack"):
         sample_scene(np.random.default_rng(0), "throw")
-    with pytest.raises(ConfigError, match="train, heldout"):
+    with pytest.raises(ConfigError, match="train, language"):
         sample_scene(np.random.default_rng(0), "place", "test")
     with pytest.raises(ConfigError, match="red, green"):
         ObjectSpec(colour="pink", shape="block", x_m=0.5, y_m=0.0)

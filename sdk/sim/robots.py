@@ -1,0 +1,31 @@
+"""The simulated arms by name."""
+
+from __future__ import annotations
+
+import difflib
+from types import MappingProxyType
+
+from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.sim.model import GripperModel, RobotModel
+from roboalign.sdk.sim.panda import PANDA
+from roboalign.sdk.sim.so101 import SO101
+
+__all__ = ["ROBOTS", "GripperModel", "RobotModel", "find_robot"]
+
+ROBOTS = MappingProxyType({model.name: model for model in (PANDA, SO101)})
+"""Every simulated arm by name."""
+
+
+def find_robot(robot: str | RobotModel) -> RobotModel:
+    """Returns the arm of this name; a model is returned as it is.
+
+    Raises:
+        ConfigError: There is no arm of this name.
+    """
+    if isinstance(robot, RobotModel):
+        return robot
+    if robot in ROBOTS:
+        return ROBOTS[robot]
+    near = difflib.get_close_matches(str(robot), ROBOTS, n=2, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ConfigError(f"there is no simulated robot {robot!r}; choose one of {', '.join(ROBOTS)}{hint}")
