@@ -6,13 +6,15 @@ import importlib
 import io
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roboalign.sdk.errors import DataError, missing_extra
 from roboalign.sdk.types import ImageArray
 
-__all__ = ["decode_png", "encode_png", "import_pyarrow", "open_parquet_error"]
+__all__ = ["decode_png", "encode_png", "import_pyarrow", "numeric_column", "open_parquet_error"]
 
 
 def import_pyarrow() -> tuple[ModuleType, ModuleType]:
@@ -25,6 +27,15 @@ def import_pyarrow() -> tuple[ModuleType, ModuleType]:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as err:
         raise missing_extra("pyarrow", "data", "reading or writing a dataset") from err
+
+
+def numeric_column(table: Any, key: str) -> NDArray[np.generic]:
+    """Returns `[N, D]`: a column of numbers, or of lists of them, of an arrow table."""
+    column = table.column(key).combine_chunks()
+    while hasattr(column.type, "value_type"):
+        column = column.flatten()
+    values: NDArray[np.generic] = column.to_numpy(zero_copy_only=False)
+    return values.reshape(table.num_rows, -1)
 
 
 def encode_png(image: ImageArray) -> bytes:

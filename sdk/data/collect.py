@@ -10,7 +10,6 @@ spawned processes.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -24,93 +23,34 @@ from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from roboalign.sdk.data import layout
+from roboalign.sdk.data.collect_config import MAX_ATTEMPTS, SEED_STRIDE, CollectConfig, with_defaults
 from roboalign.sdk.data.episode import Episode
 from roboalign.sdk.data.progress import RecordingProgress
 from roboalign.sdk.data.recording import (
-    SCENE_STEPS,
-    ActionNoise,
     DemonstrationEnv,
     Expert,
     record_demonstration,
     record_scene,
 )
-from roboalign.sdk.data.writer import DatasetWriter, write_shard
+from roboalign.sdk.data.shards import remove_shard, shard_notes, write_shard
+from roboalign.sdk.data.storage import one_writer, told_when_full
+from roboalign.sdk.data.video import video_info
+from roboalign.sdk.data.writer import DatasetWriter
 from roboalign.sdk.errors import BackendError, ConfigError, DataError, RoboalignError
 
 __all__ = ["CollectConfig", "collect"]
 
-MODES = ("demonstrations", "scenes")
-MAX_ATTEMPTS = 16
-"""Scenes tried for one episode before giving up; the expert fails in a few per cent of them."""
-SEED_STRIDE = 10_000_000
-"""Training seeds reserved for each value of `CollectConfig.seed`."""
 CONTROL_RATE_HZ = 10.0
+FULL_DISK = "free some, and the same command goes on where it stopped"
 SETTINGS_FILE = "collect.json"
 REPORT_FILE = "roboalign.json"
 """Name of the report under `meta/`: the configuration and how many attempts were needed."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CollectConfig:
-    """What to record, and where to."""
-
-    out: Path
-    """Folder of the dataset; it must not exist yet."""
-    episodes: int
-    """Number of episodes to keep."""
-    families: tuple[str, ...] = ("place", "push", "stack")
-    """Task families, taken in turn."""
-    workers: int = 2
-    """Processes; 1 records in the calling process. Does not change the data."""
-    seed: int = 0
-    """Chooses one of 100 disjoint blocks of training seeds."""
-    mode: str = "demonstrations"
-    """`demonstrations` (whole successful episodes) or `scenes` (random moments, for pictures and questions)."""
-    image_every: int = 2
-    """Demonstrations: frames 0, k, 2k ... get an image; 1 makes a dataset that lerobot itself can train on."""
-    images_per_episode: int = 3
-    """Scenes: number of random moments to render."""
-    noise_share: float = 0.3
-    """Probability that a step executes a disturbed action; the clean one is recorded."""
-    noise_m: float = 0.01
-    """Standard deviation of that disturbance, per axis."""
-    noise_rad: float = 0.05
-    """Standard deviation of the disturbance of the yaw."""
-    image_size_px: int = 96
-    """Height and width of the images."""
-    split: str = "train"
-    """Which colours, shapes and sentences occur: `train` or `heldout`."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
-        object.__setattr__(self, "families", tuple(self.families))
-        _require("mode", self.mode, self.mode in MODES, f"one of {', '.join(MODES)}")
-        _require("families", self.families, len(self.families) > 0, "at least one family")
-        _require("episodes", self.episodes, 1 <= self.episodes <= SEED_STRIDE // MAX_ATTEMPTS, "1 to 625000")
-        _require("seed", self.seed, 0 <= self.seed < 100, "0 to 99")
-        _require("workers", self.workers, self.workers >= 1, "1 or more")
-        _require("image_size_px", self.image_size_px, 16 <= self.image_size_px <= 1024, "16 to 1024")
-        _require("image_every", self.image_every, self.image_every >= 1, "1 or more")
-        is_fine = 1 <= self.images_per_episode <= SCENE_STEPS
-        _require("images_per_episode", self.images_per_episode, is_fine, f"1 to {SCENE_STEPS}")
-        _require("noise_share", self.noise_share, 0.0 <= self.noise_share <= 1.0, "0 to 1")
-        for name in ("noise_m", "noise_rad"):
-            _require(name, getattr(self, name), getattr(self, name) >= 0.0, "0 or more")
-
-    @property
-    def noise(self) -> ActionNoise:
-        """The disturbance of the executed actions."""
-        return ActionNoise(share=self.noise_share, std_m=self.noise_m, std_rad=self.noise_rad)
-
-    def settings(self) -> dict[str, object]:
-        """Returns all that decides the content of the dataset, ready for JSON."""
-        fields = dataclasses.asdict(self)
-        del fields["out"], fields["workers"]
-        return {**fields, "families": list(self.families)}
 
 
 def collect(config: CollectConfig, *, show_progress: bool = True) -> Path:
@@ -124,26 +64,33 @@ def collect(config: CollectConfig, *, show_progress: bool = True) -> Path:
         show_progress: Draws a progress bar and a summary on stderr.
 
     Raises:
-        ConfigError: the folder exists with something else in it, or the simulator has no such family or split.
-        DataError: the expert cannot do an episode, or a worker failed (its error is quoted).
+        ConfigError: the folder exists with something else in it, another process records it, or the simulator has no
+            such task, robot or split.
+        DataError: the expert cannot do an episode, a worker failed (its error is quoted), or the disk is full.
         BackendError: a worker process died, or an optional package is missing.
     """
+    config = config.resolved()
     _check_scenes(config)
-    if config.out.exists():
-        _require_same(config.settings(), config.out / "meta" / REPORT_FILE, config.out)
-        return config.out
     partial = config.out.with_name(config.out.name + ".partial")
-    _prepare(config, partial)
+    with one_writer(partial), told_when_full(config.out, FULL_DISK):
+        if config.out.exists():
+            _require_same(config.settings(), config.out / "meta" / REPORT_FILE, config.out)
+            return config.out
+        _prepare(config, partial)
+        _record_all(config, partial, show_progress=show_progress)
+    return config.out
+
+
+def _record_all(config: CollectConfig, partial: Path, *, show_progress: bool) -> None:
     with RecordingProgress(title=f"collect {config.mode}", total=config.episodes, is_shown=show_progress) as progress:
         jobs = [_Job(config=config, episode=episode, folder=partial) for episode in range(config.episodes)]
-        missing = [job for job in jobs if not job.shard.exists()]
+        missing = [job for job in jobs if not _is_recorded(job.shard)]
         progress.skip(len(jobs) - len(missing))
         for attempts in map(_record, missing) if config.workers == 1 else _run_in_pool(missing, config.workers):
             progress.advance(attempts)
         report = _assemble(config, [job.shard for job in jobs])
         progress.say(_summary(report))
     shutil.rmtree(partial)
-    return config.out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,31 +104,23 @@ class _Job:
         return self.folder / f"episode-{self.episode:06d}.parquet"
 
     @property
-    def family(self) -> str:
-        return self.config.families[self.episode % len(self.config.families)]
-
-
-def _require(name: str, value: object, is_fine: bool, expected: str) -> None:
-    if not is_fine:
-        raise ConfigError(f"CollectConfig.{name} is {value!r}, expected {expected}")
+    def task(self) -> str:
+        return self.config.tasks[self.episode % len(self.config.tasks)]
 
 
 def _check_scenes(config: CollectConfig) -> None:
     """Checks what only the simulator knows, before any process is started."""
-    from roboalign.sdk.sim.language import SPLITS
-    from roboalign.sdk.sim.tasks import FAMILIES
+    from roboalign.sdk.sim.env import SimEnv
 
-    unknown = [family for family in config.families if family not in FAMILIES]
-    if unknown:
-        raise ConfigError(f"CollectConfig.families names {', '.join(unknown)}, expected any of {', '.join(FAMILIES)}")
-    _require("split", config.split, config.split in SPLITS, f"one of {', '.join(SPLITS)}")
+    for task in config.tasks:
+        SimEnv(task=task, **_env_settings(config))
 
 
 def _require_same(settings: dict[str, object], path: Path, folder: Path) -> None:
     """Raises unless the folder was started with the same settings."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = content.get("config", content)
+        found = with_defaults(content.get("config", content))
     except (OSError, ValueError, AttributeError):
         raise ConfigError(f"{folder} exists and is no recording of roboalign; choose another folder") from None
     changed = [f"{key} {found.get(key)!r} -> {value!r}" for key, value in settings.items() if found.get(key) != value]
@@ -202,6 +141,18 @@ def _prepare(config: CollectConfig, partial: Path) -> None:
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     for leftover in partial.glob("*.tmp-*"):
         leftover.unlink()
+
+
+def _is_recorded(shard: Path) -> bool:
+    """True when the shard is complete; one that a crash of the machine cut is removed, to be recorded again."""
+    if not shard.exists():
+        return False
+    try:
+        shard_notes(shard)
+    except DataError:
+        remove_shard(shard)
+        return False
+    return True
 
 
 def _run_in_pool(jobs: list[_Job], workers: int) -> Iterator[int]:
@@ -249,18 +200,24 @@ def _leave_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-_simulators: dict[tuple[int, str], DemonstrationEnv] = {}
-"""One simulator for each image size and split, kept by each process."""
+_simulators: dict[str, DemonstrationEnv] = {}
+"""One simulator for each set of settings, kept by each process."""
+
+
+def _env_settings(config: CollectConfig) -> dict[str, Any]:
+    settings = {"robot": config.robot, "image_size_px": config.image_size_px, "split": config.split}
+    return settings if config.randomization == "off" else {**settings, "randomization": config.randomization}
 
 
 def _simulator(config: CollectConfig) -> tuple[DemonstrationEnv, Expert]:
     from roboalign.sdk.sim.env import SimEnv
-    from roboalign.sdk.sim.expert import expert_action
+    from roboalign.sdk.sim.tasks import find_task
 
-    key = (config.image_size_px, config.split)
+    settings = _env_settings(config)
+    key = json.dumps(settings)
     if key not in _simulators:
-        _simulators[key] = SimEnv(family="mix", image_size_px=config.image_size_px, split=config.split)
-    return _simulators[key], expert_action
+        _simulators[key] = SimEnv(task=config.tasks[0], **settings)
+    return _simulators[key], lambda truth: find_task(truth.task_name).expert(truth)
 
 
 def _record(job: _Job) -> int:
@@ -274,24 +231,51 @@ def _record(job: _Job) -> int:
             seed = train_seed(first + attempt - 1)
             episode = _record_attempt(job, seed)
             if episode is not None:
-                notes = {"family": job.family, "seed": seed, "attempts": attempt, "mode": job.config.mode}
-                write_shard(job.shard, episode, image_size_px=job.config.image_size_px, notes=notes)
+                _keep(job, episode, seed=seed, attempts=attempt)
                 return attempt
     except RoboalignError:
         raise
     except Exception as err:
-        where = f"episode {job.episode} ({job.family}, seed {seed})"
+        where = f"episode {job.episode} ({job.task}, seed {seed})"
         raise DataError(f"recording {where} failed with {type(err).__name__}: {err}") from err
     raise DataError(
-        f"the expert did not finish episode {job.episode} ({job.family}) in {MAX_ATTEMPTS} scenes, "
+        f"the expert did not finish episode {job.episode} ({job.task}) in {MAX_ATTEMPTS} scenes, "
         f"seeds {first} to {seed}; lower noise_share or noise_m"
     )
+
+
+def _keep(job: _Job, episode: Episode, *, seed: int, attempts: int) -> None:
+    """Writes the shard of an episode, and in its notes what is needed to put the dataset together."""
+    config = job.config
+    cameras, num_joints = ("front", *episode.other_images), episode.joint_pos_rad.shape[1]
+    notes = {
+        "family": episode.truth(0).family,
+        "task": job.task,
+        "robot": config.robot,
+        "split": config.split,
+        "seed": seed,
+        "attempts": attempts,
+        "cameras": list(cameras),
+        "num_joints": num_joints,
+    }
+    features = layout.dataset_features(
+        image_size_px=config.image_size_px,
+        num_joints=num_joints,
+        cameras=cameras,
+        video_info=video_info(CONTROL_RATE_HZ) if config.is_video else None,
+    )
+    with told_when_full(job.folder, FULL_DISK):
+        try:
+            write_shard(job.shard, episode, features=features, notes=notes)
+        except BaseException:
+            remove_shard(job.shard)
+            raise
 
 
 def _record_attempt(job: _Job, seed: int) -> Episode | None:
     config = job.config
     env, expert = _simulator(config)
-    scene = {"family": job.family}
+    scene = {"task": job.task}
     if config.mode == "scenes":
         return record_scene(
             env,
@@ -311,11 +295,20 @@ def _assemble(config: CollectConfig, shards: list[Path]) -> dict[str, object]:
     """Joins the shards, in order, into the dataset; returns the report that is stored with it."""
     attempts: Counter[str] = Counter()
     episodes: Counter[str] = Counter()
-    with DatasetWriter(config.out, image_size_px=config.image_size_px, num_joints=7, rate_hz=CONTROL_RATE_HZ) as writer:
+    first = shard_notes(shards[0])
+    with DatasetWriter(
+        config.out,
+        image_size_px=config.image_size_px,
+        num_joints=first["num_joints"],
+        rate_hz=CONTROL_RATE_HZ,
+        robot_type=config.robot,
+        cameras=first["cameras"],
+        is_video=config.is_video,
+    ) as writer:
         for shard in shards:
             notes = writer.add_shard(shard)
-            attempts[str(notes["family"])] += int(str(notes["attempts"]))
-            episodes[str(notes["family"])] += 1
+            attempts[str(notes["task"])] += int(str(notes["attempts"]))
+            episodes[str(notes["task"])] += 1
         report: dict[str, object] = {
             "config": config.settings(),
             "episodes": dict(episodes),
@@ -342,6 +335,6 @@ def _summary(report: dict[str, object]) -> str:
     attempts, episodes = report["attempts"], report["episodes"]
     assert isinstance(attempts, dict)
     assert isinstance(episodes, dict)
-    parts = ", ".join(f"{family} {count}/{attempts[family]}" for family, count in episodes.items())
+    parts = ", ".join(f"{task} {count}/{attempts[task]}" for task, count in episodes.items())
     kept = sum(episodes.values())
     return f"{kept} episodes (kept/attempted: {parts}), {report['frames']} frames, {report['images']} images"

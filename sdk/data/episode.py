@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,15 +46,15 @@ class Episode:
     """One demonstration of N frames; every array is recorded before the action of its frame is applied."""
 
     task: str
-    """The instruction."""
+    """The instruction; the first one, when it changes on the way."""
     states: FloatArray
-    """float32[N, 5] in the order of `STATE_NAMES`."""
+    """float32[N, S] in the order of `state_names`."""
     joint_pos_rad: FloatArray
     """float32[N, J]; J is 0 when joints were not recorded."""
     actions: FloatArray
-    """float32[N, 5] in the order of `ACTION_NAMES`: what the demonstrator meant to do, without injected noise."""
+    """float32[N, A] in the order of `action_names`: what the demonstrator meant to do, without injected noise."""
     images: tuple[bytes | None, ...]
-    """A PNG file per frame, or None where nothing was rendered."""
+    """A PNG file per frame, or None where nothing was rendered; of the first camera."""
     truth_json: tuple[str | None, ...]
     """`SceneTruth` as JSON per frame; None in data of a real robot."""
     rate_hz: float
@@ -64,27 +65,37 @@ class Episode:
     """Rows that hold from their timestamp on."""
     language_events: tuple[tuple[LanguageRow, ...], ...] = ()
     """Rows of each frame; empty, or one entry for each of the N frames."""
+    other_images: Mapping[str, tuple[bytes | None, ...]] = field(default_factory=dict)
+    """The same as `images` for further cameras, by name."""
+    state_names: tuple[str, ...] = STATE_NAMES
+    """Entries of a state; other robots have others."""
+    action_names: tuple[str, ...] = ACTION_NAMES
+    """Entries of an action."""
+    instructions: tuple[str, ...] = ()
+    """The instruction of each frame when it changes on the way; else empty."""
+    domain: Mapping[str, object] = field(default_factory=dict)
+    """Every value that the simulator's randomisation drew for this episode, ready for JSON; empty when it was off."""
 
     def __post_init__(self) -> None:
         length = len(self.actions)
-        for name, width in (("states", len(STATE_NAMES)), ("actions", len(ACTION_NAMES))):
+        for name, width in (("states", len(self.state_names)), ("actions", len(self.action_names))):
             values = np.asarray(getattr(self, name), dtype=np.float32)
             if values.shape != (length, width):
                 raise DataError(f"episode {self.index}: {name} have shape {values.shape}, expected ({length}, {width})")
             if not np.isfinite(values).all():
                 raise DataError(f"episode {self.index}: {name} hold values that are not finite")
             object.__setattr__(self, name, values)
-        for name in ("joint_pos_rad", "images", "truth_json"):
-            if len(getattr(self, name)) != length:
-                raise DataError(
-                    f"episode {self.index}: {name} has {len(getattr(self, name))} frames, the actions have {length}"
-                )
+        columns = {name: getattr(self, name) for name in ("joint_pos_rad", "images", "truth_json")}
+        columns.update({f"other_images[{camera!r}]": images for camera, images in self.other_images.items()})
+        for name, column in columns.items():
+            if len(column) != length:
+                raise DataError(f"episode {self.index}: {name} has {len(column)} frames, the actions have {length}")
         if length == 0:
             raise DataError(f"episode {self.index} has no frames")
-        if len(self.language_events) not in (0, length):
-            raise DataError(
-                f"episode {self.index}: language_events has {len(self.language_events)} frames, expected 0 or {length}"
-            )
+        for name in ("language_events", "instructions"):
+            found = len(getattr(self, name))
+            if found not in (0, length):
+                raise DataError(f"episode {self.index}: {name} has {found} frames, expected 0 or {length}")
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -111,7 +122,16 @@ class Episode:
         return truth_from_json(text)
 
     def action_chunks(self, horizon: int) -> FloatArray:
-        """Returns float32[N, horizon, 5]; see `action_chunks`."""
+        """Returns float32[N, horizon, 5]; see `action_chunks`.
+
+        Raises:
+            DataError: the actions are those of another robot.
+        """
+        if self.action_names != ACTION_NAMES:
+            raise DataError(
+                f"episode {self.index}: the actions are {', '.join(self.action_names)}, expected "
+                f"{', '.join(ACTION_NAMES)}; convert them before training"
+            )
         return action_chunks(self.actions, horizon)
 
 
@@ -128,7 +148,7 @@ def action_chunks(actions: FloatArray, horizon: int) -> FloatArray:
 
 
 def truth_to_json(truth: SceneTruth) -> str:
-    """Returns the truth as one line of JSON; numbers are rounded to 1e-6 (metres, radians)."""
+    """Returns the truth as one line of JSON; numbers are rounded to 1e-6 (metres, radians), defaults are left out."""
     return json.dumps(_plain(truth), separators=(",", ":"))
 
 
@@ -138,19 +158,28 @@ def truth_from_json(text: str) -> SceneTruth:
     Raises:
         DataError: the text does not hold the fields of a `SceneTruth`.
     """
-    from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
+    from roboalign.sdk.sim.scene import Goal
+    from roboalign.sdk.sim.truth import FixtureTruth, ObjectTruth, SceneTruth
 
     try:
         fields = json.loads(text)
-        objects = tuple(ObjectTruth(**_restore_fields(item)) for item in fields.pop("objects"))
-        return SceneTruth(objects=objects, **_restore_fields(fields))
+        parts: dict[str, Any] = {
+            "objects": tuple(ObjectTruth(**_restore_fields(item)) for item in fields.pop("objects")),
+            "fixtures": tuple(FixtureTruth(**_restore_fields(item)) for item in fields.pop("fixtures", ())),
+            "goals": tuple(Goal(**item) for item in fields.pop("goals", ())),
+            "done": tuple(fields.pop("done", ())),
+        }
+        return SceneTruth(**parts, **_restore_fields(fields))
     except (TypeError, KeyError, AttributeError, ValueError) as err:
         raise DataError(f"a truth record does not fit this version of roboalign ({err}): {text[:80]}") from err
 
 
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        # An array field has no default, so the comparison is between plain values.
+        is_said = [field.default is dataclasses.MISSING or found != field.default for field, found in fields]
+        return {field.name: _plain(found) for (field, found), said in zip(fields, is_said, strict=True) if said}
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value.tolist()]
     if isinstance(value, (tuple, list)):
@@ -165,5 +194,5 @@ def _plain(value: object) -> object:
 
 
 def _restore_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """Turns lists back into float32 vectors; no other field of a truth is a list."""
+    """Turns lists back into float32 vectors; the lists of other things were taken out before."""
     return {key: np.asarray(item, dtype=np.float32) if isinstance(item, list) else item for key, item in fields.items()}

@@ -38,6 +38,11 @@ class RecordingProgress:
         if self._bar is not None and count:
             self._bar.update(self._task, advance=count, note=f"{count} were there already")
 
+    def step(self) -> None:
+        """Counts one thing that needs no attempts."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1)
+
     def advance(self, attempts: int) -> None:
         """Counts one new episode and the attempts it took."""
         self._kept += 1

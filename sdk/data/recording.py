@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ActionNoise", "DemonstrationEnv", "Expert", "record_demonstration", "record_scene"]
 
-CAMERA = "front"
+FRONT = "front"
 NOISE_STREAM = 0xDA47
 """Keeps the noise of an episode apart from the random numbers that laid out its scene."""
 MOMENT_STREAM = 0x5CE0
@@ -52,6 +52,9 @@ class DemonstrationEnv(Protocol):
 
     def is_success(self) -> bool:
         """True when the task is done."""
+
+    def domain(self) -> Mapping[str, object]:
+        """Returns every value that the randomisation drew for this episode, ready for JSON; {} when it is off."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,15 +86,13 @@ class _Recorder:
     states: list[FloatArray] = field(default_factory=list)
     joints: list[FloatArray] = field(default_factory=list)
     actions: list[FloatArray] = field(default_factory=list)
-    images: list[bytes | None] = field(default_factory=list)
+    images: list[Mapping[str, bytes]] = field(default_factory=list)
     truths: list[str] = field(default_factory=list)
     subtasks: list[LanguageRow] = field(default_factory=list)
-    task: str = ""
+    instructions: list[str] = field(default_factory=list)
 
     def add(self, observation: Observation, truth: SceneTruth, action: FloatArray) -> None:
         """Records one frame."""
-        self.task = truth.instruction
-        image = observation.images.get(CAMERA)
         words = next_words(truth)
         if not self.subtasks or self.subtasks[-1].content != words:
             time_s = len(self.states) / self.rate_hz
@@ -99,20 +100,25 @@ class _Recorder:
         self.states.append(observation.state)
         self.joints.append(observation.joint_pos_rad)
         self.actions.append(np.asarray(action, dtype=np.float32))
-        self.images.append(None if image is None else encode_png(image))
+        self.instructions.append(truth.instruction)
+        self.images.append({camera: encode_png(image) for camera, image in observation.images.items()})
         self.truths.append(truth_to_json(truth))
 
-    def episode(self) -> Episode:
+    def episode(self, domain: Mapping[str, object]) -> Episode:
         """Returns what was recorded."""
+        others = sorted({camera for images in self.images for camera in images} - {FRONT})
         return Episode(
-            task=self.task,
+            task=self.instructions[0],
+            instructions=tuple(self.instructions) if len(set(self.instructions)) > 1 else (),
             states=np.stack(self.states),
             joint_pos_rad=np.stack(self.joints).astype(np.float32),
             actions=np.stack(self.actions),
-            images=tuple(self.images),
+            images=tuple(images.get(FRONT) for images in self.images),
+            other_images={camera: tuple(images.get(camera) for images in self.images) for camera in others},
             truth_json=tuple(self.truths),
             rate_hz=self.rate_hz,
             language_persistent=tuple(self.subtasks),
+            domain=domain,
         )
 
 
@@ -131,7 +137,7 @@ def record_demonstration(
     Args:
         env: The simulator; it is reset.
         expert: Answers the next action for a truth.
-        scene: Options of the reset (`{"family": ...}`).
+        scene: Options of the reset (`{"task": ...}`).
         seed: Decides the scene and the noise.
         noise: What disturbs the execution.
         image_every: Frames 0, k, 2k ... get an image.
@@ -147,7 +153,7 @@ def record_demonstration(
         recorder.add(env.observe(with_image=step % image_every == 0), truth, action)
         is_over = env.advance(noise.disturb(action, rng))
         if env.is_success():
-            return recorder.episode()
+            return recorder.episode(env.domain())
         step += 1
     return None
 
@@ -180,4 +186,4 @@ def record_scene(
         if is_over:
             break
         is_over = env.advance(noise.disturb(action, rng))
-    return recorder.episode()
+    return recorder.episode(env.domain())

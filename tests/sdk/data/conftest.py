@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,9 +33,11 @@ def make_object(name: str, position_m: tuple[float, float, float] = (0.5, 0.1, 0
     )
 
 
-def make_truth(*, stage: str = "reach", instruction: str = "put the red block in the blue bowl") -> SceneTruth:
+def make_truth(
+    *, stage: str = "reach", instruction: str = "put the red block in the blue bowl", family: str = "place"
+) -> SceneTruth:
     return SceneTruth(
-        family="place",
+        family=family,
         objects=(make_object("red block"), make_object("blue bowl", (0.45, -0.1, 0.0))),
         target="red block",
         goal="blue bowl",
@@ -64,6 +67,13 @@ def make_episode(seed: int, *, length: int = 7, image_every: int = 1, task: str 
     )
 
 
+def make_arm_episode(names: tuple[str, ...], seed: int = 0) -> Episode:
+    """An episode of an arm whose states and actions are joint angles."""
+    values = np.random.default_rng(seed).standard_normal((7, len(names))).astype(np.float32)
+    fields = {"states": values, "actions": values, "state_names": names, "action_names": names}
+    return replace(make_episode(seed), **fields)
+
+
 @pytest.fixture
 def toy() -> SimpleNamespace:
     """The helpers of this file, for tests that build their own episodes."""
@@ -72,6 +82,7 @@ def toy() -> SimpleNamespace:
         expert=toy_expert,
         image=make_image,
         episode=make_episode,
+        arm_episode=make_arm_episode,
         truth=make_truth,
         image_size_px=IMAGE_SIZE_PX,
     )
@@ -92,13 +103,16 @@ class ToyEnv:
 
     def __init__(self) -> None:
         self.num_renders = 0
+        self.drawn: dict[str, object] = {}
+        self.cameras = ("front",)
+        self.instructions: list[str] = []
         self.executed: list[FloatArray] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, object] | None = None) -> None:
         assert seed is not None
         assert options is not None
         self._seed = seed
-        self._family = str(options["family"])
+        self._task = str(options["task"])
         self._x = 0.4
         self._steps = 0
         self._limit = 3 if seed % 32 == 16 else 60
@@ -112,17 +126,22 @@ class ToyEnv:
 
     def observe(self, with_image: bool = True) -> Observation:
         self.num_renders += with_image
-        images = {"front": make_image(self._seed + self._steps)} if with_image else {}
+        images = {camera: make_image(self._seed + self._steps) for camera in self.cameras if with_image}
         state = np.array([self._x, 0, 0.3, 0, 0.08], np.float32)
         return Observation(
             images=images, state=state, joint_pos_rad=np.zeros(7, np.float32), instruction="go", time_s=0.0
         )
 
     def truth(self) -> SceneTruth:
-        return make_truth(stage="reach" if self._x < 0.495 else "carry", instruction=f"{self._family} it")
+        stage = "reach" if self._x < 0.495 else "carry"
+        instruction = self.instructions[self._steps] if self.instructions else f"{self._task} it"
+        return make_truth(stage=stage, instruction=instruction, family=self._task)
 
     def is_success(self) -> bool:
         return self._x >= 0.595
+
+    def domain(self) -> dict[str, object]:
+        return self.drawn
 
 
 def toy_expert(truth: SceneTruth) -> FloatArray:

@@ -9,6 +9,7 @@ from roboalign.sdk.data import CollectConfig, LeRobotDataset, collect
 from roboalign.sdk.data import collect as collect_function
 from roboalign.sdk.data.recording import ActionNoise, record_demonstration, record_scene
 from roboalign.sdk.errors import ConfigError, DataError
+from roboalign.sdk.suites import find_suite
 
 pytest.importorskip("pyarrow")
 QUIET = ActionNoise(share=0.0, std_m=0.01, std_rad=0.05)
@@ -17,13 +18,13 @@ LOUD = ActionNoise(share=1.0, std_m=0.002, std_rad=0.05)
 
 def play(toy, env, *, seed=0, noise=QUIET, image_every=3):
     return record_demonstration(
-        env, toy.expert, scene={"family": "place"}, seed=seed, noise=noise, image_every=image_every, rate_hz=10.0
+        env, toy.expert, scene={"task": "place"}, seed=seed, noise=noise, image_every=image_every, rate_hz=10.0
     )
 
 
 def look(toy, env, *, seed=0, num_images=3):
     return record_scene(
-        env, toy.expert, scene={"family": "place"}, seed=seed, noise=QUIET, num_images=num_images, rate_hz=10.0
+        env, toy.expert, scene={"task": "place"}, seed=seed, noise=QUIET, num_images=num_images, rate_hz=10.0
     )
 
 
@@ -39,7 +40,7 @@ def toy_simulator(monkeypatch, toy):
 
 
 def config_for(path, **changes):
-    fields = {"out": path, "episodes": 4, "families": ("place", "push"), "workers": 1, "image_size_px": 16}
+    fields = {"out": path, "episodes": 4, "tasks": ("place", "push"), "workers": 1, "image_size_px": 16}
     return CollectConfig(**{**fields, **changes})
 
 
@@ -207,11 +208,94 @@ def test_a_wrong_setting_is_named(tmp_path, field, value):
         config_for(tmp_path / "d", **{field: value})
 
 
-def test_an_unknown_family_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="names juggle, expected any of place, push, stack"):
-        collect(config_for(tmp_path / "d", families=("place", "juggle")), show_progress=False)
+def test_an_unknown_task_is_named_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="unknown task 'plaze'; did you mean place"):
+        collect(config_for(tmp_path / "d", tasks=("place", "plaze")), show_progress=False)
 
 
 def test_an_unknown_split_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"CollectConfig\.split is 'test', expected one of train, heldout"):
+    with pytest.raises(ConfigError, match="unknown split 'test'"):
         collect(config_for(tmp_path / "d", split="test"), show_progress=False)
+
+
+def test_what_the_randomisation_drew_is_recorded_with_the_episode(tmp_path, toy_simulator):
+    toy_simulator.drawn = {"camera": {"pan_rad": 0.01}}
+    dataset = LeRobotDataset(collect(config_for(tmp_path / "d"), show_progress=False))
+    assert dataset.episode(2).domain == {"camera": {"pan_rad": 0.01}}
+
+
+def test_sentences_that_change_on_the_way_are_recorded(toy):
+    env = toy.env()
+    env.instructions = ["go there"] * 5 + ["come back"] * 60
+    episode = play(toy, env)
+    assert episode.task == "go there"
+    assert set(episode.instructions) == {"go there", "come back"}
+
+
+def test_every_camera_of_the_robot_is_recorded(toy):
+    env = toy.env()
+    env.cameras = ("wrist", "front")
+    episode = play(toy, env)
+    assert list(episode.other_images) == ["wrist"]
+    assert [image is not None for image in episode.other_images["wrist"][:4]] == [True, False, False, True]
+
+
+def test_a_suite_brings_its_tasks_and_its_robot(tmp_path):
+    config = config_for(tmp_path / "d", suite="so101").resolved()
+    assert config.robot == "so101"
+    assert set(config.tasks) == set(find_suite("so101").tasks)
+
+
+def test_an_unknown_suite_is_named_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean spatial"):
+        collect(config_for(tmp_path / "d", suite="spacial"), show_progress=False)
+
+
+def test_videos_need_an_image_at_every_frame(tmp_path):
+    with pytest.raises(ConfigError, match=r"CollectConfig\.is_video is True, expected False unless image_every is 1"):
+        config_for(tmp_path / "d", is_video=True, image_every=2)
+
+
+def test_demonstrations_can_be_stored_as_video(tmp_path, toy_simulator):
+    path = collect(config_for(tmp_path / "d", is_video=True, image_every=1), show_progress=False)
+    dataset = LeRobotDataset(path)
+    assert [file.name for file in path.rglob("*.mp4")] == ["file-000.mp4"]
+    assert len(dataset.frames_with_images()) == dataset.num_frames
+
+
+def test_a_recording_of_an_older_version_is_recognised(tmp_path, toy_simulator):
+    path = collect(config_for(tmp_path / "d"), show_progress=False)
+    report = json.loads((path / "meta" / "roboalign.json").read_text())
+    settings = report["config"]
+    settings["families"] = settings.pop("tasks")
+    for name in ("suite", "robot", "randomization", "is_video"):
+        del settings[name]
+    (path / "meta" / "roboalign.json").write_text(json.dumps(report))
+    assert collect(config_for(tmp_path / "d"), show_progress=False) == path
+
+
+def test_a_shard_that_a_crash_cut_is_recorded_again(tmp_path, toy_simulator, monkeypatch):
+    import sys
+
+    whole = collect(config_for(tmp_path / "whole"), show_progress=False)
+    module = sys.modules[collect_function.__module__]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_assemble", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            collect(config_for(tmp_path / "d"), show_progress=False)
+    (tmp_path / "d.partial" / "episode-000001.parquet").write_bytes(b"PAR1")
+    path = collect(config_for(tmp_path / "d"), show_progress=False)
+    assert LeRobotDataset(path).data_hash() == LeRobotDataset(whole).data_hash()
+
+
+def test_a_full_disk_says_that_the_recording_can_go_on(tmp_path, toy_simulator):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"File too large .* the same command goes on where it stopped"):
+            collect(config_for(tmp_path / "d"), show_progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert LeRobotDataset(collect(config_for(tmp_path / "d"), show_progress=False)).num_episodes == 4

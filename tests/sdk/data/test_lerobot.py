@@ -13,8 +13,8 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-def write(path, toy, episodes):
-    with DatasetWriter(path, image_size_px=toy.image_size_px, num_joints=7) as writer:
+def write(path, toy, episodes, **settings):
+    with DatasetWriter(path, image_size_px=toy.image_size_px, num_joints=7, **settings) as writer:
         for episode in episodes:
             writer.add(episode)
     return LeRobotDataset(path)
@@ -198,8 +198,8 @@ def edit_info(path, change):
 
 
 def test_another_version_is_refused_with_both_versions(dataset_path):
-    edit_info(dataset_path, lambda info: info.update(codebase_version="v2.1"))
-    with pytest.raises(DataError, match=r"v2\.1, expected v3\.0"):
+    edit_info(dataset_path, lambda info: info.update(codebase_version="v2.0"))
+    with pytest.raises(DataError, match=r"v2\.0, expected v3\.0 or v2\.1"):
         LeRobotDataset(dataset_path)
 
 
@@ -209,10 +209,15 @@ def test_a_missing_feature_is_named(dataset_path):
         LeRobotDataset(dataset_path)
 
 
-def test_an_action_of_another_robot_is_refused(dataset_path):
-    edit_info(dataset_path, lambda info: info["features"]["action"].update(shape=[7]))
-    with pytest.raises(DataError, match=r"action has shape \[7\], expected \[5\]"):
-        LeRobotDataset(dataset_path)
+def test_the_action_of_another_robot_is_read_and_not_trained_on(tmp_path, toy):
+    names = tuple(f"joint_{number}.pos" for number in range(6))
+    dataset = write(tmp_path / "d", toy, [toy.arm_episode(names)], state_names=names, action_names=names)
+    assert dataset.info.action_names == names
+    assert dataset.episode(0).actions.shape == (7, 6)
+    with pytest.raises(DataError, match=r"observation\.state has shape \[6\] \(joint_0\.pos, .* expected \[5\]"):
+        dataset.action_chunks(2)
+    with pytest.raises(DataError, match=r"the actions are joint_0\.pos"):
+        dataset.episode(0).action_chunks(2)
 
 
 def test_damaged_metadata_is_a_data_error(dataset_path):
@@ -258,10 +263,10 @@ def test_bytes_that_are_no_picture_are_a_data_error():
         decode_png(b"not a picture")
 
 
-def test_an_exception_while_writing_leaves_nothing_behind(tmp_path, toy):
+def test_an_exception_before_the_first_episode_leaves_nothing_behind(tmp_path, toy):
     def episodes():
-        yield toy.episode(0)
         raise RuntimeError
+        yield
 
     with pytest.raises(RuntimeError):
         write(tmp_path / "d", toy, episodes())
