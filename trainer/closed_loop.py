@@ -50,7 +50,7 @@ def token_rollouts(
                     env,
                     policy,
                     seed=train_seed(FIRST_SEED + index),
-                    family=families[index % len(families)],
+                    task=families[index % len(families)],
                     replan_every=replan_every,
                 )
                 for index in range(episodes)

@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import Literal, cast
 
 from roboalign.sdk.errors import BundleError, ConfigError
-from roboalign.sdk.evaluation.controls import ExpertPolicy, RandomPolicy, ShuffledInstruction
+from roboalign.sdk.evaluation.callables import callable_fingerprint, is_callable_name, load_callable
+from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy
+from roboalign.sdk.evaluation.remote import RemotePolicy, is_address, server_health
 from roboalign.sdk.evaluation.results import JsonValue
+from roboalign.sdk.sim.tasks import unknown_name
+from roboalign.sdk.types import RobotSpec
 
-__all__ = ["ACTORS", "KINDS", "PolicyRef", "fingerprint"]
+__all__ = ["ACTORS", "KINDS", "PolicyRef", "fingerprint", "named_policy"]
 
-KINDS = ("bundle", "checkpoint", "expert", "random")
-"""What can be evaluated: an exported bundle, a checkpoint through torch, and the two controls without a model."""
+KINDS = ("bundle", "checkpoint", "remote", "callable", "expert", "random")
+"""What can be evaluated: an exported bundle, a checkpoint through torch, a policy on a server, a user's Python code,
+and the two controls without a model."""
 
 ACTORS = ("flow", "fast")
 """Which part of a model acts: the flow-matching head, or the action tokens."""
+
+_CONTROLS = ("expert", "random")
+_MODELS = ("bundle", "checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,49 +37,62 @@ class PolicyRef:
     kind: str
     """One of `KINDS`."""
     path: str | None = None
-    """Folder of the bundle or checkpoint; None is the shipped bundle."""
+    """Folder of the bundle or checkpoint, address of the server, or name of the code; None is the shipped bundle."""
     actions: str = "flow"
     """One of `ACTORS`."""
     think: bool = True
     """Whether the policy writes a thought before it acts."""
     is_shuffled: bool = False
     """Whether it is told the sentence of another task."""
+    is_blind: bool = False
+    """Whether it is given black pictures."""
     seed: int = 0
     """Seed of the random policy and of the shuffle."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigError(f"unknown policy kind {self.kind!r}; choose one of {', '.join(KINDS)}")
+            raise ConfigError(unknown_name("policy kind", self.kind, KINDS))
         if self.actions not in ACTORS:
-            raise ConfigError(f"actions is {self.actions!r}; choose one of {', '.join(ACTORS)}")
-        if self.kind == "checkpoint" and self.path is None:
-            raise ConfigError("a checkpoint needs its path")
-        if self.kind in ("expert", "random") and (self.path is not None or self.is_shuffled):
-            raise ConfigError(f"the {self.kind} policy has no files and does not read the instruction")
+            raise ConfigError(unknown_name("actions", self.actions, ACTORS))
+        if self.kind in ("checkpoint", "remote", "callable") and self.path is None:
+            raise ConfigError(f"a {self.kind} policy needs its path")
+        if self.kind in _CONTROLS and (self.path is not None or self.is_shuffled or self.is_blind):
+            raise ConfigError(f"the {self.kind} policy has no files, does not read the instruction and does not look")
 
     @property
     def name(self) -> str:
         """What a table calls it."""
-        if self.kind in ("expert", "random"):
+        if self.kind in _CONTROLS:
             return self.kind
         base = "shipped bundle" if self.path is None else str(self.path)
-        return base + (", shuffled instruction" if self.is_shuffled else "")
+        return base + (", shuffled instruction" if self.is_shuffled else "") + (", blind" if self.is_blind else "")
 
     def describe(self) -> Mapping[str, JsonValue]:
-        """Says who is evaluated; raises BundleError when the folder is not there."""
+        """Says who is evaluated.
+
+        Raises:
+            BundleError: The folder is not there.
+            BackendError: The server does not answer.
+            ConfigError: The code is not there.
+        """
         row: dict[str, JsonValue] = {
             "name": self.name,
             "kind": self.kind,
             "is_shuffled": self.is_shuffled,
+            "is_blind": self.is_blind,
             "seed": self.seed,
         }
-        if self.kind in ("bundle", "checkpoint"):
+        if self.kind in _MODELS:
             row |= {
                 "path": self.path,
                 "actions": self.actions,
                 "think": self.think,
                 "fingerprint": fingerprint(self.folder),
             }
+        elif self.kind == "callable":
+            row |= {"path": self.path, "fingerprint": callable_fingerprint(str(self.path))}
+        elif self.kind == "remote":
+            row |= {"path": self.path, "served": server_health(str(self.path))["policy"]}
         return row
 
     @property
@@ -83,23 +104,100 @@ class PolicyRef:
 
         return shipped_bundle_path()
 
-    def open(self, split: str) -> tuple[EpisodeEnv, EpisodePolicy]:
-        """Returns a scene and the policy in it; both belong to the caller."""
-        from roboalign.sdk.sim.env import SimEnv
+    def open(self, env: EpisodeEnv, *, split: str = "train") -> EpisodePolicy:
+        """Returns the policy for a scene; it belongs to the caller, and so does the scene.
 
-        env = SimEnv(family="mix", split=split)
+        Args:
+            env: Where it will act.
+            split: Split of the scenes, from which the shuffle takes its sentences.
+        """
         if self.kind == "expert":
-            return env, ExpertPolicy(env)
+            return expert_policy(env)
+        policy = self.open_alone(env.robot_spec)
+        if self.is_blind:
+            policy = BlindPolicy(policy)
+        if self.is_shuffled:
+            policy = ShuffledInstruction(policy, env, self.seed, split=split)
+        return policy
+
+    def open_alone(self, spec: RobotSpec) -> EpisodePolicy:
+        """Returns the policy without the controls around it, for a robot; raises ConfigError for the expert."""
         if self.kind == "random":
-            return env, RandomPolicy(env.robot_spec, self.seed)
+            return RandomPolicy(spec, self.seed)
+        if self.kind == "remote":
+            return RemotePolicy(str(self.path))
+        if self.kind == "callable":
+            return load_callable(str(self.path), spec)
+        if self.kind == "expert":
+            raise ConfigError("the expert reads the simulator, so it cannot act anywhere else")
         from roboalign.sdk.policy import Policy
 
         backend = "torch" if self.kind == "checkpoint" else "auto"
         actions = cast(Literal["flow", "fast"], self.actions)
-        policy: EpisodePolicy = Policy.load(self.folder, backend=backend, actions=actions, think=self.think)
-        if self.is_shuffled:
-            policy = ShuffledInstruction(policy, env, self.seed)
-        return env, policy
+        return Policy.load(self.folder, backend=backend, actions=actions, think=self.think)
+
+
+def named_policy(
+    name: str | None,
+    *,
+    actions: str = "flow",
+    think: bool = True,
+    is_shuffled: bool = False,
+    is_blind: bool = False,
+    seed: int = 0,
+) -> PolicyRef:
+    """Returns the policy that somebody names.
+
+    Args:
+        name: None for the shipped bundle; `expert` or `random`; the folder of a bundle, checkpoint or run;
+            `http://host:port`; `module:name` or `path/to/file.py:name`.
+        actions: One of `ACTORS`.
+        think: Whether it writes a thought before it acts.
+        is_shuffled: Whether it is told the sentence of another task.
+        is_blind: Whether it is given black pictures.
+        seed: Seed of the random policy and of the shuffle.
+
+    Raises:
+        ConfigError: The name is none of these; the nearest are listed.
+        BundleError: It is a folder without a policy.
+    """
+    path: str | None
+    if name in _CONTROLS:
+        kind, path = str(name), None
+    elif name is None:
+        kind, path = "bundle", None
+    elif is_address(name):
+        kind, path = "remote", name
+    elif is_callable_name(name):
+        kind, path = "callable", name
+    else:
+        kind, path = _model_folder(name)
+    return PolicyRef(
+        kind=kind, path=path, actions=actions, think=think, is_shuffled=is_shuffled, is_blind=is_blind, seed=seed
+    )
+
+
+def _model_folder(name: str) -> tuple[str, str]:
+    """Returns kind and folder of a model: the folder itself, or the best one in the folder of a run."""
+    folder = Path(name)
+    for place in (folder, folder / "bundle", folder / "head"):
+        if (place / "manifest.json").is_file():
+            return "bundle", str(place)
+        if (place / "roboalign.json").is_file():
+            return "checkpoint", str(place)
+    if folder.is_dir():
+        has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise BundleError(f"{folder} holds neither a bundle, nor a checkpoint, nor a run (it has: {has})")
+    if folder.suffix == ".py":
+        raise ConfigError(f"{name} is a file; say which function or class in it acts: {name}:NAME")
+    if folder.parent == Path() and name.isidentifier():
+        raise ConfigError(
+            unknown_name("policy", name, _CONTROLS)
+            + "; a folder of that name is not here, and code is named module:name or file.py:name"
+        )
+    raise BundleError(
+        f"there is no bundle, checkpoint or run at {folder}; train one, or leave the path out for the shipped one"
+    )
 
 
 def fingerprint(folder: Path) -> str:

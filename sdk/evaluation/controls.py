@@ -1,31 +1,50 @@
-"""Policies that say what a success rate is worth: the expert, chance, and the real policy told the wrong sentence.
+"""Policies that say what a success rate is worth: the expert, chance, and the real policy deaf or blind.
 
 Each has the methods of `EpisodePolicy`. The expert reads simulator truth, which no robot has; it bounds what the scenes
-allow. A policy that does not listen scores the same with a shuffled instruction as with the true one.
+allow. A policy that does not listen scores the same with a shuffled instruction as with the true one, and one that does
+not look the same with black pictures.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from roboalign.sdk.evaluation.episodes import EpisodePolicy, SeededPolicy
-from roboalign.sdk.sim.language import TEMPLATES, instruction_for
-from roboalign.sdk.sim.layout import GRASPABLE
-from roboalign.sdk.sim.tasks import sample_scene
-from roboalign.sdk.sim.truth import SceneTruth
-from roboalign.sdk.types import ACTION_NAMES, ActionChunk, Observation, RobotSpec
+from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy, SeededPolicy
+from roboalign.sdk.evaluation.shuffle import shuffle_sentence
+from roboalign.sdk.types import ACTION_NAMES, ActionChunk, FloatArray, Observation, RobotSpec
 
-__all__ = ["ExpertPolicy", "RandomPolicy", "ShuffledInstruction", "TruthSource", "shuffle_task"]
+__all__ = ["BlindPolicy", "ExpertPolicy", "ExpertScene", "RandomPolicy", "ShuffledInstruction", "expert_policy"]
 
 
-class TruthSource(Protocol):
-    """A simulated scene that can be asked what is true; `roboalign.sdk.sim.env.SimEnv` has it."""
+@runtime_checkable
+class ExpertScene(Protocol):
+    """A scene whose task has a demonstrator; `roboalign.sdk.sim.env.SimEnv` has it."""
 
-    def truth(self) -> SceneTruth:
-        """Returns the truth at this moment."""
+    @property
+    def robot_spec(self) -> RobotSpec:
+        """Names, limits and rates of the robot."""
+
+    def expert_action(self) -> FloatArray:
+        """Returns float32[5], what the demonstrator would do now."""
+
+
+def expert_policy(env: EpisodeEnv) -> EpisodePolicy:
+    """Returns the expert of a scene: the environment's own, or the one of its task.
+
+    Raises:
+        ConfigError: The environment has none.
+    """
+    make: Callable[[], EpisodePolicy] | None = getattr(env, "expert_policy", None)
+    if make is not None:
+        return make()
+    if not isinstance(env, ExpertScene):
+        raise ConfigError(f"{type(env).__name__} has no expert; evaluate another policy there")
+    return ExpertPolicy(env)
 
 
 class ExpertPolicy:
@@ -33,17 +52,16 @@ class ExpertPolicy:
 
     needs_image = False
 
-    def __init__(self, env: TruthSource, *, rate_hz: float = 10.0) -> None:
-        self._env, self._rate_hz = env, rate_hz
+    def __init__(self, env: ExpertScene) -> None:
+        self._env = env
 
     def reset(self) -> None:
         """Does nothing: the expert has no memory."""
 
     def act(self, observation: Observation) -> ActionChunk:
         """Returns the expert's next action; the observation is not looked at."""
-        from roboalign.sdk.sim.expert import expert_action
-
-        return ActionChunk(actions=expert_action(self._env.truth())[None], rate_hz=self._rate_hz, source="expert")
+        rate_hz = self._env.robot_spec.control_rate_hz
+        return ActionChunk(actions=self._env.expert_action()[None], rate_hz=rate_hz, source="expert")
 
     def close(self) -> None:
         """Does nothing: the scene belongs to the caller."""
@@ -83,13 +101,11 @@ class RandomPolicy:
         """Does nothing."""
 
 
-class ShuffledInstruction:
-    """A policy that is told the sentence of another task in the same scene, and judged by the true one."""
+class _Wrapper:
+    """What the wrapping controls share: everything but `act` is the wrapped policy's."""
 
-    def __init__(self, policy: EpisodePolicy, env: TruthSource, seed: int = 0) -> None:
-        self._policy, self._env, self._seed = policy, env, seed
-        self._rng = np.random.default_rng(seed)
-        self._told: str | None = None
+    def __init__(self, policy: EpisodePolicy) -> None:
+        self._policy = policy
 
     @property
     def needs_image(self) -> bool:
@@ -97,50 +113,55 @@ class ShuffledInstruction:
         return bool(getattr(self._policy, "needs_image", True))
 
     def seed_episode(self, seed: int) -> None:
-        """Restarts the draw of sentences, and the wrapped policy's random stream if it has one."""
-        self._rng = np.random.default_rng((self._seed, seed))
+        """Restarts the wrapped policy's random stream if it has one."""
         if isinstance(self._policy, SeededPolicy):
             self._policy.seed_episode(seed)
 
     def reset(self) -> None:
-        """Forgets the sentence; the next one is drawn at the first `act`."""
-        self._told = None
+        """Resets the wrapped policy."""
         self._policy.reset()
-
-    def act(self, observation: Observation) -> ActionChunk:
-        """Asks the wrapped policy with the wrong sentence."""
-        if self._told is None:
-            self._told = shuffle_task(self._env.truth(), self._rng)
-        return self._policy.act(replace(observation, instruction=self._told))
 
     def close(self) -> None:
         """Closes the wrapped policy."""
         self._policy.close()
 
 
-def shuffle_task(truth: SceneTruth, rng: np.random.Generator) -> str:
-    """Returns a sentence of the same family that asks for another target, and for another goal where there is one.
+class BlindPolicy(_Wrapper):
+    """A policy that is given black pictures; state and instruction are the true ones."""
 
-    It names objects that stand on the table when it can: such a sentence could be obeyed, so a policy cannot do well
-    by treating it as noise. Where the scene has no second target (some stack scenes), the sentence of another scene is
-    taken.
+    def act(self, observation: Observation) -> ActionChunk:
+        """Asks the wrapped policy with black pictures."""
+        black = {name: np.zeros_like(image) for name, image in observation.images.items()}
+        return self._policy.act(replace(observation, images=black))
+
+
+class ShuffledInstruction(_Wrapper):
+    """A policy that is told the sentence of another task, and judged by the true one.
+
+    In a sequence it is told another wrong sentence whenever the true one changes.
     """
-    shapes = {item.name: item.shape for item in truth.objects}
-    targets = [name for name, shape in shapes.items() if shape in GRASPABLE and name != truth.target]
-    if truth.family == "push":
-        goals = ["left", "right"]
-    else:
-        wanted = "bowl" if truth.family == "place" else "block"
-        goals = [name for name, shape in shapes.items() if shape == wanted]
-    pairs = [(target, goal) for target in targets for goal in goals if target != goal]
-    pairs = [pair for pair in pairs if pair[1] != truth.goal] or pairs
-    if pairs:
-        target, goal = pairs[int(rng.integers(len(pairs)))]
-    else:
-        while True:
-            scene = sample_scene(rng, truth.family)
-            target, goal = scene.target, scene.goal
-            if target != truth.target:
-                break
-    index = int(rng.integers(len(TEMPLATES[truth.family]["train"])))
-    return instruction_for(truth.family, target, goal, index=index)
+
+    def __init__(self, policy: EpisodePolicy, env: object, seed: int = 0, *, split: str = "train") -> None:
+        super().__init__(policy)
+        self._env, self._seed, self._split = env, seed, split
+        self._scene_seed = 0
+        self._rng = np.random.default_rng(seed)
+        self._true: str | None = None
+        self._told = ""
+
+    def seed_episode(self, seed: int) -> None:
+        """Restarts the draw of sentences, and the wrapped policy's random stream if it has one."""
+        self._rng, self._scene_seed = np.random.default_rng((self._seed, seed)), seed
+        super().seed_episode(seed)
+
+    def reset(self) -> None:
+        """Forgets the sentence; the next one is drawn at the first `act`."""
+        self._true = None
+        super().reset()
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """Asks the wrapped policy with the wrong sentence."""
+        if self._true != observation.instruction:
+            self._told = shuffle_sentence(self._env, self._rng, seed=self._scene_seed, split=self._split)
+            self._true = observation.instruction
+        return self._policy.act(replace(observation, instruction=self._told))

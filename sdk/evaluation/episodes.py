@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from roboalign.sdk.errors import ConfigError
-from roboalign.sdk.types import ACTION_NAMES, ActionChunk, FloatArray, ImageArray, Observation
+from roboalign.sdk.types import ACTION_NAMES, ActionChunk, FloatArray, ImageArray, Observation, RobotSpec
 
 __all__ = ["HOLD_STEPS", "EpisodeEnv", "EpisodePolicy", "EpisodeResult", "SeededPolicy", "run_episode"]
 
@@ -50,11 +50,19 @@ class EpisodeEnv(Protocol):
     """What an episode asks of a simulated scene; `roboalign.sdk.sim.env.SimEnv` has it."""
 
     @property
+    def robot_spec(self) -> RobotSpec:
+        """Names, limits and rates of the robot; available before the first reset."""
+
+    @property
     def instruction(self) -> str:
-        """The sentence of this scene."""
+        """The sentence to follow now; it changes during a sequence of goals."""
+
+    @property
+    def num_goals(self) -> int:
+        """Number of goals of this episode."""
 
     def reset(self, *, seed: int, options: dict[str, str]) -> tuple[object, object]:
-        """Builds the scene of `seed`; `options["family"]` names the task."""
+        """Builds the scene of `seed`; `options["task"]` names the task."""
 
     def step(self, action: FloatArray) -> tuple[object, object, bool, bool, object]:
         """Applies one action for one control period; the third and fourth values end the episode."""
@@ -71,6 +79,12 @@ class EpisodeEnv(Protocol):
     def progress(self) -> float:
         """Share of the task's stages that were reached, 0 to 1."""
 
+    def goals_done(self) -> int:
+        """How many goals are reached now; in a sequence, how many were reached in their turn."""
+
+    def domain(self) -> Mapping[str, object]:
+        """Every value that was randomised for this episode, ready for JSON; empty when nothing is."""
+
     def state_hash(self) -> str:
         """Hash of the physical state, to compare two runs bit by bit."""
 
@@ -84,26 +98,38 @@ class EpisodeResult:
 
     seed: int
     """Seed of the scene."""
-    family: str
-    """Task family of the scene."""
+    task: str
+    """Name of the task."""
     instruction: str
-    """The sentence that describes the scene (a shuffled policy was told another one)."""
+    """The sentence that describes the scene, the first one of a sequence (a shuffled policy was told another one)."""
     success: bool
     """Whether the task was done when the episode ended."""
     steps: int
     """Control periods that passed."""
     progress: float
     """Largest share of the stages that was reached, 0 to 1."""
+    goals_done: int
+    """Goals that were reached when the episode ended; in a sequence, in their turn."""
+    num_goals: int
+    """Goals of the episode."""
+    rate_hz: float
+    """Control periods a second."""
     num_calls: int
     """Times the policy was asked."""
     num_holds: int
     """Times it had no usable answer."""
     sources: Mapping[str, int]
-    """Number of answers by who gave them: `flow`, `fast`, `expert`, `random`, `hold`."""
+    """Number of answers by who gave them: `flow`, `fast`, `expert`, `random`, `callable`, `hold`."""
     hold_reasons: Mapping[str, int] = field(default_factory=dict)
     """Number of holds by reason."""
     thoughts: tuple[tuple[int, str], ...] = ()
     """Control step and text of every thought."""
+    instructions: tuple[tuple[int, str], ...] = ()
+    """Control step from which each sentence held, and the sentence."""
+    domain: Mapping[str, object] = field(default_factory=dict)
+    """What was randomised, by name."""
+    start_hash: str = ""
+    """Hash of the physical state after the reset: equal for every policy that is run on this scene."""
     state_hash: str = ""
     """Hash of the final physical state."""
     latency_s: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -117,7 +143,7 @@ def run_episode(
     policy: EpisodePolicy,
     *,
     seed: int,
-    family: str,
+    task: str,
     replan_every: int | None = None,
     record_frames: bool = False,
 ) -> EpisodeResult:
@@ -127,13 +153,13 @@ def run_episode(
         env: A scene; it is reset here.
         policy: Who acts; it is reset here and not closed.
         seed: Seed of the scene.
-        family: Task family of the scene.
+        task: Name of the task.
         replan_every: Actions of a chunk that are applied before the policy is asked again; None applies all of them.
         record_frames: Keep a picture of every control step. Does not change the outcome.
     """
     if replan_every is not None and replan_every < 1:
         raise ConfigError(f"replan_every is {replan_every}, expected at least 1, or None for the whole chunk")
-    env.reset(seed=seed, options={"family": family})
+    env.reset(seed=seed, options={"task": task})
     if isinstance(policy, SeededPolicy):
         policy.seed_episode(seed)
     policy.reset()
@@ -141,7 +167,7 @@ def run_episode(
     run.keep_frame()
     while not run.is_over:
         run.execute(run.ask(), replan_every)
-    return run.result(seed, family)
+    return run.result(seed, task)
 
 
 class _Run:
@@ -158,6 +184,8 @@ class _Run:
         self.thoughts: list[tuple[int, str]] = []
         self.latency_s: dict[str, list[float]] = {}
         self.frames: list[tuple[int, ImageArray]] = []
+        self.instructions = [(0, env.instruction)]
+        self.start_hash = env.state_hash()
 
     def ask(self) -> ActionChunk:
         """Asks the policy once and books its answer."""
@@ -177,7 +205,7 @@ class _Run:
         return chunk
 
     def execute(self, chunk: ActionChunk, replan_every: int | None) -> None:
-        """Applies the chunk, or stays in place when it is a hold."""
+        """Applies the chunk, or stays in place when it is a hold; what is left is dropped when the sentence changes."""
         if chunk.source == "hold":
             actions = np.zeros((HOLD_STEPS, len(ACTION_NAMES)), np.float32)
             actions[:, _GRIPPER] = self.gripper
@@ -190,29 +218,43 @@ class _Run:
             self.steps += 1
             self.progress = max(self.progress, self.env.progress())
             self.keep_frame()
-            if self.is_over:
+            if self.is_over or self.heard_another():
                 return
+
+    def heard_another(self) -> bool:
+        """Books a change of the sentence; the actions that are left belong to the one before."""
+        sentence = self.env.instruction
+        if sentence == self.instructions[-1][1]:
+            return False
+        self.instructions.append((self.steps, sentence))
+        return True
 
     def keep_frame(self) -> None:
         """Keeps a picture of this moment when film was asked for."""
         if self.record_frames:
             self.frames.append((self.steps, self.env.render()))
 
-    def result(self, seed: int, family: str) -> EpisodeResult:
+    def result(self, seed: int, task: str) -> EpisodeResult:
         """Closes the books."""
         success = self.env.is_success()
         return EpisodeResult(
             seed=seed,
-            family=family,
-            instruction=self.env.instruction,
+            task=task,
+            instruction=self.instructions[0][1],
             success=success,
             steps=self.steps,
             progress=1.0 if success else self.progress,
+            goals_done=self.env.goals_done(),
+            num_goals=self.env.num_goals,
+            rate_hz=self.env.robot_spec.control_rate_hz,
             num_calls=self.num_calls,
             num_holds=self.sources.get("hold", 0),
             sources=self.sources,
             hold_reasons=self.hold_reasons,
             thoughts=tuple(self.thoughts),
+            instructions=tuple(self.instructions),
+            domain=dict(self.env.domain()),
+            start_hash=self.start_hash,
             state_hash=self.env.state_hash(),
             latency_s={part: tuple(values) for part, values in self.latency_s.items()},
             frames=tuple(self.frames),

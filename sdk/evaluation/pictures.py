@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,8 @@ class FilmFrame:
     """Control step at which it was taken."""
     thought: str | None
     """The last thought up to that step; None when the policy did not think."""
+    instruction: str
+    """The sentence that held at that step."""
     png: bytes
     """The picture as a PNG file."""
 
@@ -43,14 +45,24 @@ class FilmStrip:
 
     seed: int
     """Seed of the scene."""
-    family: str
-    """Task family."""
+    task: str
+    """Name of the task."""
     instruction: str
-    """The sentence of the scene."""
+    """The sentence of the scene; of a sequence, the first one."""
     success: bool
     """Whether the episode ended in success."""
     steps: int
     """Length of the episode in control periods."""
+    progress: float
+    """Largest share of the stages that was reached, 0 to 1."""
+    goals_done: int
+    """Goals that were reached."""
+    num_goals: int
+    """Goals of the episode."""
+    mean_act_s: float
+    """Mean time of one answer of the policy."""
+    is_repeated: bool
+    """Whether the episode went the same way when it was played for the pictures."""
     sources: tuple[str, ...]
     """Who acted."""
     frames: tuple[FilmFrame, ...]
@@ -93,7 +105,8 @@ def write_gif(frames: Sequence[ImageArray], path: Path, *, rate_hz: float = 10.0
 def captioned_frames(episode: EpisodeResult) -> list[ImageArray]:
     """Returns the episode's pictures with the instruction and the thought in force printed under each."""
     return [
-        _caption(image, f"> {episode.instruction}", _thought_at(episode, step) or "") for step, image in episode.frames
+        _caption(image, f"> {_told_at(episode, step)}", _thought_at(episode, step) or "")
+        for step, image in episode.frames
     ]
 
 
@@ -117,8 +130,10 @@ def _caption(image: ImageArray, instruction: str, thought: str) -> ImageArray:
     return np.asarray(canvas, np.uint8)
 
 
-def write_film(folder: Path, episode: EpisodeResult, *, num_frames: int = FILM_FRAMES) -> Path:
-    """Writes pictures spread over the whole episode, a gif and `film.json` into `folder`."""
+def write_film(
+    folder: Path, episode: EpisodeResult, *, num_frames: int = FILM_FRAMES, is_repeated: bool = True
+) -> Path:
+    """Writes pictures spread over the whole episode and `film.json`, in that order, into `folder`."""
     if not episode.frames:
         raise ConfigError(f"the episode of seed {episode.seed} was run without record_frames, there is nothing to show")
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,15 +143,21 @@ def write_film(folder: Path, episode: EpisodeResult, *, num_frames: int = FILM_F
         step, image = episode.frames[index]
         name = f"step-{step:04d}.png"
         (folder / name).write_bytes(encode_png(image))
-        rows.append({"step": step, "thought": _thought_at(episode, step), "file": name})
-    write_gif(captioned_frames(episode), folder / "episode.gif")
+        thought, told = _thought_at(episode, step), _told_at(episode, step)
+        rows.append({"step": step, "thought": thought, "instruction": told, "file": name})
+    act_s = episode.latency_s.get("act", ())
     text = json.dumps(
         {
             "seed": episode.seed,
-            "family": episode.family,
+            "task": episode.task,
             "instruction": episode.instruction,
             "success": episode.success,
             "steps": episode.steps,
+            "progress": episode.progress,
+            "goals_done": episode.goals_done,
+            "num_goals": episode.num_goals,
+            "mean_act_s": sum(act_s) / max(1, len(act_s)),
+            "is_repeated": is_repeated,
             "sources": sorted(episode.sources),
             "frames": rows,
         },
@@ -151,21 +172,21 @@ def read_film(folder: Path) -> FilmStrip:
     path = folder / "film.json"
     try:
         film = json.loads(path.read_text(encoding="utf-8"))
-        frames = tuple(
-            FilmFrame(step=row["step"], thought=row["thought"], png=(folder / row["file"]).read_bytes())
-            for row in film["frames"]
-        )
-        return FilmStrip(
-            seed=film["seed"],
-            family=film["family"],
-            instruction=film["instruction"],
-            success=film["success"],
-            steps=film["steps"],
-            sources=tuple(film["sources"]),
-            frames=frames,
-        )
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as err:
+        rows = film.pop("frames")
+        frames = tuple(FilmFrame(**{**_without_file(row), "png": (folder / row["file"]).read_bytes()}) for row in rows)
+        return FilmStrip(**{**film, "sources": tuple(film["sources"]), "frames": frames})
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as err:
         raise DataError(f"{path} is not a film strip of `roboalign eval` ({err}); run the evaluation again") from err
+
+
+def _without_file(row: Mapping[str, str]) -> dict[str, object]:
+    return {key: value for key, value in row.items() if key != "file"}
+
+
+def _told_at(episode: EpisodeResult, step: int) -> str:
+    """Returns the sentence that held at a step."""
+    before = [text for at, text in episode.instructions if at <= step]
+    return before[-1] if before else episode.instruction
 
 
 def _thought_at(episode: EpisodeResult, step: int) -> str | None:

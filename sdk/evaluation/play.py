@@ -16,7 +16,8 @@ from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.evaluation.contenders import PolicyRef
 from roboalign.sdk.evaluation.episodes import EpisodePolicy, EpisodeResult, SeededPolicy, run_episode
 from roboalign.sdk.evaluation.pictures import captioned_frames, write_gif
-from roboalign.sdk.sim.language import SPLITS, TEMPLATES, instruction_for
+from roboalign.sdk.evaluation.scenes import SceneRef
+from roboalign.sdk.sim.language import SENTENCES, TEMPLATES, instruction_for
 from roboalign.sdk.sim.layout import COLOURS, GRASPABLE, SHAPES
 from roboalign.sdk.sim.seeds import eval_seed
 from roboalign.sdk.types import ActionChunk, Observation
@@ -43,7 +44,7 @@ class Task:
     @property
     def is_known_form(self) -> bool:
         """Whether the sentence has a form that scenes are described with; others are worth less trust."""
-        forms = {template for split in SPLITS for template in TEMPLATES[self.family][split]}
+        forms = {template for split in SENTENCES for template in TEMPLATES[self.family][split]}
         return self.sentence in {form.format(target=self.target, goal=self.goal) for form in forms}
 
 
@@ -95,21 +96,29 @@ def run_task(config: PlayConfig, *, say: Callable[[str], None] = print) -> PlayR
     seed = find_scene(task, config.seed)
     if not task.is_known_form:
         say(f"note: sentences of training say it like this: {instruction_for(task.family, task.target, task.goal)!r}")
-    env, policy = config.policy.open("train")
+    env = SceneRef().open()
+    try:
+        policy = config.policy.open(env)
+    except BaseException:
+        env.close()
+        raise
     say(f"task: {task.sentence} (scene {seed}, policy: {config.policy.name})")
     try:
         episode = run_episode(
             env,
             _Narrator(policy, task.sentence, say),
             seed=seed,
-            family=task.family,
+            task=task.family,
             replan_every=config.replan_every,
             record_frames=config.out is not None,
         )
     finally:
         policy.close()
         env.close()
-    episode = replace(episode, instruction=task.sentence)  # what the policy was told, not how the scene words it
+    told = ((0, task.sentence),)
+    episode = replace(
+        episode, instruction=task.sentence, instructions=told
+    )  # what the policy was told, not how the scene words it
     gif = write_gif(captioned_frames(episode), config.out) if config.out is not None else None
     who = ", ".join(sorted(episode.sources))
     say(f"{'done' if episode.success else 'not done'} after {episode.steps} steps; acted: {who}")
@@ -137,7 +146,7 @@ def parse_task(sentence: str) -> Task:
 
 def find_scene(task: Task, index: int = 0) -> int:
     """Returns the seed of the `index`-th held-out scene whose target and goal are the ones asked for."""
-    from roboalign.sdk.sim.env import scene_for
+    from roboalign.sdk.sim.tasks import scene_for
 
     left = index
     for number in range(_SEARCHED_SCENES):

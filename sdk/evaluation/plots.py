@@ -144,13 +144,13 @@ def draw_curves(panel: Panel) -> bytes:
 
 
 def draw_success(reports: Sequence[tuple[str, EvalReport]]) -> bytes:
-    """Returns a PNG of success rates with their Wilson intervals, one line a policy, one marker a family."""
+    """Returns a PNG of success rates with their intervals, one line a policy, one marker a task."""
     figure = _figure(5.4, 0.9 + 0.62 * len(reports))
     axes: Axes = figure.add_subplot()
-    names = list(dict.fromkeys(["all", *(family.family for _, report in reports for family in report.families)]))
+    names = list(dict.fromkeys(["all", *(result.task for _, report in reports for result in report.tasks)]))
     for row, (_, report) in enumerate(reports):
-        for result in (report.total, *report.families):
-            index = names.index(result.family)
+        for result in (report.total, *report.tasks):
+            index = names.index(result.task)
             y = row + (index - (len(names) - 1) / 2) * 0.2
             span = [[100 * (result.rate - result.interval.low)], [100 * (result.interval.high - result.rate)]]
             axes.errorbar(
@@ -162,12 +162,12 @@ def draw_success(reports: Sequence[tuple[str, EvalReport]]) -> bytes:
                 markersize=6 if index == 0 else 4,
                 linewidth=2.0 if index == 0 else 1.2,
                 capsize=3,
-                label=result.family if row == 0 else None,
+                label=result.task if row == 0 else None,
             )
     axes.set_yticks(range(len(reports)), [textwrap.fill(label, 20) for label, _ in reports], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(-2, 102)
-    axes.set_xlabel("success (%), 95 % Wilson interval", fontsize=9)
+    axes.set_xlabel("success (%), 95 % interval", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncol=4, frameon=False)
     return _png(figure)

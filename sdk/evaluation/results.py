@@ -14,20 +14,14 @@ from pathlib import Path
 
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.evaluation.episodes import EpisodeResult
-from roboalign.sdk.evaluation.statistics import (
-    Interval,
-    PairedDifference,
-    Summary,
-    paired_difference,
-    summarize,
-    wilson,
-)
+from roboalign.sdk.evaluation.intervals import Interval, bootstrap_mean, success_interval
+from roboalign.sdk.evaluation.statistics import Summary, summarize
 
 __all__ = [
     "EvalReport",
-    "FamilyResult",
+    "GoalsResult",
     "JsonValue",
-    "compare",
+    "TaskResult",
     "episode_from_json",
     "episode_to_json",
     "read_report",
@@ -38,16 +32,16 @@ __all__ = [
 JsonValue = object
 """Whatever `json` can write: text, numbers, booleans, None, and lists and objects of them."""
 
-FORMAT_VERSION = 1
-"""Version of `report.json`; a reader refuses a newer one by name."""
+FORMAT_VERSION = 2
+"""Version of `report.json`; a reader refuses any other by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FamilyResult:
-    """Success of one task family."""
+class TaskResult:
+    """Success in one task."""
 
-    family: str
-    """Task family, or `all`."""
+    task: str
+    """Name of the task, or `all`."""
     num_episodes: int
     """Episodes that were run."""
     num_successes: int
@@ -55,13 +49,31 @@ class FamilyResult:
     rate: float
     """Share of successes."""
     interval: Interval
-    """Wilson interval of the rate."""
+    """Interval of the rate, `intervals.success_interval`."""
     mean_steps: float
     """Mean length of an episode in control periods."""
     mean_progress: float
     """Mean of the largest share of stages reached."""
     num_holds: int
     """Answers that were a hold."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoalsResult:
+    """How many goals were reached where an episode has several: the figures that CALVIN reports of chains of five."""
+
+    rates: tuple[float, ...]
+    """Share of the episodes that reached at least 1, 2, ... goals, of those that have so many."""
+    intervals: tuple[Interval, ...]
+    """Interval of each rate."""
+    nums: tuple[int, ...]
+    """Episodes behind each rate."""
+    mean_length: float
+    """Mean number of goals reached."""
+    mean_length_interval: Interval
+    """Percentile bootstrap interval of the mean, episodes redrawn within their task; see `_length_interval`."""
+    num_goals: int
+    """Largest number of goals of an episode."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,18 +84,28 @@ class EvalReport:
     """Who was evaluated: kind, path, settings, fingerprint."""
     config: Mapping[str, JsonValue]
     """Settings of the evaluation."""
-    total: FamilyResult
-    """All families together."""
-    families: tuple[FamilyResult, ...]
-    """Each family alone, in the order of the settings."""
+    total: TaskResult
+    """All tasks together: the suite."""
+    tasks: tuple[TaskResult, ...]
+    """Each task alone, in the order of the settings."""
+    goals: GoalsResult | None
+    """Goals reached; None where every episode has one goal."""
+    task_names: tuple[str, ...]
+    """Task of each episode."""
     seeds: tuple[int, ...]
     """Scene seed of each episode."""
     successes: tuple[bool, ...]
     """Success of each episode, in the order of `seeds`."""
+    progresses: tuple[float, ...]
+    """Largest share of the stages that each episode reached, in the order of `seeds`."""
+    goals_done: tuple[int, ...]
+    """Goals that each episode reached, in the order of `seeds`."""
+    start_hashes: tuple[str, ...]
+    """Physical state in which each episode began, in the order of `seeds`."""
     state_hashes: tuple[str, ...]
     """Final physical state of each episode, in the order of `seeds`."""
     acted: Mapping[str, int]
-    """Number of answers by who gave them: `flow`, `fast`, `expert`, `random`, `hold`."""
+    """Number of answers by who gave them: `flow`, `fast`, `expert`, `random`, `callable`, `hold`."""
     hold_reasons: Mapping[str, int]
     """Number of holds by reason."""
     num_calls: int
@@ -95,7 +117,11 @@ class EvalReport:
     latency_s: Mapping[str, Summary]
     """Seconds of one call by part; `act` is the whole call, measured from outside while other work went on."""
     films: tuple[str, ...]
-    """Folders of film strips, relative to the report."""
+    """Folders of film strips, relative to the report: the first successes and the first failures."""
+    videos: tuple[str, ...]
+    """Video files, relative to the report: the first episodes."""
+    provenance: Mapping[str, str]
+    """Versions, machine and date."""
     wall_s: float
     """Wall time that was spent, summed over resumed runs."""
 
@@ -115,6 +141,8 @@ def summarize_episodes(
     policy: Mapping[str, JsonValue],
     config: Mapping[str, JsonValue],
     films: Sequence[str] = (),
+    videos: Sequence[str] = (),
+    provenance: Mapping[str, str] | None = None,
     wall_s: float = 0.0,
 ) -> EvalReport:
     """Returns the report of a list of episodes."""
@@ -130,14 +158,19 @@ def summarize_episodes(
             latency_s.setdefault(part, []).extend(values)
     thoughts = [text for episode in episodes for _, text in episode.thoughts if text.strip()]
     num_calls = sum(episode.num_calls for episode in episodes)
-    names = list(dict.fromkeys(episode.family for episode in episodes))
+    names = list(dict.fromkeys(episode.task for episode in episodes))
     return EvalReport(
         policy=policy,
         config=config,
-        total=_family("all", episodes),
-        families=tuple(_family(name, [e for e in episodes if e.family == name]) for name in names),
+        total=_summarize_task("all", episodes),
+        tasks=tuple(_summarize_task(name, [e for e in episodes if e.task == name]) for name in names),
+        goals=_summarize_goals(episodes) if max(episode.num_goals for episode in episodes) > 1 else None,
+        task_names=tuple(episode.task for episode in episodes),
         seeds=tuple(episode.seed for episode in episodes),
         successes=tuple(episode.success for episode in episodes),
+        progresses=tuple(episode.progress for episode in episodes),
+        goals_done=tuple(episode.goals_done for episode in episodes),
+        start_hashes=tuple(episode.start_hash for episode in episodes),
         state_hashes=tuple(episode.state_hash for episode in episodes),
         acted=dict(acted),
         hold_reasons=dict(reasons),
@@ -146,22 +179,10 @@ def summarize_episodes(
         num_distinct_thoughts=len(set(thoughts)),
         latency_s={part: summarize(values) for part, values in latency_s.items()},
         films=tuple(films),
+        videos=tuple(videos),
+        provenance=provenance or {},
         wall_s=wall_s,
     )
-
-
-def compare(first: EvalReport, second: EvalReport) -> PairedDifference:
-    """Compares two evaluations on the seeds they share, each seed with itself."""
-    seconds = dict(zip(second.seeds, second.successes, strict=True))
-    for key in ("families", "split"):
-        if first.config[key] != second.config[key]:
-            raise ConfigError(f"evaluations with {key} {first.config[key]} and {second.config[key]} are not paired")
-    pairs = [(ok, seconds[seed]) for seed, ok in zip(first.seeds, first.successes, strict=True) if seed in seconds]
-    if not pairs:
-        raise ConfigError(
-            "the two evaluations have no seed in common; run both with the same --episodes and first episode"
-        )
-    return paired_difference([a for a, _ in pairs], [b for _, b in pairs])
 
 
 def episode_to_json(episode: EpisodeResult) -> str:
@@ -176,6 +197,7 @@ def episode_from_json(line: str) -> EpisodeResult:
     try:
         row = json.loads(line)
         row["thoughts"] = tuple((int(step), str(text)) for step, text in row["thoughts"])
+        row["instructions"] = tuple((int(step), str(text)) for step, text in row["instructions"])
         row["latency_s"] = {part: tuple(values) for part, values in row["latency_s"].items()}
         return EpisodeResult(**row)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as err:
@@ -197,44 +219,104 @@ def read_report(path: Path) -> EvalReport:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
         version = row.pop("format_version")
-        if version > FORMAT_VERSION:
+        if version != FORMAT_VERSION:
             raise DataError(
-                f"{path} has format version {version}, this roboalign reads up to {FORMAT_VERSION}; update it"
+                f"{path} has format version {version}, this roboalign reads {FORMAT_VERSION}; run the evaluation again,"
+                " or install the version of roboalign that wrote it"
             )
-        row.pop("who_acted")
-        for key in ("seeds", "successes", "state_hashes", "films"):
-            row[key] = tuple(row[key])
-        row["total"] = _family_from_json(row["total"])
-        row["families"] = tuple(_family_from_json(entry) for entry in row["families"])
-        row["latency_s"] = {part: Summary(**entry) for part, entry in row["latency_s"].items()}
-        return EvalReport(**row)
+        del row["who_acted"]
+        return _report_from_json(row)
     except FileNotFoundError as err:
         raise DataError(f"there is no evaluation at {path}; write one with `roboalign eval`") from err
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as err:
         raise DataError(f"{path} is not a report of `roboalign eval` ({err})") from err
 
 
-def _family(name: str, episodes: Sequence[EpisodeResult]) -> FamilyResult:
-    """Sums up the episodes of one family."""
+def _summarize_task(name: str, episodes: Sequence[EpisodeResult]) -> TaskResult:
+    """Sums up the episodes of one task."""
     num, wins = len(episodes), sum(episode.success for episode in episodes)
-    return FamilyResult(
-        family=name,
+    return TaskResult(
+        task=name,
         num_episodes=num,
         num_successes=wins,
         rate=wins / num,
-        interval=wilson(wins, num),
+        interval=success_interval(wins, num),
         mean_steps=sum(episode.steps for episode in episodes) / num,
         mean_progress=sum(episode.progress for episode in episodes) / num,
         num_holds=sum(episode.num_holds for episode in episodes),
     )
 
 
-def _family_from_json(row: dict[str, JsonValue]) -> FamilyResult:
-    """Rebuilds one family entry of a report."""
-    interval = row.pop("interval")
-    if not isinstance(interval, dict):
-        raise TypeError("a family has no interval")
-    return FamilyResult(**row, interval=Interval(**interval))  # type: ignore[arg-type]  # values come from JSON, names are checked
+def _summarize_goals(episodes: Sequence[EpisodeResult]) -> GoalsResult:
+    """Sums up how many goals the episodes reached."""
+    most = max(episode.num_goals for episode in episodes)
+    having = [[e.goals_done >= k for e in episodes if e.num_goals >= k] for k in range(1, most + 1)]
+    lengths = [float(episode.goals_done) for episode in episodes]
+    intervals = tuple(success_interval(sum(reached), len(reached)) for reached in having)
+    return GoalsResult(
+        rates=tuple(sum(reached) / len(reached) for reached in having),
+        intervals=intervals,
+        nums=tuple(len(reached) for reached in having),
+        mean_length=sum(lengths) / len(lengths),
+        mean_length_interval=_length_interval(lengths, [episode.task for episode in episodes], intervals),
+        num_goals=most,
+    )
+
+
+def _length_interval(lengths: Sequence[float], tasks: Sequence[str], intervals: Sequence[Interval]) -> Interval:
+    """Returns the interval of the mean number of goals.
+
+    Resampling episodes that are alike within every task would give an interval without width. The mean is the sum of
+    the rates of at least 1, 2, ... goals, so the sum of their intervals, which is on the safe side, takes its place.
+    """
+    interval = bootstrap_mean(lengths, tasks)
+    if interval.width > 0.0:
+        return interval
+    return Interval(low=sum(entry.low for entry in intervals), high=sum(entry.high for entry in intervals))
+
+
+def _report_from_json(row: dict[str, JsonValue]) -> EvalReport:
+    """Rebuilds a report; raises TypeError or KeyError for what is not one."""
+    lists = ("task_names", "seeds", "successes", "progresses", "goals_done", "start_hashes", "state_hashes")
+    for name in (*lists, "films", "videos"):
+        row[name] = tuple(_list(row[name]))
+    row["total"] = _task_from_json(row["total"])
+    row["tasks"] = tuple(_task_from_json(entry) for entry in _list(row["tasks"]))
+    if row["goals"] is not None:
+        goals = _object(row["goals"])
+        for name in ("rates", "nums"):
+            goals[name] = tuple(_list(goals[name]))
+        goals["intervals"] = tuple(_interval(entry) for entry in _list(goals["intervals"]))
+        goals["mean_length_interval"] = _interval(goals["mean_length_interval"])
+        row["goals"] = GoalsResult(**goals)  # type: ignore[arg-type]  # values come from JSON, names are checked
+    latency_s = _object(row["latency_s"])
+    row["latency_s"] = {
+        part: Summary(**_object(entry))  # type: ignore[arg-type]  # values come from JSON, names are checked
+        for part, entry in latency_s.items()
+    }
+    return EvalReport(**row)  # type: ignore[arg-type]  # values come from JSON, names are checked
+
+
+def _task_from_json(value: JsonValue) -> TaskResult:
+    row = _object(value)
+    interval = _interval(row.pop("interval"))
+    return TaskResult(**row, interval=interval)  # type: ignore[arg-type]  # values come from JSON, names are checked
+
+
+def _interval(value: JsonValue) -> Interval:
+    return Interval(**_object(value))  # type: ignore[arg-type]  # values come from JSON, names are checked
+
+
+def _object(value: JsonValue) -> dict[str, JsonValue]:
+    if not isinstance(value, dict):
+        raise TypeError(f"found {type(value).__name__}, expected an object")
+    return value
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    if not isinstance(value, list):
+        raise TypeError(f"found {type(value).__name__}, expected a list")
+    return value
 
 
 def _without_nan(value: JsonValue) -> JsonValue:

@@ -49,7 +49,7 @@ class DemoConfig:
     eval_episodes: int = 60
     """Held-out scenes for every policy."""
     films: int = 2
-    """Film strips of each family and policy."""
+    """Film strips of successes, and of failures, of each policy."""
     seed: int = 0
     """Seed of recording and training."""
     workers: int = 2
@@ -106,7 +106,7 @@ def plan(config: DemoConfig, *, is_refused: bool = False) -> tuple[Step, ...]:
         "--threads",
         str(config.threads),
     )
-    record = ["--episodes", str(config.demonstrations), "--families", families]
+    record = ["--episodes", str(config.demonstrations), "--tasks", families]
     record += ["--seed", str(config.seed), "--workers", str(config.workers), "--out", str(data)]
     trained = sft if is_refused else align
     steps = [
@@ -118,7 +118,7 @@ def plan(config: DemoConfig, *, is_refused: bool = False) -> tuple[Step, ...]:
         Step(name="head", argv=("train", "head", str(trained), *train, "--out", str(head)), output=head),
         Step(name="export", argv=("export", str(head), "--target", "cpu", "--out", str(bundle)), output=bundle),
     ]
-    common = ["--episodes", str(config.eval_episodes), "--families", families, "--workers", str(config.workers)]
+    common = ["--episodes", str(config.eval_episodes), "--tasks", families, "--workers", str(config.workers)]
     for name, contender in _CONTENDERS.items():
         who = [str(bundle) if word == "BUNDLE" else word for word in contender.argv]
         films = config.films if contender.role in ("main", "policy") else 0

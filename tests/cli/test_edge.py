@@ -17,7 +17,7 @@ BAD_INPUT = {
     "no such option": ["collect", "--episode", "3"],
     "not a number": ["collect", "--episodes", "many"],
     "an argument is missing": ["train", "align", "--data", "nowhere"],
-    "unknown family": ["collect", "--families", "place,juggle"],
+    "unknown task to collect": ["collect", "--tasks", "place,juggle"],
     "no episodes": ["collect", "--episodes", "0"],
     "no dataset": ["data", "preview", "nowhere"],
     "unknown task": ["run", "--task", "make me a sandwich"],
@@ -25,7 +25,18 @@ BAD_INPUT = {
     "no bundle to run": ["run", "nowhere"],
     "no bundle to evaluate": ["eval", "nowhere"],
     "no scenes": ["eval", "random", "--episodes", "0"],
-    "unknown actor": ["eval", "nowhere", "--actions", "magic"],
+    "unknown actor": ["eval", "expert", "--actions", "magic"],
+    "unknown suite": ["eval", "expert", "--suite", "spatal"],
+    "unknown split": ["eval", "expert", "--suite", "spatial", "--split", "heldout"],
+    "unknown task to evaluate": ["eval", "expert", "--tasks", "plase"],
+    "unknown randomisation": ["eval", "expert", "--randomize", "mid"],
+    "unknown kind of policy": ["eval", "exprt"],
+    "no server": ["eval", "http://127.0.0.1:9"],
+    "no code": ["eval", "nowhere.py:make"],
+    "nothing to serve": ["serve", "nowhere"],
+    "the expert cannot be served": ["serve", "expert"],
+    "nothing to compare with": ["compare", "nowhere"],
+    "nothing to compare": ["compare", "nowhere", "nowhere"],
     "unknown recipe": ["train", "base", "--data", "nowhere", "--recipe", "huge"],
     "nothing to train on": ["train", "base", "--data", "nowhere", "--recipe", "nano-debug"],
     "no checkpoint": ["train", "sft", "nowhere", "--data", "nowhere"],
@@ -122,7 +133,7 @@ def test_the_result_is_the_only_line_on_stdout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["collect", "--episodes", "1", "--families", "push", "--workers", "1", "--out", "data"]) == 0
+    assert main(["collect", "--episodes", "1", "--tasks", "push", "--workers", "1", "--out", "data"]) == 0
     assert capsys.readouterr().out == "data\n"
     assert main(["data", "preview", "data", "--out", "a.gif", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
@@ -138,7 +149,7 @@ def test_a_control_can_be_evaluated(
     monkeypatch.chdir(tmp_path)
     assert main(["eval", "expert", "--episodes", "2", "--films", "0", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
-    assert row["path"] == "runs/eval-expert/report.json"
+    assert row["path"] == "runs/eval-expert/report.html"
     assert row["report"]["total"]["num_episodes"] == 2
     assert row["report"]["acted"].keys() == {"expert"}
 

@@ -17,7 +17,9 @@ COMMANDS = (
     "",
     "collect",
     "data",
+    "data check",
     "data preview",
+    "data show",
     "train",
     "train base",
     "train sft",
@@ -26,6 +28,8 @@ COMMANDS = (
     "export",
     "run",
     "eval",
+    "compare",
+    "serve",
     "demo",
     "check-robot",
 )

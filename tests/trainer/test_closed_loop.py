@@ -1,3 +1,4 @@
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from roboalign.sdk.data.collect import SEED_STRIDE
 from roboalign.sdk.errors import ConfigError
-from roboalign.sdk.sim import tasks
+from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.sim.seeds import is_eval_seed, train_seed
 from roboalign.trainer import closed_loop
 from roboalign.trainer.checkpoint import CheckpointMeta, save_checkpoint
@@ -30,7 +31,7 @@ def folder(member, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _short_episodes(monkeypatch):
-    monkeypatch.setitem(tasks.MAX_STEPS, "push", 8)
+    monkeypatch.setattr(closed_loop, "SimEnv", partial(SimEnv, max_steps=8))
 
 
 def test_rollouts_give_shares_and_leave_the_weights_alone(member, folder) -> None:
@@ -45,9 +46,9 @@ def test_rollouts_give_shares_and_leave_the_weights_alone(member, folder) -> Non
 def test_the_scenes_are_the_same_at_every_call_and_the_families_take_turns(member, folder, monkeypatch) -> None:
     played = []
 
-    def play(env, policy, *, seed, family, replan_every):
-        played.append((seed, family, replan_every))
-        return SimpleNamespace(success=family == "push", progress=0.5)
+    def play(env, policy, *, seed, task, replan_every):
+        played.append((seed, task, replan_every))
+        return SimpleNamespace(success=task == "push", progress=0.5)
 
     monkeypatch.setattr(closed_loop, "run_episode", play)
     rollouts = token_rollouts(folder, episodes=2, replan_every=3)

@@ -10,17 +10,14 @@ __all__ = ["check_robot"]
 
 
 def check_robot(
-    robot: Annotated[str, typer.Argument(help="Robot by name; today only the simulated arm: sim.")] = "sim",
+    robot: Annotated[str, typer.Argument(help="Simulated arm: panda, so101, or sim (the panda).")] = "sim",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check that a robot keeps the promises of the Robot protocol; moves it in small steps."""
     from roboalign import drivers
-    from roboalign.sdk.errors import ConfigError
     from roboalign.sdk.sim.robot import SimRobot
 
-    if robot != "sim":
-        raise ConfigError(f"there is no robot {robot!r}; choose one of sim")
-    report = drivers.check_robot(SimRobot())
+    report = drivers.check_robot(SimRobot(robot="panda" if robot == "sim" else robot))
     print_note(str(report))
     report.raise_if_failed()
     print_result("ok", as_json=as_json, report=report)

@@ -1,5 +1,6 @@
 """`roboalign eval`: success of a policy, or of a control, over paired held-out scenes."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,17 @@ from roboalign.cli.output import parse_names, policy_ref, print_note, print_resu
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import EvalReport
 
-__all__ = ["evaluate"]
+__all__ = ["POLICY_HELP", "evaluate"]
+
+POLICY_HELP = "Bundle, checkpoint or run folder; http://host:port; module:name or file.py:name; expert; random."
+WIDTH = 80
+"""Columns of the table."""
 
 
 def evaluate(
     policy: Annotated[
         str | None,
-        typer.Argument(help="Bundle or checkpoint folder, or: expert, random.", show_default="the shipped bundle"),
+        typer.Argument(help=POLICY_HELP, show_default="the shipped bundle"),
     ] = None,
     out: Annotated[
         Path | None,
@@ -24,10 +29,30 @@ def evaluate(
             "--out", help="Folder of the result; an interrupted evaluation in it goes on.", show_default="runs/eval-..."
         ),
     ] = None,
-    episodes: Annotated[int, typer.Option("--episodes", help="Held-out scenes; the same ones for every policy.")] = 60,
-    families: Annotated[
-        str, typer.Option("--families", help="Task families, taken in turn, separated by commas.")
-    ] = "place,push",
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="Suite to evaluate on, e.g. spatial.", show_default="single tasks")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks", help="Tasks, taken in turn, separated by commas.", show_default="all of the suite, or place,push"
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="train, language, object, swap, camera or lighting: what is held out.")
+    ] = "train",
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Episodes of each task of a suite, at most 50.", show_default="10")
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", help="Episodes in all, without a suite.", show_default="60")
+    ] = None,
+    robot: Annotated[
+        str | None, typer.Option("--robot", help="Arm, without a suite: panda or so101.", show_default="panda")
+    ] = None,
+    randomize: Annotated[
+        str, typer.Option("--randomize", help="Domain randomisation: off, mild, strong, or a file.")
+    ] = "off",
     actions: Annotated[
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
@@ -35,39 +60,82 @@ def evaluate(
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Control: tell the policy the sentence of another task.")
     ] = False,
-    split: Annotated[str, typer.Option("--split", help="Sentences: train or heldout (unseen wording).")] = "train",
+    blind: Annotated[bool, typer.Option("--blind", help="Control: give the policy black pictures.")] = False,
+    replan_every: Annotated[
+        int | None,
+        typer.Option("--replan-every", help="Ask again after so many actions.", show_default="the whole chunk"),
+    ] = None,
+    image_size: Annotated[int, typer.Option("--image-size", help="Pictures for the policy, pixels a side.")] = 96,
     workers: Annotated[int, typer.Option("--workers", help="Processes; use 1 when latency matters.")] = 1,
-    films: Annotated[int, typer.Option("--films", help="Film strips to keep of each family.")] = 1,
+    films: Annotated[
+        int, typer.Option("--films", help="Film strips in the report: so many successes, so many failures.")
+    ] = 1,
+    videos: Annotated[int, typer.Option("--videos", help="Videos to write, of the first episodes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Measure closed-loop success with Wilson intervals, against the controls if you ask for them."""
+    """Measure closed-loop success of any policy on any suite, with intervals.
+
+    Every policy gets the same scenes. The folder holds report.html, report.json and one line for each episode.
+    """
     from roboalign.sdk.evaluation import EvalConfig
     from roboalign.sdk.evaluation import evaluate as run_evaluation
 
-    ref = policy_ref(policy, actions=actions, think=think, is_shuffled=shuffled)
+    ref = policy_ref(policy, actions=actions, think=think, is_shuffled=shuffled, is_blind=blind)
     config = EvalConfig(
-        out=out or Path("runs") / f"eval-{_label(policy, shuffled)}",
-        episodes=episodes,
-        families=parse_names(families),
+        out=out or Path("runs") / f"eval-{_label(policy, suite, split, shuffled=shuffled, blind=blind)}",
+        suite=suite,
+        tasks=parse_names(tasks or ""),
         split=split,
+        trials=trials,
+        episodes=episodes,
+        robot=robot,
+        randomization=randomize,
+        image_size_px=image_size,
+        replan_every=replan_every,
         workers=workers,
         films=films,
+        videos=videos,
     )
     report = run_evaluation(config, ref)
     _print_table(report)
-    print_result(config.out / "report.json", as_json=as_json, report=report)
+    print_result(config.out / "report.html", as_json=as_json, report=report)
 
 
-def _label(policy: str | None, is_shuffled: bool) -> str:
-    name = "shipped" if policy is None else Path(policy).resolve().name
-    return f"{name}-shuffled" if is_shuffled else name
+def _label(policy: str | None, suite: str | None, split: str, *, shuffled: bool, blind: bool) -> str:
+    """Returns a folder name: who, and whatever is not the usual."""
+    if policy is None:
+        name = "shipped"
+    elif "://" in policy:
+        name = policy.partition("://")[2]
+    else:
+        name = Path(policy).name
+    parts = [name, suite, split if split != "train" else None]
+    parts += ["shuffled" if shuffled else None, "blind" if blind else None]
+    return "-".join(part.replace(":", "-").strip("/") for part in parts if part)
 
 
 def _print_table(report: "EvalReport") -> None:
-    print_note(f"{report.policy['name']}; who acted: {report.who_acted}")
-    for row in (*report.families, report.total):
-        low, high = row.interval.low, row.interval.high
-        print_note(
-            f"{row.family:>8}  {row.num_successes:4d}/{row.num_episodes:<4d} {100 * row.rate:5.1f} %"
-            f"  (95 %: {100 * low:.1f} to {100 * high:.1f})"
-        )
+    from roboalign.sdk.evaluation import caveats
+
+    print_note(_cut(f"{report.policy['name']}; who acted: {report.who_acted}", WIDTH))
+    print_note(f"{'task':<33}{'solved':>10}{'success':>9}   {'95 % interval':<15}{'progress':>9}")
+    prefix = f"{report.config.get('suite')}/"
+    for row in (*report.tasks, report.total):
+        solved, rate = f"{row.num_successes}/{row.num_episodes}", f"{100 * row.rate:.1f} %"
+        interval = f"{100 * row.interval.low:.1f} to {100 * row.interval.high:.1f}"
+        name, progress = _cut(row.task.removeprefix(prefix), 32), f"{100 * row.mean_progress:.0f} %"
+        print_note(f"{name:<33}{solved:>10}{rate:>9}   {interval:<15}{progress:>9}".rstrip())
+    if report.goals is not None:
+        for number, (rate_k, interval_k) in enumerate(zip(report.goals.rates, report.goals.intervals, strict=True), 1):
+            interval = f"{100 * interval_k.low:.1f} to {100 * interval_k.high:.1f}"
+            what = f"at least {number} goals reached" if number > 1 else "at least 1 goal reached"
+            print_note(f"{what:<43}{100 * rate_k:7.1f} %   {interval}")
+        length = report.goals.mean_length_interval
+        mean = f"{report.goals.mean_length:.2f}"
+        print_note(f"{'average length':<43}{mean:>9}   {length.low:.2f} to {length.high:.2f}")
+    for line in caveats(report):
+        print_note(textwrap.fill(f"note: {line}", WIDTH, subsequent_indent="  "))
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."

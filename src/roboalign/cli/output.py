@@ -12,24 +12,19 @@ if TYPE_CHECKING:
 
 __all__ = ["parse_names", "policy_ref", "print_note", "print_result"]
 
-CONTROLS = ("expert", "random")
-"""Policies without files, by name on the command line."""
-
 
 def parse_names(text: str) -> tuple[str, ...]:
     """Returns the names in a comma-separated option."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def policy_ref(policy: str | None, *, actions: str, think: bool, is_shuffled: bool = False) -> "PolicyRef":
-    """Returns the policy that an argument names: a control, a folder, or the shipped bundle (None)."""
-    from roboalign.sdk.evaluation import PolicyRef
+def policy_ref(
+    policy: str | None, *, actions: str, think: bool, is_shuffled: bool = False, is_blind: bool = False
+) -> "PolicyRef":
+    """Returns the policy that an argument names: a control, folder, address or code; None is the shipped bundle."""
+    from roboalign.sdk.evaluation import named_policy
 
-    if policy in CONTROLS:
-        return PolicyRef(kind=policy, is_shuffled=is_shuffled)
-    is_checkpoint = policy is not None and (Path(policy) / "roboalign.json").is_file()
-    kind = "checkpoint" if is_checkpoint else "bundle"
-    return PolicyRef(kind=kind, path=policy, actions=actions, think=think, is_shuffled=is_shuffled)
+    return named_policy(policy, actions=actions, think=think, is_shuffled=is_shuffled, is_blind=is_blind)
 
 
 def print_result(result: object, *, as_json: bool, **more: object) -> None:

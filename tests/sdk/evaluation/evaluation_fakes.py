@@ -12,29 +12,65 @@ import numpy as np
 from roboalign.sdk.errors import DataError
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy
 from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
-from roboalign.sdk.types import ActionChunk, FloatArray, Observation
+from roboalign.sdk.types import ActionChunk, FloatArray, Observation, RobotSpec
 
 MAX_STEPS = 20
 
 
-class LineEnv:
-    """The tool moves along x; the episode is solved when it has moved as far as the seed asks."""
+SPEC = RobotSpec(
+    name="fake",
+    joint_names=("j",),
+    joint_lower_rad=(-1.0,),
+    joint_upper_rad=(1.0,),
+    joint_max_speed_rad_s=(1.0,),
+    home_joint_pos_rad=(0.0,),
+    park_joint_pos_rad=(0.0,),
+    gripper_max_width_m=0.08,
+    workspace_lower_m=(0.3, -0.26, 0.005),
+    workspace_upper_m=(0.7, 0.26, 0.35),
+    max_step_m=0.04,
+    max_step_rad=0.2,
+    control_rate_hz=10.0,
+    camera_names=("front",),
+    image_size_px=96,
+)
 
-    def __init__(self) -> None:
+
+class LineEnv:
+    """The tool moves along x; the episode is solved when it has moved as far as the seed asks.
+
+    With `num_goals` it is a sequence: the way is cut into equal parts, each with its own sentence.
+    """
+
+    robot_spec = SPEC
+
+    def __init__(self, num_goals: int = 1) -> None:
+        self.num_goals = num_goals
         self.x = 0.0
         self.steps = 0
         self.wanted = 1.0
-        self.instruction = ""
-        self.family = ""
+        self.sentence = ""
+        self.task = ""
         self.num_images = 0
         self.actions: list[FloatArray] = []
 
     def reset(self, *, seed: int, options: dict[str, str]) -> tuple[object, object]:
         self.x, self.steps, self.actions = 0.0, 0, []
-        self.family = options["family"]
+        self.task = options["task"]
         self.wanted = 0.1 + 0.05 * (seed % 5)
-        self.instruction = f"{self.family} for {seed}"
+        self.sentence = f"{self.task} for {seed}"
         return {}, {}
+
+    @property
+    def instruction(self) -> str:
+        part = f", part {min(self.goals_done() + 1, self.num_goals)}" if self.num_goals > 1 else ""
+        return self.sentence + part
+
+    def goals_done(self) -> int:
+        return min(self.num_goals, int(self.num_goals * (self.x + 1e-6) / self.wanted))
+
+    def domain(self) -> dict[str, object]:
+        return {"friction": 0.5}
 
     def step(self, action: FloatArray) -> tuple[object, object, bool, bool, object]:
         self.actions.append(np.array(action))
@@ -66,7 +102,7 @@ class LineEnv:
         return float(np.clip(self.x / self.wanted, 0.0, 1.0))
 
     def state_hash(self) -> str:
-        return hashlib.sha256(np.float64(self.x).tobytes()).hexdigest()
+        return hashlib.sha256(np.array([self.x, self.wanted]).tobytes()).hexdigest()
 
 
 class WalkPolicy:
@@ -101,20 +137,30 @@ class WalkPolicy:
 
 
 @dataclass(frozen=True)
+class LineScene:
+    """Opens `LineEnv`."""
+
+    num_goals: int = 1
+
+    def open(self) -> EpisodeEnv:
+        return LineEnv(self.num_goals)
+
+
+@dataclass(frozen=True)
 class WalkSetup:
-    """Opens `LineEnv` with `WalkPolicy`; `step_m` 0.04 solves every seed, 0.01 only the near ones."""
+    """Opens `WalkPolicy`; `step_m` 0.04 solves every seed, 0.01 only the near ones."""
 
     step_m: float = 0.04
     hold_every: int = 0
     fails: bool = False
     dies: bool = False
 
-    def open(self, split: str) -> tuple[EpisodeEnv, EpisodePolicy]:
+    def open(self, env: EpisodeEnv, *, split: str) -> EpisodePolicy:
         if self.dies:
             os._exit(3)
         if self.fails:
             raise DataError("broken on purpose")
-        return LineEnv(), WalkPolicy(self.step_m, self.hold_every)
+        return WalkPolicy(self.step_m, self.hold_every)
 
     def describe(self) -> Mapping[str, object]:
         return {"name": "walk", "step_m": self.step_m, "think": True}

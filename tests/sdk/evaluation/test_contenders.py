@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from roboalign.sdk.errors import BundleError, ConfigError
-from roboalign.sdk.evaluation.contenders import PolicyRef, fingerprint
+from roboalign.sdk.evaluation.contenders import PolicyRef, fingerprint, named_policy
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
+from roboalign.sdk.evaluation.scenes import SceneRef
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,9 @@ from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
         {"kind": "checkpoint"},
         {"kind": "expert", "path": "x"},
         {"kind": "random", "is_shuffled": True},
+        {"kind": "expert", "is_blind": True},
+        {"kind": "remote"},
+        {"kind": "callable"},
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(options):
@@ -41,7 +45,54 @@ def test_the_fingerprint_follows_the_description(tmp_path):
 def test_tables_name_the_policy():
     assert PolicyRef(kind="expert").name == "expert"
     assert PolicyRef(kind="bundle", is_shuffled=True).name == "shipped bundle, shuffled instruction"
-    assert PolicyRef(kind="bundle", path="runs/x").name == "runs/x"
+    assert PolicyRef(kind="bundle", path="runs/x", is_blind=True).name == "runs/x, blind"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (None, "bundle"),
+        ("expert", "expert"),
+        ("http://127.0.0.1:8350", "remote"),
+        ("package.module:make", "callable"),
+        ("policies/mine.py:Mine", "callable"),
+    ],
+)
+def test_a_name_says_what_kind_of_policy_it_is(name, kind):
+    assert named_policy(name).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "place"),
+    [
+        (("manifest.json",), "bundle", "."),
+        (("roboalign.json",), "checkpoint", "."),
+        (("head/roboalign.json", "bundle/manifest.json"), "bundle", "bundle"),
+        (("sft/roboalign.json", "head/roboalign.json"), "checkpoint", "head"),
+    ],
+)
+def test_the_folder_of_a_run_stands_for_its_policy(tmp_path, files, kind, place):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    ref = named_policy(str(tmp_path))
+    assert (ref.kind, ref.folder) == (kind, tmp_path / place)
+
+
+def test_a_folder_without_a_policy_says_what_it_has(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(BundleError, match=r"neither a bundle.*notes\.txt"):
+        named_policy(str(tmp_path))
+
+
+def test_a_misspelt_control_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean expert"):
+        named_policy("exprt")
+
+
+def test_a_python_file_without_a_name_is_explained():
+    with pytest.raises(ConfigError, match=r"mine\.py:NAME"):
+        named_policy("mine.py")
 
 
 def test_the_expert_and_chance_are_far_apart(tmp_path):
@@ -72,8 +123,9 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_the_random_policy_moves_the_simulated_arm():
-    env, policy = PolicyRef(kind="random").open("train")
-    env.reset(seed=1, options={"family": "place"})
+    env = SceneRef().open()
+    policy = PolicyRef(kind="random").open(env)
+    env.reset(seed=1, options={"task": "place"})
     before = env.observe(with_image=False).state
     policy.seed_episode(1)
     for action in policy.act(env.observe(with_image=False)).actions:

@@ -1,29 +1,14 @@
 import numpy as np
 import pytest
-from evaluation_fakes import WalkPolicy, make_truth
+from evaluation_fakes import SPEC, LineEnv, WalkPolicy, make_truth
 
-from roboalign.sdk.evaluation.controls import RandomPolicy, ShuffledInstruction, shuffle_task
+from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
 from roboalign.sdk.evaluation.episodes import SeededPolicy
 from roboalign.sdk.evaluation.play import parse_task
-from roboalign.sdk.types import Observation, RobotSpec
+from roboalign.sdk.evaluation.shuffle import shuffle_task
+from roboalign.sdk.types import Observation
 
-SPEC = RobotSpec(
-    name="fake",
-    joint_names=("j",),
-    joint_lower_rad=(-1.0,),
-    joint_upper_rad=(1.0,),
-    joint_max_speed_rad_s=(1.0,),
-    home_joint_pos_rad=(0.0,),
-    park_joint_pos_rad=(0.0,),
-    gripper_max_width_m=0.08,
-    workspace_lower_m=(0.3, -0.26, 0.005),
-    workspace_upper_m=(0.7, 0.26, 0.35),
-    max_step_m=0.04,
-    max_step_rad=0.2,
-    control_rate_hz=10.0,
-    camera_names=("front",),
-    image_size_px=96,
-)
 OBSERVATION = Observation(images={}, state=np.zeros(5), joint_pos_rad=np.zeros(1), instruction="true", time_s=0.0)
 
 
@@ -108,3 +93,25 @@ def test_closing_the_shuffle_closes_the_policy():
     inner = WalkPolicy()
     ShuffledInstruction(inner, Scene(make_truth(*PLACE))).close()
     assert inner.is_closed
+
+
+def test_a_blind_policy_gets_black_pictures_and_everything_else():
+    env, inner = LineEnv(), WalkPolicy()
+    env.reset(seed=1, options={"task": "place"})
+    env.x = 0.1
+    seen = []
+    inner.act = lambda observation: seen.append(observation)
+    BlindPolicy(inner).act(env.observe(with_image=True))
+    assert not seen[0].images["front"].any()
+    assert (seen[0].instruction, seen[0].state[0]) == ("place for 1", np.float32(0.1))
+
+
+def test_a_wrapped_policy_that_does_not_look_gets_no_pictures():
+    inner = WalkPolicy()
+    inner.needs_image = False
+    assert not BlindPolicy(inner).needs_image
+
+
+def test_a_scene_without_an_expert_says_so():
+    with pytest.raises(ConfigError, match="LineEnv has no expert"):
+        expert_policy(LineEnv())

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from evaluation_fakes import WalkSetup
+from evaluation_fakes import LineScene, WalkSetup
 
 from roboalign import demo
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
@@ -32,7 +32,7 @@ def evaluations(tmp_path_factory):
     """What `roboalign eval` would write: the same results for every step that asks."""
     root = tmp_path_factory.mktemp("evals")
     for name, step_m in (("good", 0.04), ("bad", 0.001)):
-        evaluate(EvalConfig(out=root / name, episodes=20, films=0), WalkSetup(step_m))
+        evaluate(EvalConfig(out=root / name, episodes=20, films=0), WalkSetup(step_m), LineScene())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAKE_EVALS", str(root))
         yield

@@ -7,7 +7,7 @@ from roboalign.sdk.evaluation.episodes import HOLD_STEPS, EpisodePolicy, run_epi
 
 
 def run(policy, **options):
-    return run_episode(LineEnv(), policy, seed=4, family="place", **options)
+    return run_episode(LineEnv(), policy, seed=4, task="place", **options)
 
 
 def test_an_episode_ends_with_its_success():
@@ -35,7 +35,7 @@ def test_replan_every_zero_is_refused():
 
 def test_a_hold_stays_in_place_and_is_counted_with_its_reason():
     env = LineEnv()
-    episode = run_episode(env, WalkPolicy(hold_every=2), seed=4, family="place")
+    episode = run_episode(env, WalkPolicy(hold_every=2), seed=4, task="place")
     assert episode.num_holds == 1
     assert episode.hold_reasons == {"nothing to say": 1}
     assert episode.sources == {"flow": 2, "hold": 1}
@@ -44,7 +44,7 @@ def test_a_hold_stays_in_place_and_is_counted_with_its_reason():
 
 def test_a_hold_keeps_the_last_gripper_command():
     env = LineEnv()
-    run_episode(env, WalkPolicy(hold_every=2), seed=4, family="place")
+    run_episode(env, WalkPolicy(hold_every=2), seed=4, task="place")
     assert env.actions[3][4] == env.actions[4][4] == 0.0
 
 
@@ -68,8 +68,28 @@ def test_frames_show_every_step_and_change_nothing_else():
 def test_no_picture_is_taken_for_a_policy_that_does_not_look():
     env, policy = LineEnv(), WalkPolicy()
     policy.needs_image = False
-    run_episode(env, policy, seed=4, family="place")
+    run_episode(env, policy, seed=4, task="place")
     assert env.num_images == 0
+
+
+def test_the_rest_of_a_chunk_is_dropped_when_the_sentence_changes():
+    """A policy that was told one goal must not go on with it when the next one is asked for."""
+    policy = WalkPolicy()
+    episode = run_episode(LineEnv(num_goals=2), policy, seed=4, task="chain")
+    assert policy.told == ["chain for 4, part 1", "chain for 4, part 2"]
+    assert episode.instructions == ((0, "chain for 4, part 1"), (4, "chain for 4, part 2"))
+    assert (episode.goals_done, episode.num_goals, episode.success) == (2, 2, True)
+
+
+def test_a_chunk_longer_than_the_first_goal_is_cut_at_it():
+    episode = run_episode(LineEnv(num_goals=5), WalkPolicy(0.06), seed=4, task="chain")
+    assert episode.num_calls == 5
+    assert [step for step, _ in episode.instructions] == [0, 1, 2, 3, 4]
+
+
+def test_the_state_in_which_an_episode_began_is_kept():
+    starts = {run(WalkPolicy(step_m)).start_hash for step_m in (0.04, 0.01)}
+    assert len(starts) == 1
 
 
 def test_the_policy_of_the_sdk_fits_the_protocol():

@@ -18,7 +18,7 @@ def frames(count=5):
 
 
 def filmed():
-    return run_episode(LineEnv(), WalkPolicy(), seed=4, family="place", record_frames=True)
+    return run_episode(LineEnv(), WalkPolicy(), seed=4, task="place", record_frames=True)
 
 
 def test_a_gif_has_every_frame_and_its_rate(tmp_path):

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from evaluation_fakes import WalkSetup
+from evaluation_fakes import LineScene, WalkSetup
 
 from roboalign.sdk.errors import DataError
 from roboalign.sdk.evaluation.plots import draw_curves, draw_success, panels, read_metrics
@@ -68,5 +68,5 @@ def test_curves_are_drawn_and_repeatable(metrics):
 
 
 def test_success_rates_are_drawn(tmp_path):
-    report = evaluate(EvalConfig(out=tmp_path, episodes=4, films=0), WalkSetup())
+    report = evaluate(EvalConfig(out=tmp_path, episodes=4, films=0), WalkSetup(), LineScene())
     assert draw_success([("one", report), ("two", report)]).startswith(b"\x89PNG")

@@ -4,14 +4,14 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from evaluation_fakes import WalkSetup
+from evaluation_fakes import LineScene, WalkSetup
 
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.evaluation.report import CommandRecord, Contender, ReportSources, Stage, verdicts, write_report
 from roboalign.sdk.evaluation.results import read_report
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -40,8 +40,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("evals")
-    for name, setup, films in (("good", WalkSetup(0.04), 1), ("bad", WalkSetup(0.001), 0)):
-        evaluate(EvalConfig(out=root / name, episodes=40, films=films), setup)
+    for name, setup, films in (("good", WalkSetup(0.04), 2), ("bad", WalkSetup(0.001), 0)):
+        evaluate(EvalConfig(out=root / name, episodes=40, films=films), setup, LineScene())
     (root / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "loss": 3.0 - i}) + "\n" for i in range(3)))
     return root
 

@@ -1,16 +1,22 @@
 import json
 
 import pytest
-from evaluation_fakes import WalkSetup
+from evaluation_fakes import LineScene, WalkSetup
 
 from roboalign.sdk.errors import BackendError, ConfigError, DataError
 from roboalign.sdk.evaluation.pictures import read_film
-from roboalign.sdk.evaluation.results import compare, episode_from_json, read_report
+from roboalign.sdk.evaluation.results import episode_from_json, read_report
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
 
 
 def run(out, setup=None, **options):
-    return evaluate(EvalConfig(out=out, **{"episodes": 10, "films": 0, **options}), setup or WalkSetup())
+    config = EvalConfig(out=out, **{"episodes": 10, "films": 0, **options})
+    return evaluate(config, setup or WalkSetup(), LineScene())
+
+
+def run_suite(out, setup=None, scene=None, **options):
+    config = EvalConfig(out=out, **{"suite": "spatial", "trials": 2, "films": 0, **options})
+    return evaluate(config, setup or WalkSetup(0.01), scene or LineScene())
 
 
 def outcome(report):
@@ -20,7 +26,57 @@ def outcome(report):
 def test_families_take_turns_and_seeds_are_held_out(tmp_path):
     report = run(tmp_path)
     assert report.seeds == tuple(1_000_000_000 + i for i in range(10))
-    assert [(f.family, f.num_episodes) for f in report.families] == [("place", 5), ("push", 5)]
+    assert [(result.task, result.num_episodes) for result in report.tasks] == [("place", 5), ("push", 5)]
+
+
+def test_the_scenes_of_families_are_those_of_earlier_versions(tmp_path):
+    """Seed = 1000000000 + number and task = number modulo tasks: results of earlier versions stay comparable."""
+    config = EvalConfig(out=tmp_path, episodes=5, tasks=("place", "push", "stack"), first_episode=2)
+    keys = [config.key(index) for index in range(3)]
+    assert keys == [("stack", 1_000_000_002), ("place", 1_000_000_003), ("push", 1_000_000_004)]
+
+
+def test_every_task_of_a_suite_gets_its_first_frozen_states(tmp_path):
+    report = run_suite(tmp_path)
+    assert [(result.task[:8], result.num_episodes) for result in report.tasks] == [("spatial/", 2)] * 10
+    assert report.seeds == (1_000_000_000,) * 10 + (1_000_000_001,) * 10
+
+
+def test_tasks_of_a_suite_may_be_chosen_by_their_short_names(tmp_path):
+    report = run_suite(tmp_path, tasks=("left_of_bowl", "spatial/right_of_bowl"))
+    assert [result.task for result in report.tasks] == ["spatial/left_of_bowl", "spatial/right_of_bowl"]
+
+
+def test_more_trials_extend_an_evaluation_of_a_suite(tmp_path):
+    first = run_suite(tmp_path, trials=1)
+    more = run_suite(tmp_path, trials=3)
+    assert more.successes[:10] == first.successes
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 1 + 30 + 2
+
+
+def test_the_scene_is_opened_as_the_settings_say(tmp_path):
+    config = EvalConfig(out=tmp_path, suite="so101", split="language", randomization="mild", image_size_px=64)
+    row = config.scene.describe()
+    assert (row["robot"], row["split"], row["randomization"], row["image_size_px"]) == ("so101", "language", "mild", 64)
+
+
+def test_goals_in_a_row_are_reported(tmp_path):
+    report = run_suite(tmp_path, scene=LineScene(num_goals=5), trials=5)
+    assert len(report.goals.rates) == 5
+    assert report.goals.rates[4] == report.total.rate < report.goals.rates[0]
+    assert report.goals.mean_length == pytest.approx(sum(report.goals.rates))
+
+
+def test_chains_that_are_all_alike_still_have_an_interval(tmp_path):
+    report = run_suite(tmp_path, WalkSetup(0.04), LineScene(num_goals=5))
+    assert report.goals.mean_length == 5.0
+    assert 3.5 < report.goals.mean_length_interval.low < 4.9
+
+
+def test_what_was_randomised_is_kept_with_each_episode(tmp_path):
+    run(tmp_path)
+    line = (tmp_path / "episodes.jsonl").read_text().splitlines()[1]
+    assert episode_from_json(line).domain == {"friction": 0.5}
 
 
 def test_the_same_seeds_give_the_same_successes_and_hashes(tmp_path):
@@ -105,38 +161,63 @@ def test_a_worker_that_dies_is_explained(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"episodes": 0}, {"workers": 0}, {"families": ("fly",)}, {"families": ()}, {"split": "test"}, {"films": -1}],
+    ("options", "message"),
+    [
+        ({"episodes": 0}, "at least 1"),
+        ({"workers": 0}, "at least 1"),
+        ({"films": -1}, "0 or more"),
+        ({"tasks": ("plase",)}, "did you mean place"),
+        ({"tasks": ("place", "place")}, "twice"),
+        ({"split": "languge"}, "did you mean language"),
+        ({"robot": "so10"}, "did you mean so101"),
+        ({"suite": "spatal"}, "did you mean spatial"),
+        ({"suite": "spatial", "tasks": ("left_of_bow",)}, "did you mean left_of_bowl"),
+        ({"suite": "spatial", "robot": "so101"}, "laid out for the arm panda"),
+        ({"suite": "spatial", "trials": 51}, "at most 50 trials"),
+        ({"suite": "spatial", "episodes": 5}, "give trials"),
+        ({"trials": 5}, "give episodes"),
+        ({"randomization": "mid"}, "mild"),
+        ({"image_size_px": 4}, "16 to 1024"),
+    ],
 )
-def test_wrong_settings_are_named(tmp_path, options):
-    with pytest.raises(ConfigError):
-        EvalConfig(out=tmp_path, **options)
+def test_wrong_settings_are_named_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        EvalConfig(out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
-def test_the_first_episodes_of_each_family_are_filmed(tmp_path):
-    report = run(tmp_path, films=1, workers=2)
-    assert report.films == ("films/place-1000000000", "films/push-1000000001")
-    strip = read_film(tmp_path / report.films[1])
-    assert strip.frames[0].step == 0
-    assert strip.frames[-1].step == strip.steps
+def test_the_first_successes_and_the_first_failures_are_shown(tmp_path):
+    report = run(tmp_path, WalkSetup(0.01), films=2, workers=2)
+    strips = [read_film(tmp_path / name) for name in report.films]
+    first = [
+        [seed for seed, ok in zip(report.seeds, report.successes, strict=True) if ok is wanted][:2]
+        for wanted in (True, False)
+    ]
+    assert [strip.seed for strip in strips] == first[0] + first[1]
+    assert [strip.success for strip in strips] == [True, True, False, False]
+    assert all(strip.is_repeated for strip in strips)
+
+
+def test_a_film_strip_spans_the_episode(tmp_path):
+    strip = read_film(tmp_path / run(tmp_path, films=1).films[0])
+    assert (strip.frames[0].step, strip.frames[-1].step) == (0, strip.steps)
     assert strip.frames[0].thought == "move 1"
-    assert (tmp_path / report.films[0] / "episode.gif").read_bytes().startswith(b"GIF89a")
 
 
-def test_policies_are_compared_seed_by_seed(tmp_path):
-    good, bad = run(tmp_path / "a"), run(tmp_path / "b", WalkSetup(0.01))
-    pair = compare(good, bad)
-    assert pair.num_only_first == good.total.num_successes - bad.total.num_successes
-    assert pair.num_only_second == 0
+def test_videos_of_the_first_episodes_are_written(tmp_path):
+    report = run(tmp_path, videos=2)
+    assert [name.rpartition(".")[0] for name in report.videos] == ["videos/place-1000000000", "videos/push-1000000001"]
+    assert all((tmp_path / name).stat().st_size > 500 for name in report.videos)
 
 
-def test_evaluations_of_other_families_are_not_paired(tmp_path):
-    first, second = run(tmp_path / "a"), run(tmp_path / "b", families=("place",))
-    with pytest.raises(ConfigError, match="not paired"):
-        compare(first, second)
+def test_what_is_shown_already_is_not_played_again(tmp_path):
+    run(tmp_path, films=1, videos=1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*/*") if path.is_file()}
+    run(tmp_path, films=1, videos=1)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*/*") if path.is_file()}
 
 
-def test_a_newer_report_is_refused_by_its_version(tmp_path):
+def test_a_report_of_another_version_is_refused_by_its_number(tmp_path):
     run(tmp_path)
     row = json.loads((tmp_path / "report.json").read_text())
     (tmp_path / "report.json").write_text(json.dumps({**row, "format_version": 99}))

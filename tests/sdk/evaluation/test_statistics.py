@@ -2,61 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from roboalign.sdk.errors import ConfigError
-from roboalign.sdk.evaluation.statistics import mcnemar_exact, paired_difference, summarize, wilson
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [
-        (39, 50, 0.6476, 0.8725),
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-        (5, 10, 0.2366, 0.7634),
-        (1, 60, 0.0030, 0.0886),
-    ],
-)
-def test_wilson_agrees_with_published_values(successes, n, low, high):
-    interval = wilson(successes, n)
-    assert interval.low == pytest.approx(low, abs=1e-4)
-    assert interval.high == pytest.approx(high, abs=1e-4)
-
-
-def test_wilson_agrees_with_scipy():
-    from scipy.stats import binomtest
-
-    for successes, n, confidence in [(3, 17, 0.95), (180, 300, 0.9), (299, 300, 0.99)]:
-        theirs = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-        ours = wilson(successes, n, confidence)
-        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-
-
-@given(n=st.integers(1, 500), share=st.floats(0, 1))
-def test_wilson_holds_the_rate_and_stays_in_range(n, share):
-    successes = round(share * n)
-    interval = wilson(successes, n)
-    assert 0.0 <= interval.low <= successes / n <= interval.high <= 1.0
-
-
-def test_wilson_knows_nothing_without_episodes():
-    assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(("successes", "n", "confidence"), [(-1, 5, 0.95), (6, 5, 0.95), (1, 5, 1.0), (1, 5, 0.0)])
-def test_wilson_refuses_impossible_counts(successes, n, confidence):
-    with pytest.raises(ConfigError):
-        wilson(successes, n, confidence)
-
-
-def test_wilson_covers_the_true_rate_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    rates = rng.uniform(0.05, 0.95, 4000)
-    intervals = [wilson(int(rng.binomial(60, rate)), 60) for rate in rates]
-    covered = np.mean([i.low <= rate <= i.high for i, rate in zip(intervals, rates, strict=True)])
-    assert 0.94 < covered < 0.96
+from roboalign.sdk.evaluation.statistics import holm, mcnemar_exact, paired_difference, summarize
 
 
 def test_mcnemar_agrees_with_the_binomial_test():
@@ -91,12 +39,20 @@ def test_paired_bootstrap_agrees_with_resampling_the_seeds_themselves():
     difference = first.astype(float) - second
     means = difference[rng.integers(0, 200, (10_000, 200))].mean(axis=1)
     pair = paired_difference(first.tolist(), second.tolist())
-    assert (pair.interval.low, pair.interval.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.011)
+    assert (pair.bootstrap.low, pair.bootstrap.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.011)
 
 
 def test_paired_difference_refuses_lists_of_two_lengths():
     with pytest.raises(ConfigError, match="3 and 2"):
         paired_difference([True, True, False], [True, False])
+
+
+def test_holm_agrees_with_the_definition():
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx((0.06, 0.03, 0.06))
+
+
+def test_holm_never_exceeds_one_and_keeps_the_order():
+    assert holm([0.9, 0.5, 0.7]) == (1.0, 1.0, 1.0)
 
 
 def test_summary_agrees_with_numpy():

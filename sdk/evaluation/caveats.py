@@ -1,0 +1,73 @@
+"""What a reader must know before believing a success rate, in plain sentences."""
+
+from __future__ import annotations
+
+import math
+
+from roboalign.sdk.evaluation.results import EvalReport
+
+__all__ = ["caveats"]
+
+_WIDE = 0.10
+"""An interval wider than this on one side gets a caveat."""
+_MANY_HOLDS = 0.01
+_Z = 1.96
+
+
+def caveats(report: EvalReport) -> tuple[str, ...]:
+    """Returns the warnings for an evaluation, the weightiest first."""
+    lines = [*_privileges(report), *_size(report), *_tasks(report)]
+    holds = report.acted.get("hold", 0)
+    if report.num_calls and holds / report.num_calls > _MANY_HOLDS:
+        share = 100 * holds / report.num_calls
+        reason = max(report.hold_reasons, key=lambda name: report.hold_reasons[name], default="no reason given")
+        lines.append(f"{share:.1f} % of the answers could not be used and held the arm still, most often: {reason}.")
+    if report.policy.get("think") and report.thought_share < 0.99:
+        lines.append(f"Only {100 * report.thought_share:.0f} % of the answers came with a thought.")
+    workers = report.config.get("workers")
+    if isinstance(workers, int) and workers > 1:
+        lines.append(f"Latency was measured with {workers} processes at work; for latency run it with 1.")
+    return tuple(lines)
+
+
+def _privileges(report: EvalReport) -> list[str]:
+    kind = report.policy.get("kind")
+    lines = []
+    if kind == "expert":
+        lines.append("The expert knows where everything is; no robot does. It bounds what the scenes allow.")
+    if kind == "random":
+        lines.append("This is chance: it neither looks nor listens.")
+    if report.policy.get("is_shuffled"):
+        lines.append("Control: the policy was told the sentence of another task, and judged by the true one.")
+    if report.policy.get("is_blind"):
+        lines.append("Control: the policy was given black pictures.")
+    if kind == "remote":
+        lines.append("The policy ran on a server; nothing proves that it stayed the same during the evaluation.")
+    return lines
+
+
+def _size(report: EvalReport) -> list[str]:
+    total = report.total
+    below, above = total.rate - total.interval.low, total.interval.high - total.rate
+    if max(below, above) <= _WIDE:
+        return []
+    spread = max(0.25, math.sqrt(total.rate * (1.0 - total.rate))) * _Z
+    enough = math.ceil((spread / 0.05) ** 2 / 10) * 10
+    return [
+        f"{total.num_episodes} episodes are few: policies with true rates from {100 * total.interval.low:.0f} % to"
+        f" {100 * total.interval.high:.0f} % could have given this result. About {enough} episodes know the rate to 5"
+        " points. A comparison on the same scenes (roboalign compare) needs fewer."
+    ]
+
+
+def _tasks(report: EvalReport) -> list[str]:
+    num = len(report.tasks)
+    widest = max(result.interval.width for result in report.tasks)
+    if num < 2 or widest <= 2 * _WIDE:
+        return []
+    fewest = min(result.num_episodes for result in report.tasks)
+    episodes = f"{fewest} episode{'s' if fewest > 1 else ''}"
+    return [
+        f"Some of the {num} tasks have only {episodes}, with intervals up to {100 * widest:.0f} points wide: do not"
+        " rank the tasks by them."
+    ]
