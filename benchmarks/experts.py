@@ -4,7 +4,7 @@
     python benchmarks/experts.py --out runs/experts.json --limit-s 120     # repeat until it says that all is measured
 
 Episodes are the frozen initial states (evaluation seeds 0 to 49). `noise` disturbs every executed step by a Gaussian of
-8 mm on dx, dy and dz. What is in the output file already is not measured again.
+8 mm on dx, dy and dz. What is in the output file already, of as many episodes, is not measured again.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Cell:
     task: str
     robot: str
     kind: str
+    split: str = "train"
 
     @property
     def key(self) -> str:
         """Name of the cell in the output file."""
-        return f"{self.robot}|{self.task}|{self.kind}"
+        return f"{self.robot}|{self.task}|{self.kind}" + ("" if self.split == "train" else f"|{self.split}")
 
     @property
     def bar(self) -> float:
@@ -66,14 +67,14 @@ class Result:
     cpu_s: float
 
 
-def measure(cell: Cell, num_episodes: int, split: str = "train") -> Result:
+def measure(cell: Cell, num_episodes: int) -> Result:
     """Plays the expert from the first `num_episodes` evaluation seeds."""
     from roboalign.sdk.sim.env import SimEnv
 
     noise = ActionNoise(share=1.0 if cell.kind == "noise" else 0.0, std_m=NOISE_STD_M, std_rad=0.0)
     start_s = time.process_time()
     steps, failed = [], []
-    env = SimEnv(cell.task, robot=cell.robot, split=split)
+    env = SimEnv(cell.task, robot=cell.robot, split=cell.split)
     for index in range(num_episodes):
         env.reset(seed=eval_seed(index))
         rng = np.random.default_rng([index, crc32(cell.key.encode())])
@@ -94,13 +95,13 @@ def measure(cell: Cell, num_episodes: int, split: str = "train") -> Result:
     )
 
 
-def cells(suites: list[str], only: str) -> Iterator[Cell]:
+def cells(suites: list[str], only: str, split: str) -> Iterator[Cell]:
     """Yields every cell of these suites whose name contains `only`."""
     for name in suites:
         suite = find_suite(name)
         for task in suite.tasks if suite.kind == "sim" else ():
             for kind in BARS:
-                cell = Cell(task=task, robot=suite.robot, kind=kind)
+                cell = Cell(task=task, robot=suite.robot, kind=kind, split=split)
                 if only in cell.key:
                     yield cell
 
@@ -149,11 +150,11 @@ def parse_options() -> argparse.Namespace:
 def main() -> int:
     """Measures what is missing, prints the table; 0 when every bar is met, 1 when not, 3 when some is missing."""
     options = parse_options()
-    wanted = list(cells(options.suite or list(suite_names()), options.only))
+    wanted = list(cells(options.suite or list(suite_names()), options.only, options.split))
     found = load(options.out)
-    missing = [cell for cell in wanted if cell.key not in found]
+    missing = [cell for cell in wanted if found.get(cell.key, {}).get("num_episodes") != options.episodes]
     end_s = time.monotonic() + options.limit_s
-    run = partial(measure, num_episodes=options.episodes, split=options.split)
+    run = partial(measure, num_episodes=options.episodes)
     pool = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) if options.workers > 1 else None
     while missing and time.monotonic() < end_s:
         batch, missing = missing[: options.workers], missing[options.workers :]

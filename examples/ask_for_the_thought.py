@@ -45,8 +45,9 @@ def play(policy: sdk.Policy, env: SimEnv, chunks: int) -> None:
         observation = env.observe()
         chunk = policy.act(observation)
         say(chunk, observation.time_s - start_s)
-        for action in chunk.actions:  # none when the policy holds
-            env.step(action)
+        # no action when the policy holds; the third and fourth of what a step returns end the episode
+        if any(any(env.step(action)[2:4]) for action in chunk.actions):
+            return
 
 
 def main() -> None:

@@ -136,8 +136,11 @@ def _prepare(config: CollectConfig, partial: Path) -> None:
     if partial.exists() and path.exists():
         _require_same(settings, path, partial)
     else:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if partial.exists() and any(partial.iterdir()):
+            raise ConfigError(
+                f"{partial} holds something, but no {SETTINGS_FILE} of a recording; delete it, or choose another folder"
+            )
+        partial.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     for leftover in partial.glob("*.tmp-*"):
         leftover.unlink()

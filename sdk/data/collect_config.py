@@ -8,6 +8,7 @@ from pathlib import Path
 
 from roboalign.sdk.data.recording import SCENE_STEPS, ActionNoise
 from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.randomization import find_randomization
 
 __all__ = ["MAX_ATTEMPTS", "SEED_STRIDE", "CollectConfig", "with_defaults"]
 
@@ -27,7 +28,8 @@ class CollectConfig:
     episodes: int
     """Number of episodes to keep."""
     tasks: tuple[str, ...] = ("place", "push", "stack")
-    """Names of tasks, taken in turn; replaced by those of the suite when one is named."""
+    """Names of tasks, taken in turn; replaced by those of the suite when one is named. The default means those of them
+    that the arm has."""
     suite: str | None = None
     """Name of a suite: its tasks in turn, on its robot."""
     robot: str = "panda"
@@ -81,34 +83,54 @@ class CollectConfig:
         return ActionNoise(share=self.noise_share, std_m=self.noise_m, std_rad=self.noise_rad)
 
     def settings(self) -> dict[str, object]:
-        """Returns all that decides the content of the dataset, ready for JSON."""
+        """Returns all that decides the content of the dataset, ready for JSON.
+
+        Raises:
+            ConfigError: there is no such randomisation.
+        """
         fields = dataclasses.asdict(self)
         del fields["out"], fields["workers"]
-        return {**fields, "tasks": list(self.tasks)}
+        fingerprint = find_randomization(self.randomization).fingerprint
+        return {**fields, "tasks": list(self.tasks), "randomization_fingerprint": fingerprint}
 
     def resolved(self) -> CollectConfig:
         """Returns the same configuration with the tasks and the robot of its suite, if it names one.
 
         Raises:
-            ConfigError: there is no such suite.
+            ConfigError: there is no such suite, or other tasks or another robot are asked for beside it.
         """
         if self.suite is None:
-            return self
+            from roboalign.sdk.sim.tasks import find_task
+
+            is_default = self.tasks == _default("tasks")
+            fitting = tuple(name for name in self.tasks if self.robot in find_task(name).robots) if is_default else ()
+            return dataclasses.replace(self, tasks=fitting or self.tasks)
         from roboalign.sdk.suites import find_suite
 
         suite = find_suite(self.suite)
         if suite.kind != "sim":
             raise ConfigError(f"suite {suite.name!r} is not one of the simulator; collect it with: roboalign libero")
+        if self.robot not in (_default("robot"), suite.robot):
+            raise ConfigError(f"the suite {suite.name} is laid out for the arm {suite.robot}, asked for {self.robot}")
+        if self.tasks not in (_default("tasks"), suite.tasks):
+            raise ConfigError(
+                f"the suite {suite.name} brings its own tasks, asked for {', '.join(self.tasks)}; leave out one of both"
+            )
         return dataclasses.replace(self, tasks=suite.tasks, robot=suite.robot)
 
 
 def with_defaults(settings: dict[str, object]) -> dict[str, object]:
     """Returns the settings of an older recording as today's; what had no name then had what is the default now."""
-    defaults = {field.name: field.default for field in dataclasses.fields(CollectConfig)}
-    found = {name: defaults[name] for name in ("suite", "robot", "randomization", "is_video")} | settings
+    found = {name: _default(name) for name in ("suite", "robot", "randomization", "is_video")} | settings
+    found.setdefault("randomization_fingerprint", find_randomization("off").fingerprint)
     if "families" in found:
         found["tasks"] = found.pop("families")
     return found
+
+
+def _default(name: str) -> object:
+    """Returns what a setting is when nobody says anything."""
+    return next(field.default for field in dataclasses.fields(CollectConfig) if field.name == name)
 
 
 def _require(name: str, value: object, is_fine: bool, expected: str) -> None:

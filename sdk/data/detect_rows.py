@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roboalign.sdk.data import layout
 from roboalign.sdk.data.findings import Finding, episodes_text, frames_text
 from roboalign.sdk.data.lerobot import LeRobotDataset
-from roboalign.sdk.data.meta import read_stats
+from roboalign.sdk.data.meta import read_stats, read_task_names
 
 __all__ = ["ROW_DETECTORS"]
 
@@ -148,6 +148,15 @@ def _statistics(dataset: LeRobotDataset) -> Iterator[Finding]:
             fix="write the dataset again with DatasetWriter, or compute them with lerobot",
         )
     starts = dataset.episode_starts
+    unsaid = [key for key in _numeric_keys(dataset) if is_v3 and stats is not None and key not in stats]
+    if unsaid:
+        yield Finding(
+            kind="statistics",
+            severity="error",
+            where="meta/stats.json",
+            found=f"it says nothing of {', '.join(unsaid)}",
+            fix="write the dataset again with DatasetWriter, or compute them with lerobot",
+        )
     for key in _numeric_keys(dataset):
         values = dataset.column(key).astype(np.float64)
         if not np.isfinite(values).all():
@@ -166,6 +175,20 @@ def _statistics(dataset: LeRobotDataset) -> Iterator[Finding]:
                 found=wrong,
                 fix="compute the statistics again from the data: normalised actions would be scaled wrongly",
             )
+
+
+def _task_names(dataset: LeRobotDataset) -> Iterator[Finding]:
+    """Every `task_index` of the frames against the list of sentences; reads its file even where nobody else does."""
+    known = read_task_names(dataset.path)
+    used = {int(number) for number in np.unique(dataset.column("task_index"))}
+    if missing := sorted(used - set(known)):
+        yield Finding(
+            kind="task list",
+            severity="error",
+            where="meta/tasks.parquet",
+            found=f"it names {len(known)} sentences; the frames ask for numbers it does not have: {missing[:5]}",
+            fix="copy the file again from where the dataset was recorded, or write the dataset again",
+        )
 
 
 def _joint_zero(dataset: LeRobotDataset) -> Iterator[Finding]:
@@ -242,6 +265,7 @@ ROW_DETECTORS: Mapping[str, Detector] = {
     "not finite": _not_finite,
     "saturated action": _saturated_actions,
     "statistics": _statistics,
+    "task list": _task_names,
     "joint zero": _joint_zero,
     "language missing": _instructions,
     "doubled episode": _doubled_episodes,

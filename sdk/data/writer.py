@@ -128,6 +128,7 @@ class DatasetWriter:
         self._video_files: dict[str, _GrowingFiles] = {}
         self._joiners: dict[str, VideoJoiner] = {}
         self._lock = ExitStack()
+        self._is_closed = False
 
     def __enter__(self) -> DatasetWriter:
         with ExitStack() as lock:
@@ -189,11 +190,13 @@ class DatasetWriter:
         return shard.notes
 
     def close(self) -> Path:
-        """Writes the metadata and gives the dataset its final name, which is returned.
+        """Writes the metadata and gives the dataset its final name, which is returned; may be called again.
 
         Raises:
             DataError: there is no episode, or the disk is full; no episode is lost.
         """
+        if self._is_closed:
+            return self._path
         if not self._totals.episodes:
             raise DataError(f"{self._path}: a dataset needs at least one episode")
         with told_when_full(self._path, "free some, then go on with DatasetWriter(..., resume=True)"):
@@ -201,6 +204,7 @@ class DatasetWriter:
             self._write_meta()
         shutil.rmtree(self._shards)
         self._writing.rename(self._path)
+        self._is_closed = True
         return self._path
 
     @property

@@ -70,8 +70,13 @@ def callable_fingerprint(name: str) -> str:
     if place.endswith(".py"):
         origin: str | None = place
     else:
-        with _working_folder_on_path():
-            found = importlib.util.find_spec(place)
+        try:
+            with _working_folder_on_path():
+                found = importlib.util.find_spec(place)
+        except (ImportError, ValueError):  # a folder above it is missing, or the name is none
+            found = None
+        except Exception as err:
+            raise _failure(place, err) from err
         origin = found.origin if found is not None else None
     path = Path(origin) if origin else None
     if path is None or not path.is_file():
@@ -117,6 +122,8 @@ class CallablePolicy:
                 f"{self._name} answered an array of shape {list(actions.shape)}, expected [T, {len(ACTION_NAMES)}]"
                 f" with at least one action: {', '.join(ACTION_NAMES)}"
             )
+        if not np.isfinite(actions).all():
+            raise DataError(f"{self._name} answered numbers that are not finite; to wait, answer ActionChunk.hold(...)")
         return ActionChunk(actions=actions, rate_hz=self._rate_hz, source=SOURCE)
 
     def close(self) -> None:
@@ -202,4 +209,6 @@ def _failure(name: str, err: Exception) -> BackendError:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     where = f" at {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace is not None else ""
+    if isinstance(err, SyntaxError):  # says itself where; the trace ends in Python's importer
+        where = ""
     return BackendError(f"{name} failed with {type(err).__name__}: {err}{where}; use --debug for the traceback")

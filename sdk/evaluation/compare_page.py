@@ -99,6 +99,8 @@ def _points(interval: Interval) -> str:
 
 
 def _mean(what: str, mean: MeanDifference, scale: float, unit: str) -> str:
+    if mean.interval.width == 0.0:
+        return f"{what} {scale * mean.difference:+.2f}{unit} (no interval: all differences are alike)"
     low, high = scale * mean.interval.low, scale * mean.interval.high
     return f"{what} {scale * mean.difference:+.2f}{unit} (bootstrap {low:+.2f} to {high:+.2f})"
 

@@ -64,13 +64,14 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What can be said, in words."""
+        """What can be said, in words; a difference is claimed only where interval and McNemar's test agree on it."""
         pair, low, high = self.total, self.total.interval.low, self.total.interval.high
-        width = f"{100 * low:+.1f} to {100 * high:+.1f} points"
-        if low > 0.0:
-            return f"{self.first} is better than {self.second} ({width}, p = {pair.p_value:.2g})"
-        if high < 0.0:
-            return f"{self.first} is worse than {self.second} ({width}, p = {pair.p_value:.2g})"
+        width = f"{100 * low:+.1f} to {100 * high:+.1f} points, p = {pair.p_value:.2g}"
+        is_clear = pair.p_value <= 1.0 - pair.interval.confidence
+        if is_clear and low > 0.0:
+            return f"{self.first} is better than {self.second} ({width})"
+        if is_clear and high < 0.0:
+            return f"{self.first} is worse than {self.second} ({width})"
         return f"{pair.num_pairs} scenes do not separate {self.first} from {self.second} ({width})"
 
 
@@ -140,5 +141,6 @@ def _keys(report: EvalReport) -> list[tuple[str, int]]:
 
 
 def _mean_difference(first: Sequence[float], second: Sequence[float], groups: Sequence[str]) -> MeanDifference:
+    """Compares means; differences that are all alike have an interval without width, which proves nothing."""
     differences = [float(one) - float(other) for one, other in zip(first, second, strict=True)]
     return MeanDifference(difference=sum(differences) / len(differences), interval=bootstrap_mean(differences, groups))

@@ -57,7 +57,10 @@ class PolicyRef:
         if self.kind in ("checkpoint", "remote", "callable") and self.path is None:
             raise ConfigError(f"a {self.kind} policy needs its path")
         if self.kind in _CONTROLS and (self.path is not None or self.is_shuffled or self.is_blind):
-            raise ConfigError(f"the {self.kind} policy has no files, does not read the instruction and does not look")
+            raise ConfigError(
+                f"the {self.kind} policy has no files, does not read the instruction and does not look; leave out path,"
+                " shuffled and blind"
+            )
 
     @property
     def name(self) -> str:

@@ -30,16 +30,14 @@ class Journal:
         self.wall_s = 0.0
         folder.mkdir(parents=True, exist_ok=True)
         lines = self._complete_lines()
-        if not lines:
-            self._replace([json.dumps(self._header)])
-            return
-        self._check_header(lines[0])
-        for line in lines[1:]:
-            if line.startswith('{"wall_s"'):
-                self.wall_s += float(json.loads(line)["wall_s"])
-                continue
-            episode = episode_from_json(line)
-            self.episodes[episode.task, episode.seed] = episode
+        if lines:
+            header = self._read_header(lines[0])
+            self._read_episodes(lines[1:])
+            if self.episodes:
+                self._check_header(header)
+        if not self.episodes:
+            # An attempt that failed before its first episode ended binds nobody.
+            self.wall_s, lines = 0.0, [json.dumps(self._header)]
         # What a kill cut off in the middle of a line is dropped here, and its episode is run again.
         self._replace(lines)
 
@@ -67,17 +65,36 @@ class Journal:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
+        except UnicodeDecodeError as err:
+            raise DataError(f"{self._path} is not text; give another --out") from err
         return text.split("\n")[:-1]
 
-    def _check_header(self, line: str) -> None:
+    def _read_episodes(self, lines: list[str]) -> None:
+        for line in lines:
+            if line.startswith('{"wall_s"'):
+                self.wall_s += self._wall_s(line)
+                continue
+            episode = episode_from_json(line)
+            self.episodes[episode.task, episode.seed] = episode
+
+    def _wall_s(self, line: str) -> float:
+        try:
+            return float(json.loads(line)["wall_s"])
+        except (ValueError, TypeError) as err:
+            raise DataError(f"{self._path} holds a damaged line: {line[:80]!r}; delete that line") from err
+
+    def _read_header(self, line: str) -> dict[str, dict[str, JsonValue]]:
         try:
             found = json.loads(line)
         except json.JSONDecodeError as err:
             raise DataError(f"{self._path} does not start with an evaluation header; give another --out") from err
+        if not isinstance(found, dict) or not all(isinstance(found.get(part), dict) for part in self._header):
+            raise DataError(f"{self._path} does not start with an evaluation header; give another --out")
+        return found
+
+    def _check_header(self, found: Mapping[str, Mapping[str, JsonValue]]) -> None:
         for part, wanted in self._header.items():
-            there = found.get(part) if isinstance(found, dict) else None
-            if not isinstance(there, dict):
-                raise DataError(f"{self._path} does not start with an evaluation header; give another --out")
+            there = found[part]
             for key in wanted:
                 if there.get(key) != wanted[key]:
                     raise ConfigError(

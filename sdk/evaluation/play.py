@@ -148,6 +148,8 @@ def find_scene(task: Task, index: int = 0) -> int:
     """Returns the seed of the `index`-th held-out scene whose target and goal are the ones asked for."""
     from roboalign.sdk.sim.tasks import scene_for
 
+    if index < 0:
+        raise ConfigError(f"seed is {index}, expected 0 or more")
     left = index
     for number in range(_SEARCHED_SCENES):
         seed = eval_seed(number)

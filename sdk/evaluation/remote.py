@@ -129,7 +129,7 @@ class _Link:
         try:
             row = json.loads(reply)
             version = row.get("version")
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as err:
+        except (ValueError, AttributeError, RecursionError) as err:
             raise DataError(f"what answers at {self.url} is not a policy server of roboalign") from err
         check_version(version)
         return dict(row)
@@ -190,7 +190,7 @@ class _Link:
         try:
             row = json.loads(reply)
             version, name, message = row["version"], str(row["error"]), str(row["message"])
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return DataError(f"what answers at {self.url} is not a policy server of roboalign (status {status})")
         check_version(version)
         text = f"the policy server at {self.url}: {message}"

@@ -228,7 +228,9 @@ def read_report(path: Path) -> EvalReport:
         return _report_from_json(row)
     except FileNotFoundError as err:
         raise DataError(f"there is no evaluation at {path}; write one with `roboalign eval`") from err
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        if isinstance(err, DataError):
+            raise
         raise DataError(f"{path} is not a report of `roboalign eval` ({err})") from err
 
 

@@ -9,8 +9,6 @@ can be chosen by rule: the first that succeeded and the first that failed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from roboalign import __version__
+from roboalign.sdk.data.storage import one_writer
 from roboalign.sdk.errors import BackendError, ConfigError
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy, EpisodeResult, run_episode
 from roboalign.sdk.evaluation.films import write_films
@@ -100,7 +99,7 @@ class EvalConfig:
     """Videos to write: of the first episodes, whatever became of them."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "episodes", "trials"):
+        for name in ("workers", "episodes", "trials", "replan_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"EvalConfig.{name} is {getattr(self, name)}, expected at least 1")
         for name in ("films", "videos", "first_episode"):
@@ -187,16 +186,24 @@ def evaluate(config: EvalConfig, policy: PolicySetup, scene: SceneSetup | None =
         scene: Where; None is the one that the settings name.
 
     Raises:
-        ConfigError: The folder holds an evaluation of another policy or of other settings.
+        ConfigError: The folder holds an evaluation of another policy or of other settings, or another process is
+            writing it.
     """
+    with one_writer(config.out):
+        return _evaluate(config, policy, scene)
+
+
+def _evaluate(config: EvalConfig, policy: PolicySetup, scene: SceneSetup | None) -> EvalReport:
     start_s = time.perf_counter()
     described = dict(policy.describe())
     settings = {key: value for key, value in _config_json(config).items() if key not in _NOT_BINDING}
     journal = Journal(config.out, policy=described, settings=settings)
     todo = _in_order(config, [i for i in range(config.num_episodes) if config.key(i) not in journal.episodes])
     crew = _Crew(config=config, policy=policy, scene=scene or config.scene)
-    _play(crew, todo, journal)
-    journal.add_time(time.perf_counter() - start_s)
+    try:
+        _play(crew, todo, journal)
+    finally:
+        journal.add_time(time.perf_counter() - start_s)
     episodes = [journal.episodes[config.key(index)] for index in range(config.num_episodes)]
     shown = write_films(
         config.out,
@@ -255,8 +262,7 @@ def _config_json(config: EvalConfig) -> dict[str, JsonValue]:
     """Returns the settings that a result depends on, and those that say how it was made."""
     row: dict[str, JsonValue] = {**asdict(config), "roboalign_version": __version__}
     del row["out"]
-    ranges = json.dumps(find_randomization(config.randomization).to_json(), sort_keys=True)
-    row["randomization_fingerprint"] = hashlib.sha256(ranges.encode()).hexdigest()[:16]
+    row["randomization_fingerprint"] = find_randomization(config.randomization).fingerprint
     row["tasks"] = list(config.tasks)
     return row
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -131,11 +132,13 @@ class PolicyServer:
             BackendError: The address cannot be used, e.g. because another server has it.
         """
         handler = type("_BoundHandler", (_Handler,), {"policy_server": self})
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        server = type("_BoundServer", (ThreadingHTTPServer,), {"address_family": family})
         try:
-            self._http = ThreadingHTTPServer((self._host, self._port), handler)
+            self._http = server((self._host, self._port), handler)
         except OSError as err:
             raise BackendError(
-                f"cannot listen at {self._host} port {self._port} ({err.strerror or err}); choose another --port"
+                f"cannot listen at {self._host} port {self._port} ({err.strerror or err}); choose another host or port"
             ) from err
         self._http.daemon_threads = True
         return self
@@ -293,13 +296,16 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Origin") is not None:
             self.close_connection = True
             raise DataError("requests of web pages are not answered")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal():
+        if "Transfer-Encoding" in self.headers or not length.isdecimal() or len(length) > 12:
             self.close_connection = True
             raise DataError("a request must say its length in Content-Length")
         if int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             raise DataError(f"a request of {length} bytes came, at most {MAX_BODY_BYTES} are accepted")
-        body = self.rfile.read(int(length))
+        try:
+            body = self.rfile.read(int(length))
+        except TimeoutError as err:
+            raise ConnectionError("the client sends nothing more") from err
         if len(body) < int(length):
             raise ConnectionError("the client went away")
         return body
@@ -308,8 +314,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if body[:1] == b"{" else CONTENT_TYPE)
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
         try:
+            self.end_headers()
             self.wfile.write(body)
         except ConnectionError:
             self.close_connection = True
@@ -327,7 +333,7 @@ def _seed(body: bytes) -> int | None:
         return None
     try:
         seed = json.loads(body).get("seed")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as err:
+    except (ValueError, AttributeError, RecursionError) as err:
         raise DataError("the body of a reset must be empty or a JSON object with a seed") from err
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise DataError(f"the seed of a reset is {seed!r:.40}, expected a whole number from 0 on")

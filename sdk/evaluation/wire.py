@@ -40,6 +40,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 """Largest message: a dozen pictures of 1024 pixels a side."""
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_ARRAYS = 16
+_MAX_SIDE = 2**15
+"""Longest side of an array; four of them multiply without overflow."""
 _DTYPES = ("<f4", "|u1")
 _IMAGE = "image:"
 
@@ -84,7 +86,7 @@ def decode(body: bytes) -> Message:
         header = json.loads(body[4 : 4 + length].decode("utf-8"))
         version = header.pop("version")
         rows = header.pop("arrays")
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, RecursionError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise DataError(f"the header of a message is not what was agreed ({type(err).__name__}: {err})") from err
     check_version(version)
     return Message(fields=header, arrays=_read_arrays(rows, memoryview(body)[4 + length :]))
@@ -107,9 +109,10 @@ def _read_arrays(rows: object, rest: memoryview) -> dict[str, NDArray[np.generic
     for row in rows:
         try:
             name, dtype, shape = str(row["name"]), row["dtype"], [int(size) for size in row["shape"]]
-        except (KeyError, TypeError, ValueError) as err:
+        except (KeyError, TypeError, ValueError, OverflowError) as err:
             raise DataError(f"an array of a message has no name, dtype or shape: {row!r:.80}") from err
-        if dtype not in _DTYPES or len(shape) > 4 or any(size < 0 for size in shape) or name in arrays:
+        is_possible = all(0 <= size <= _MAX_SIDE for size in shape)
+        if dtype not in _DTYPES or len(shape) > 4 or not is_possible or name in arrays:
             raise DataError(f"array {name!r:.40} of a message is {dtype!r:.20}{shape}; only float32 and uint8 travel")
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size > len(rest) - offset:
@@ -142,7 +145,7 @@ def observation_from_bytes(body: bytes) -> tuple[Observation, int]:
             time_s=float(_number(message.fields["time_s"])),
         )
         return observation, int(_number(message.fields["call"]))
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise DataError(f"the message is not an observation: {err}") from err
 
 
@@ -176,7 +179,7 @@ def chunk_from_bytes(body: bytes) -> ActionChunk:
             tokens=tuple(int(token) for token in tokens),
             latency_s={str(name): float(_number(value)) for name, value in latency_s.items()},
         )
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise DataError(f"the message is not an answer of a policy: {err}") from err
 
 

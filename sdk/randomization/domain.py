@@ -201,6 +201,11 @@ class DomainRandomization:
         """Names of the concerns that are on."""
         return tuple(concern for concern in CONCERNS if not getattr(self, concern).is_off)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every range: a file may change under its name."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
     def sample(self, seed: int) -> DomainSample:
         """Returns the values of the episode of `seed`; equal seeds give equal values.
 

@@ -216,8 +216,9 @@ def preset(name: str, changes: Mapping[str, object] | None = None) -> DomainRand
         ConfigError: There is no preset of this name, or a change is not possible.
     """
     if name not in _MAKERS:
-        near = get_close_matches(name, PRESETS, 3, 0.4) or PRESETS
-        raise ConfigError(f"there is no randomisation {name!r}; the nearest are {', '.join(near)}")
+        near = get_close_matches(name, PRESETS, 3, 0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(PRESETS)}, or a file"
+        raise ConfigError(f"there is no randomisation {name!r}; {hint}")
     found = _made(name)
     return found.with_changes(changes, name=f"{name}+") if changes else found
 

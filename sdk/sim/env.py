@@ -18,6 +18,7 @@ from roboalign.sdk.sim.layout import TableLayout, fold_yaw, object_height_m, obj
 from roboalign.sdk.sim.robot import SimRobot
 from roboalign.sdk.sim.robots import RobotModel, find_robot
 from roboalign.sdk.sim.scene import OBJECT_GOALS, Goal, ObjectSpec, SceneSpec
+from roboalign.sdk.sim.seeds import EVAL_OFFSET
 from roboalign.sdk.sim.tasks import MIX, SPLITS, Task, find_task, scene_for, unknown_name
 from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
 from roboalign.sdk.sim.world import BodyState
@@ -125,7 +126,7 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, object] | None = None
     ) -> tuple[Obs, dict[str, object]]:
-        """Lays out the scene of `seed` (drawn when None).
+        """Lays out the scene of `seed`; None draws one of the training stream.
 
         Options: `task` overrides the environment's, `instruction` replaces the sentence (not the goal), and `scene`,
         a SceneSpec, is built as it is. `domain`, a DomainSample, replaces what the randomisation would draw.
@@ -135,7 +136,8 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
         for name in options:
             if name not in _RESET_OPTIONS:
                 raise ConfigError(unknown_name("reset option", name, _RESET_OPTIONS))
-        seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        # Who asks for any scene is training: the seeds above are kept for evaluation.
+        seed = int(self.np_random.integers(EVAL_OFFSET)) if seed is None else seed
         scene = options.get("scene")
         if scene is None:
             scene = scene_for(seed, str(options.get("task", self.task)), self.split, self.robot_spec.name)
@@ -251,15 +253,15 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
 
     def is_success(self) -> bool:
         """True when the task is solved now."""
-        return self._running().task.is_success(self.truth())
+        return bool(self._running().task.is_success(self.truth()))
 
     def progress(self) -> float:
         """Returns how far the task is now, 0 to 1."""
-        return self._running().task.progress(self.truth())
+        return float(self._running().task.progress(self.truth()))
 
     def expert_action(self) -> FloatArray:
         """Returns float32[5], what the task's demonstrator would do now."""
-        return self._running().task.expert(self.truth())
+        return np.asarray(self._running().task.expert(self.truth()), np.float32)
 
     def state_hash(self) -> str:
         """Returns the SHA-256 of all bodies' states."""

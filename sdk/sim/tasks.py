@@ -132,16 +132,22 @@ def register_task(task: Task) -> None:
     """
     if not isinstance(task, Task):
         raise ConfigError(f"{task!r} is no task: it needs the attributes of roboalign.sdk.sim.tasks.Task")
-    if _registered.get(task.name, task) is not task or task.name in (*_built_in(), MIX):
+    taken = (*_built_in(), *_installed()[0], MIX)
+    if _registered.get(task.name, task) is not task or task.name in taken:
         raise ConfigError(f"there is a task named {task.name!r} already; choose another name")
     _registered[task.name] = task
 
 
 def find_task(name: str) -> Task:
-    """Returns the task of a name; raises ConfigError, which lists the nearest names, when there is none."""
+    """Returns the task of a name.
+
+    Raises:
+        ConfigError: There is none; the message lists the nearest names, and the installed packages whose tasks cannot
+            be used.
+    """
     known = _all_tasks()
     if name not in known:
-        raise ConfigError(unknown_name("task", name, known))
+        raise ConfigError("; also, ".join((unknown_name("task", name, known), *_installed()[1])))
     return known[name]
 
 
@@ -204,28 +210,30 @@ def _family_task(family: str) -> GoalTask:
 
 
 @functools.cache
-def _installed() -> Mapping[str, Task]:
+def _installed() -> tuple[Mapping[str, Task], tuple[str, ...]]:
+    """Returns the tasks of installed packages, and what is wrong with those that cannot be used."""
     found: dict[str, Task] = {}
+    problems = []
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         try:
             loaded = entry.load()
         except (ImportError, AttributeError) as err:
-            raise ConfigError(
-                f"entry point {entry.name!r} of {ENTRY_POINTS} ({entry.value}) cannot be loaded: {err}; repair or"
-                " uninstall the package that adds it"
-            ) from err
+            problems.append(f"{_place(entry)} cannot be loaded: {err}")
+            continue
         is_task = isinstance(loaded, Task) and not isinstance(loaded, type)
         task = loaded() if callable(loaded) and not is_task else loaded
         if not isinstance(task, Task):
-            raise ConfigError(
-                f"entry point {entry.name!r} of {ENTRY_POINTS} ({entry.value}) gives {type(task).__name__}, expected an"
-                " object with the attributes of roboalign.sdk.sim.tasks.Task"
-            )
-        if task.name in _built_in() or task.name in found or task.name == MIX:
-            raise ConfigError(f"entry point {entry.name!r} adds a task named {task.name!r}, which exists already")
-        found[task.name] = task
-    return found
+            problems.append(f"{_place(entry)} gives {type(task).__name__}, expected an object like Task")
+        elif task.name in _built_in() or task.name in found or task.name == MIX:
+            problems.append(f"{_place(entry)} adds a task named {task.name!r}, which exists already")
+        else:
+            found[task.name] = task
+    return found, tuple(problems)
+
+
+def _place(entry: metadata.EntryPoint) -> str:
+    return f"entry point {entry.name!r} of {ENTRY_POINTS} ({entry.value})"
 
 
 def _all_tasks() -> Mapping[str, Task]:
-    return {**_built_in(), **_installed(), **_registered}
+    return {**_built_in(), **_installed()[0], **_registered}

@@ -24,7 +24,7 @@ def collect(
     robot: Annotated[str, typer.Option("--robot", help="Arm by name.")] = "panda",
     split: Annotated[str, typer.Option("--split", help="Scenes and sentences: train, or a held-out split.")] = "train",
     randomize: Annotated[
-        str, typer.Option("--randomize", help="Domain randomisation: off, mild, strong or a held-out preset.")
+        str, typer.Option("--randomize", help="Domain randomisation: off, mild, strong, or a file.")
     ] = "off",
     mode: Annotated[
         str, typer.Option("--mode", help="demonstrations, or scenes (random moments, for pictures and questions).")
@@ -53,7 +53,7 @@ def collect(
         mode=mode,
         workers=workers,
         seed=seed,
-        image_every=image_every or (1 if video else 2),
+        image_every=(1 if video else 2) if image_every is None else image_every,
         is_video=video,
     )
-    print_result(record(config), as_json=as_json, config=config.settings())
+    print_result(record(config), as_json=as_json, config=config.resolved().settings())

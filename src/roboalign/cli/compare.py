@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roboalign.cli.output import print_note, print_result
+from roboalign.cli.output import print_note, print_result, require_file_target
 
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import Comparison, Interval
@@ -29,6 +29,8 @@ def compare(
 
     if len(folders) < 2:
         raise ConfigError(f"found {len(folders)} evaluation to compare, expected at least two folders")
+    if out is not None:
+        require_file_target(out)
     reports = [read_report(folder) for folder in folders]
     names = _names([str(report.policy.get("name")) for report in reports], folders)
     comparisons = [
@@ -70,10 +72,12 @@ def _print_comparison(comparison: "Comparison", first: Path, second: Path) -> No
     print_note(f"stage progress {100 * progress.difference:+.1f} ({_points(progress.interval)})")
     if comparison.length is not None:
         length = comparison.length
-        print_note(
-            f"average length {length.difference:+.2f} ({length.interval.low:+.2f} to {length.interval.high:+.2f})"
-        )
+        low, high = length.interval.low, length.interval.high
+        bounds = f"{low:+.2f} to {high:+.2f}" if high > low else "no interval: all alike"
+        print_note(f"average length {length.difference:+.2f} ({bounds})")
 
 
 def _points(interval: "Interval") -> str:
+    if interval.width == 0.0:
+        return "no interval: all alike"
     return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"

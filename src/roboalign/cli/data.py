@@ -1,11 +1,12 @@
 """`roboalign data`: looking at datasets, and checking them."""
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import print_note, print_result
+from roboalign.cli.output import print_note, print_result, require_file_target
 
 __all__ = ["app", "check", "preview", "show"]
 
@@ -26,7 +27,7 @@ def check(
         print_result(str(report), as_json=as_json, report=report)
     else:
         print_result("ok", as_json=as_json, report=report)
-    print_note(f"looked at {looked} for: {', '.join(report.checks)}")
+    print_note(textwrap.fill(f"looked at {looked} for: {', '.join(report.checks)}", 80, subsequent_indent="  "))
     report.raise_if_failed()
 
 
@@ -41,6 +42,7 @@ def show(
     from roboalign.sdk.data.show import show_dataset
 
     target = out or Path("runs") / f"show-{dataset.resolve().name}.html"
+    require_file_target(target)
     print_result(show_dataset(dataset, out=target, episodes=episodes), as_json=as_json)
 
 
@@ -57,6 +59,7 @@ def preview(
     from roboalign.sdk.data.preview import preview_dataset
 
     target = out or Path("runs") / f"preview-{dataset.resolve().name}-{episode}.gif"
+    require_file_target(target, ".gif")
     found = preview_dataset(dataset, episode=episode, out=target)
     families = ", ".join(f"{count} {family}" for family, count in sorted(found.families.items()))
     print_note(f"{found.num_episodes} episodes ({families}), {found.num_frames} frames, {found.num_images} pictures")

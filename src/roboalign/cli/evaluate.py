@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roboalign.cli.output import parse_names, policy_ref, print_note, print_result
+from roboalign.cli.output import POLICY_HELP, parse_names, policy_ref, print_note, print_result
 
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import EvalReport
 
-__all__ = ["POLICY_HELP", "evaluate"]
+__all__ = ["evaluate"]
 
-POLICY_HELP = "Bundle, checkpoint or run folder; http://host:port; module:name or file.py:name; expert; random."
 WIDTH = 80
 """Columns of the table."""
 
@@ -84,7 +83,7 @@ def evaluate(
     config = EvalConfig(
         out=out or Path("runs") / f"eval-{_label(policy, suite, split, shuffled=shuffled, blind=blind)}",
         suite=suite,
-        tasks=parse_names(tasks or ""),
+        tasks=() if tasks is None else parse_names(tasks),
         split=split,
         trials=trials,
         episodes=episodes,

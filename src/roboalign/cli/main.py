@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from roboalign import __version__
-from roboalign.cli import check_robot, collect, data, demo, evaluate, export, run, train
+from roboalign.cli import check_robot, collect, compare, data, demo, evaluate, export, libero, run, serve, tasks, train
 
 __all__ = ["app", "main"]
 
@@ -27,6 +27,7 @@ EXTRA_OF = {
     "gymnasium": "sim",
     "onnxruntime": "cpu",
     "pyarrow": "data",
+    "av": "data",
     "torch": "train",
     "transformers": "train",
     "trl": "train",
@@ -54,10 +55,14 @@ app = typer.Typer(
 )
 app.command("collect", rich_help_panel=LEARN)(collect.collect)
 app.add_typer(data.app, name="data", rich_help_panel=LEARN)
+app.add_typer(libero.app, name="libero", rich_help_panel=LEARN)
 app.add_typer(train.app, name="train", rich_help_panel=LEARN)
 app.command("export", rich_help_panel=SHIP)(export.export)
 app.command("run", rich_help_panel=RUN)(run.run)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
+app.command("tasks", rich_help_panel=RUN)(tasks.tasks)
+app.command("compare", rich_help_panel=RUN)(compare.compare)
+app.command("serve", rich_help_panel=RUN)(serve.serve)
 app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("check-robot", rich_help_panel=ROBOT)(check_robot.check_robot)
 
@@ -124,6 +129,9 @@ def _explain(error: Exception) -> int:
         return EXIT_CHECK_FAILED if isinstance(error, CheckFailed) else EXIT_USAGE
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            _print_error(f"{where}there is a file where a folder is expected; choose another place")
+            return EXIT_USAGE
         _print_error(f"{where}{error.strerror or error}")
         return EXIT_USAGE
     import traceback

@@ -10,21 +10,47 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import PolicyRef
 
-__all__ = ["parse_names", "policy_ref", "print_note", "print_result"]
+__all__ = ["POLICY_HELP", "parse_names", "policy_ref", "print_note", "print_result", "require_file_target"]
+
+POLICY_HELP = "Bundle, checkpoint or run folder; http://host:port; module:name or file.py:name; expert; random."
+"""Who can act, for the verbs that take a policy."""
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Returns the names in a comma-separated option."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """Returns the names in a comma-separated option; raises ConfigError when it was given without a name."""
+    from roboalign.sdk.errors import ConfigError
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise ConfigError(f"found no name in {text!r}, expected names separated by commas")
+    return names
+
+
+def require_file_target(out: Path, suffix: str | None = None) -> None:
+    """Raises ConfigError when `out` cannot be the file to write: a folder, or a name that ends otherwise."""
+    from roboalign.sdk.errors import ConfigError
+
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder, expected the name of a file to write")
+    if suffix is not None and out.suffix.lower() != suffix:
+        raise ConfigError(f"out is {str(out)!r}, only {suffix} can be written; give a name that ends in {suffix}")
 
 
 def policy_ref(
     policy: str | None, *, actions: str, think: bool, is_shuffled: bool = False, is_blind: bool = False
 ) -> "PolicyRef":
-    """Returns the policy that an argument names: a control, folder, address or code; None is the shipped bundle."""
+    """Returns the policy that an argument names: a control, folder, address or code; None is the shipped bundle.
+
+    Raises:
+        ConfigError: There is no such policy, or how it acts was chosen where it was served.
+    """
+    from roboalign.sdk.errors import ConfigError
     from roboalign.sdk.evaluation import named_policy
 
-    return named_policy(policy, actions=actions, think=think, is_shuffled=is_shuffled, is_blind=is_blind)
+    ref = named_policy(policy, actions=actions, think=think, is_shuffled=is_shuffled, is_blind=is_blind)
+    if ref.kind == "remote" and (actions != "flow" or not think):
+        raise ConfigError(f"how {policy} acts was chosen where it is served; give --actions and --no-think there")
+    return ref
 
 
 def print_result(result: object, *, as_json: bool, **more: object) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import policy_ref, print_note, print_result
+from roboalign.cli.output import POLICY_HELP, policy_ref, print_note, print_result
 
 __all__ = ["run"]
 
@@ -13,7 +13,7 @@ __all__ = ["run"]
 def run(
     policy: Annotated[
         str | None,
-        typer.Argument(help="Bundle or checkpoint folder, or: expert, random.", show_default="the shipped bundle"),
+        typer.Argument(help=POLICY_HELP, show_default="the shipped bundle"),
     ] = None,
     task: Annotated[str, typer.Option("--task", help="What to do.")] = "put the red block in the blue bowl",
     seed: Annotated[int, typer.Option("--seed", help="Chooses among the unseen scenes that fit the sentence.")] = 0,

@@ -138,6 +138,28 @@ def test_missing_statistics_are_found(clean):
     assert found(clean) == [("statistics", "meta/stats.json")]
 
 
+def test_statistics_that_say_nothing_are_found(clean):
+    """An empty `stats.json` used to pass: only what it said was compared."""
+    (clean / "meta" / "stats.json").write_text("{}")
+    (finding,) = check_dataset(clean).findings
+    assert (finding.kind, finding.where) == ("statistics", "meta/stats.json")
+    assert "action" in finding.found
+
+
+def test_a_damaged_or_missing_list_of_sentences_is_found(clean):
+    """`meta/tasks.parquet` used not to be read when the episodes name their sentences themselves."""
+    path = clean / "meta" / "tasks.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    assert [kind for kind, _ in found(clean)] == ["unreadable"]
+    path.unlink()
+    assert [kind for kind, _ in found(clean)] != []
+
+
+def test_a_frame_whose_sentence_is_not_listed_is_found(clean):
+    pq.write_table(pq.read_table(clean / "meta" / "tasks.parquet").slice(1), clean / "meta" / "tasks.parquet")
+    assert ("task list", "meta/tasks.parquet") in found(clean)
+
+
 def test_degrees_are_found(tmp_path, toy):
     def in_degrees(plain):
         return dataclasses.replace(plain, joint_pos_rad=np.rad2deg(plain.joint_pos_rad))

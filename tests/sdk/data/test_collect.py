@@ -169,6 +169,16 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path, toy_simulator):
         collect(config_for(tmp_path / "d"), show_progress=False)
 
 
+def test_what_lies_where_the_shards_go_is_not_deleted(tmp_path, toy_simulator):
+    """A folder `<out>.partial` without settings used to be removed without a word."""
+    note = tmp_path / "d.partial" / "note.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds something, but no collect\.json"):
+        collect(config_for(tmp_path / "d"), show_progress=False)
+    assert note.read_text() == "mine"
+
+
 def test_a_hopeless_episode_says_so(tmp_path, toy_simulator, monkeypatch):
     monkeypatch.setattr(toy_simulator, "is_success", lambda: False)
     with pytest.raises(DataError, match=r"did not finish episode 0 \(place\) in 16 scenes, seeds 0 to 15"):
@@ -246,6 +256,26 @@ def test_a_suite_brings_its_tasks_and_its_robot(tmp_path):
     assert set(config.tasks) == set(find_suite("so101").tasks)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"robot": "so101"}, "laid out for the arm panda, asked for so101"), ({"tasks": ("place",)}, "its own tasks")],
+)
+def test_what_a_suite_would_leave_out_in_silence_is_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        CollectConfig(out=tmp_path / "d", episodes=1, suite="spatial", **changes).resolved()
+
+
+def test_a_randomisation_that_changed_in_its_file_is_another_recording(tmp_path, toy_simulator):
+    """Only the name of the file was compared, so a recording went on with other ranges than it began with."""
+    ranges = tmp_path / "dim.json"
+    ranges.write_text(json.dumps({"light": {"ambient_scale": {"uniform": [0.5, 0.7]}}}))
+    config = config_for(tmp_path / "d", randomization=str(ranges))
+    collect(config, show_progress=False)
+    ranges.write_text(json.dumps({"light": {"ambient_scale": {"uniform": [0.2, 0.3]}}}))
+    with pytest.raises(ConfigError, match="randomization_fingerprint"):
+        collect(config, show_progress=False)
+
+
 def test_an_unknown_suite_is_named_with_the_nearest(tmp_path):
     with pytest.raises(ConfigError, match="did you mean spatial"):
         collect(config_for(tmp_path / "d", suite="spacial"), show_progress=False)
@@ -268,7 +298,7 @@ def test_a_recording_of_an_older_version_is_recognised(tmp_path, toy_simulator):
     report = json.loads((path / "meta" / "roboalign.json").read_text())
     settings = report["config"]
     settings["families"] = settings.pop("tasks")
-    for name in ("suite", "robot", "randomization", "is_video"):
+    for name in ("suite", "robot", "randomization", "randomization_fingerprint", "is_video"):
         del settings[name]
     (path / "meta" / "roboalign.json").write_text(json.dumps(report))
     assert collect(config_for(tmp_path / "d"), show_progress=False) == path

@@ -93,6 +93,15 @@ def test_a_cut_recording_with_other_columns_is_not_mixed_in(tmp_path, toy):
     assert list((tmp_path / ".d.writing" / "shards").iterdir())
 
 
+def test_a_writer_may_be_closed_before_its_block_ends(tmp_path, toy):
+    """The block closed it again, and failed at what the first call had moved to its final name."""
+    with writer_for(tmp_path / "d") as writer:
+        writer.add(toy.episode(0))
+        assert writer.close() == tmp_path / "d"
+    assert LeRobotDataset(tmp_path / "d").num_episodes == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
 def test_the_second_of_two_writers_is_told_who_the_first_is(tmp_path, toy):
     with writer_for(tmp_path / "d") as writer:
         writer.add(toy.episode(0))

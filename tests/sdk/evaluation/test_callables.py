@@ -95,7 +95,7 @@ def test_an_object_is_reset_and_says_whether_it_looks(file):
     [
         ("fails", BackendError, r"ZeroDivisionError.*mine\.py, line 24"),
         ("wrong_shape", DataError, r"shape \[4, 3\], expected \[T, 5\]"),
-        ("not_finite", DataError, "not finite"),
+        ("not_finite", DataError, "mine.py:not_finite answered numbers that are not finite"),
         ("words", DataError, "answered str"),
     ],
 )
@@ -124,11 +124,24 @@ def test_a_file_that_fails_to_load_is_named_with_its_line(tmp_path):
         load_callable(f"{tmp_path}/broken.py:make", SPEC)
 
 
+def test_an_error_of_syntax_names_the_file_and_not_the_importer(tmp_path):
+    (tmp_path / "broken.py").write_text("def make(:\n")
+    with pytest.raises(BackendError, match=r"SyntaxError: .*\(broken\.py, line 1\); use --debug"):
+        load_callable(f"{tmp_path}/broken.py:make", SPEC)
+
+
 @pytest.mark.parametrize("name", ["no_such_module:make", "nowhere/file.py:make"])
 def test_missing_code_is_named(name):
     with pytest.raises(ConfigError, match=name.partition(":")[0]):
         load_callable(name, SPEC)
     with pytest.raises(ConfigError, match=name.partition(":")[0]):
+        callable_fingerprint(name)
+
+
+@pytest.mark.parametrize("name", ["no_package.module:make", ".relative:make"])
+def test_a_module_that_cannot_be_looked_for_is_named(name):
+    """`importlib` raises errors of its own for these, which reached the user as a bug of ours."""
+    with pytest.raises(ConfigError, match="there is no module or file"):
         callable_fingerprint(name)
 
 

@@ -50,6 +50,16 @@ def test_the_verdict_says_who_is_better(reports):
     assert "do not separate" in compare(good, good).verdict
 
 
+def test_a_difference_is_claimed_only_where_the_test_agrees(reports):
+    """Four scenes of fifty: Tango's interval leaves out 0, McNemar gives p = 0.12; the verdict called it better."""
+    good, _ = reports
+    wins, losses = (True,) * 50, (False,) * 4 + (True,) * 46
+    comparison = compare(replace(good, successes=wins), replace(good, successes=losses))
+    assert comparison.total.interval.low > 0.0
+    assert comparison.total.p_value > 0.05
+    assert "do not separate" in comparison.verdict
+
+
 def test_progress_and_length_are_compared_too(tmp_path):
     good, bad = run(tmp_path / "a", num_goals=5), run(tmp_path / "b", 0.005, num_goals=5)
     comparison = compare(good, bad)

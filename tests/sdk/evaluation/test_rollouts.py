@@ -1,9 +1,12 @@
 import json
+import time
 
 import pytest
 from evaluation_fakes import LineScene, WalkSetup
 
+from roboalign.sdk.data.storage import one_writer
 from roboalign.sdk.errors import BackendError, ConfigError, DataError
+from roboalign.sdk.evaluation.journal import Journal
 from roboalign.sdk.evaluation.pictures import read_film
 from roboalign.sdk.evaluation.results import episode_from_json, read_report
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
@@ -21,6 +24,12 @@ def run_suite(out, setup=None, scene=None, **options):
 
 def outcome(report):
     return report.seeds, report.successes, report.state_hashes
+
+
+def test_two_evaluations_do_not_write_one_folder(tmp_path):
+    """Both used to play and write every episode."""
+    with one_writer(tmp_path / "e"), pytest.raises(ConfigError, match="being written by another process"):
+        run(tmp_path / "e")
 
 
 def test_families_take_turns_and_seeds_are_held_out(tmp_path):
@@ -144,10 +153,39 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         run(tmp_path, replan_every=2)
 
 
-def test_a_folder_with_another_jsonl_is_refused(tmp_path):
-    (tmp_path / "episodes.jsonl").write_text("hello\n")
-    with pytest.raises(DataError, match="header"):
+@pytest.mark.parametrize("content", [b"hello\n", b"\xff\xfe\n", b'{"wall_s": 3}\n'])
+def test_a_folder_with_another_jsonl_is_refused(tmp_path, content):
+    (tmp_path / "episodes.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match="give another --out"):
         run(tmp_path)
+
+
+def test_an_attempt_without_an_episode_binds_nobody(tmp_path):
+    """A policy that failed at once left a header: its mended version was another policy, and was refused."""
+    with pytest.raises(DataError, match="broken on purpose"):
+        run(tmp_path, WalkSetup(0.01, fails=True))
+    assert run(tmp_path, WalkSetup(0.02)).policy["step_m"] == 0.02
+
+
+def test_the_time_of_an_interrupted_run_counts(tmp_path, monkeypatch):
+    """It was booked only by runs that came to their end, so a report that went on knew its last run alone."""
+    append = Journal.append
+
+    def stop_at_the_third(journal, episode):
+        if len(journal.episodes) == 2:
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+        append(journal, episode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    start_s = time.perf_counter()
+    report = run(tmp_path)
+    assert report.wall_s > 0.2
+    assert report.wall_s < 5.0 + time.perf_counter() - start_s
+    assert report.total.num_episodes == 10
 
 
 def test_an_error_in_a_worker_reaches_the_caller(tmp_path):
@@ -166,6 +204,7 @@ def test_a_worker_that_dies_is_explained(tmp_path):
         ({"episodes": 0}, "at least 1"),
         ({"workers": 0}, "at least 1"),
         ({"films": -1}, "0 or more"),
+        ({"replan_every": 0}, "at least 1"),
         ({"tasks": ("plase",)}, "did you mean place"),
         ({"tasks": ("place", "place")}, "twice"),
         ({"split": "languge"}, "did you mean language"),
@@ -222,6 +261,12 @@ def test_a_report_of_another_version_is_refused_by_its_number(tmp_path):
     row = json.loads((tmp_path / "report.json").read_text())
     (tmp_path / "report.json").write_text(json.dumps({**row, "format_version": 99}))
     with pytest.raises(DataError, match="version 99"):
+        read_report(tmp_path)
+
+
+def test_a_report_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "report.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="is not a report"):
         read_report(tmp_path)
 
 

@@ -29,6 +29,15 @@ class Moody(WalkPolicy):
         return super().act(observation)
 
 
+def _has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def served():
     """A running server, and the policies that it opened."""
@@ -257,6 +266,28 @@ def test_another_server_or_version_is_told_apart(reply):
 def test_a_wrong_address_is_refused(url):
     with pytest.raises(ConfigError, match="http://host:port"):
         RemotePolicy(url)
+
+
+def test_a_client_that_falls_silent_is_left_without_noise(served, monkeypatch, capfd):
+    """Half a body was answered as a bug in the policy, with a traceback on the server."""
+    monkeypatch.setattr(server_module._Handler, "timeout", 0.2)
+    address = urlsplit(served[0].url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as client:
+        client.sendall(b"POST /v1/sessions HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
+        assert client.recv(100) == b""
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+def test_an_address_of_the_new_kind_can_be_served():
+    server = PolicyServer(Moody, {"name": "walk"}, host="::1", port=0).open()
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        assert server_health(server.url)["policy"] == {"name": "walk"}
+    finally:
+        server.close()
+        thread.join(timeout=10)
 
 
 def test_a_port_in_use_is_named(served):

@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,3 +92,26 @@ def test_a_message_that_is_too_long_is_refused(monkeypatch):
 def test_other_types_do_not_travel():
     with pytest.raises(DataError, match="float64"):
         encode({}, {"x": np.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[1]",
+        '{"version": ' + "1" * 5000 + ', "arrays": []}',
+        '{"version": 1, "arrays": [{"name": "a", "dtype": "<f4", "shape": [0, 1' + "0" * 30 + "]}]}",
+        '{"version": 1, "arrays": [{"name": "a", "dtype": "<f4", "shape": [0, 1099511627776, 1099511627776]}]}',
+        '{"version": 1, "arrays": [{"name": "a", "dtype": "<f4", "shape": [Infinity]}]}',
+    ],
+)
+def test_numbers_that_no_machine_holds_are_refused(header):
+    """They left `decode` as the errors of numpy and json, which a server answers as a bug in the policy."""
+    with pytest.raises(DataError):
+        decode(struct.pack("<I", len(header)) + header.encode())
+
+
+def test_a_time_that_no_machine_holds_is_refused():
+    arrays = {"state": np.zeros(5, np.float32), "joint_pos_rad": np.zeros(7, np.float32)}
+    body = encode({"instruction": "go", "time_s": 10**400, "call": 1}, arrays)
+    with pytest.raises(DataError, match="not an observation"):
+        observation_from_bytes(body)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -14,6 +15,7 @@ from roboalign.sdk.errors import ConfigError, LimitViolation, RobotError
 from roboalign.sdk.robot import Robot
 from roboalign.sdk.sim import SimRobot, register_envs
 from roboalign.sdk.sim.env import SimEnv
+from roboalign.sdk.sim.seeds import EVAL_OFFSET
 from roboalign.sdk.sim.tasks import FAMILIES, find_task, scene_for, task_names
 from roboalign.sdk.suites import gym_id
 
@@ -103,6 +105,12 @@ def test_episodes_are_cut_off() -> None:
 
 def test_mixed_seeds_give_every_family() -> None:
     assert {scene_for(seed, "mix").family for seed in range(20)} == set(FAMILIES)
+
+
+def test_a_seed_that_nobody_gave_is_of_the_training_stream(env: SimEnv) -> None:
+    """It was drawn from 0 to 2**31, where more than half of the seeds are for evaluation."""
+    env.reset(seed=0)
+    assert all(int(env.reset()[1]["seed"]) < EVAL_OFFSET for _ in range(6))
 
 
 def test_a_reset_option_overrides_family_and_sentence(env: SimEnv) -> None:
@@ -222,3 +230,13 @@ def test_the_truth_follows_a_robot_that_is_moved_past_the_environment(env: SimEn
     for _ in range(3):
         env.robot.act(np.array([0, 0, -0.03, 0, 1], np.float32))
     assert env.truth().state[2] < before[2] - 0.03
+
+
+def test_a_task_may_answer_in_numpys_types():
+    """`roboalign eval` of the example's task used to end in a traceback: numpy's bool is no JSON."""
+    env = SimEnv("place")
+    env.reset(seed=0)
+    env._episode.task = SimpleNamespace(is_success=lambda truth: np.bool_(True), progress=lambda truth: np.float32(1))
+    assert env.is_success() is True
+    assert type(env.progress()) is float
+    env.close()
