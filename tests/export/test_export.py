@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from roboalign.export import ExportConfig, export, newest_run
 from roboalign.export import bundle_writer as writer
+from roboalign.export.parity import simulated_observations
 from roboalign.sdk.bundle import ParityRecord, read_bundle
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
 from roboalign.sdk.policy import Policy
@@ -51,6 +52,11 @@ def test_the_manifest_states_what_a_robot_needs(bundle):
     state = next(tensor for tensor in manifest.graphs["flow"].inputs if tensor.name == "state")
     assert (state.shape, state.fields) == ((1, 5), manifest.policy.state_names)
     assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
+
+
+def test_observations_are_taken_beyond_the_end_of_short_scenes():
+    """The expert solves some scenes before the last moment; stepping on used to end the export with an error."""
+    assert len(simulated_observations(64)) == 64
 
 
 def test_parity_is_recorded_and_proves_something(bundle):
