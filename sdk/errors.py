@@ -13,6 +13,9 @@
 A message says what was found, what was expected, where, and what to do next, in one or two plain sentences.
 """
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "BackendError",
     "BundleError",
@@ -24,6 +27,7 @@ __all__ = [
     "RobotError",
     "RobotTimeout",
     "missing_extra",
+    "unknown_name",
 ]
 
 
@@ -68,3 +72,13 @@ def missing_extra(package: str, extra: str, what: str) -> BackendError:
     return BackendError(
         f"{what} needs the package {package!r}, which is not installed: pip install 'roboalign[{extra}]'"
     )
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Returns the message for a name that is not known: the nearest ones, or all when none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    if near:
+        return f"unknown {what} {name!r}; did you mean {' or '.join(near)}?"
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return f"unknown {what} {name!r}; choose one of {shown}"

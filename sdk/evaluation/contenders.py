@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.errors import BundleError, ConfigError, unknown_name
 from roboalign.sdk.evaluation.callables import callable_fingerprint, is_callable_name, load_callable
 from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy
 from roboalign.sdk.evaluation.remote import RemotePolicy, is_address, server_health
 from roboalign.sdk.evaluation.results import JsonValue
-from roboalign.sdk.sim.tasks import unknown_name
 from roboalign.sdk.types import RobotSpec
 
 __all__ = ["ACTORS", "KINDS", "PolicyRef", "fingerprint", "named_policy"]

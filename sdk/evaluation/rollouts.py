@@ -23,7 +23,7 @@ from typing import Protocol
 
 from roboalign import __version__
 from roboalign.sdk.data.storage import one_writer
-from roboalign.sdk.errors import BackendError, ConfigError
+from roboalign.sdk.errors import BackendError, ConfigError, unknown_name
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy, EpisodeResult, run_episode
 from roboalign.sdk.evaluation.films import write_films
 from roboalign.sdk.evaluation.intervals import success_interval
@@ -34,7 +34,7 @@ from roboalign.sdk.evaluation.results import EvalReport, JsonValue, summarize_ep
 from roboalign.sdk.evaluation.scenes import SceneRef
 from roboalign.sdk.randomization import find_randomization
 from roboalign.sdk.sim.seeds import eval_seed
-from roboalign.sdk.sim.tasks import find_task, unknown_name
+from roboalign.sdk.sim.tasks import fitting_task
 from roboalign.sdk.suites import Suite, find_suite
 
 __all__ = ["TRIALS", "EvalConfig", "PolicySetup", "SceneSetup", "evaluate"]
@@ -120,10 +120,7 @@ class EvalConfig:
         self._set("robot", self.robot or "panda")
         self._set("episodes", self.episodes or EPISODES)
         for name in self.tasks:
-            task = find_task(name)
-            for what, value, choices in (("robot", self.robot, task.robots), ("split", self.split, task.splits)):
-                if value not in choices:
-                    raise ConfigError(f"task {name!r}: {unknown_name(what, str(value), choices)}")
+            fitting_task(name, robot=str(self.robot), split=self.split)
 
     def _settle_suite(self, suite: Suite) -> None:
         if self.episodes is not None:

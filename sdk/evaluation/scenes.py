@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.evaluation.episodes import EpisodeEnv
 from roboalign.sdk.randomization import find_randomization
-from roboalign.sdk.sim.tasks import SPLITS, unknown_name
+from roboalign.sdk.sim.tasks import SPLITS
 
 __all__ = ["SceneRef"]
 

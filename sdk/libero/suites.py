@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, unknown_name
 
 __all__ = [
     "LIBERO_SPLITS",
@@ -122,5 +122,4 @@ def find_task(suite: str, task: str) -> int:
 
 def _require(what: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(value, choices, 3, 0.3) or choices
-        raise ConfigError(f"LIBERO {what} {value!r} is unknown; nearest: {', '.join(near)}")
+        raise ConfigError(unknown_name(f"LIBERO {what}", value, choices))

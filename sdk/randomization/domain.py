@@ -12,12 +12,11 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.randomization import config, values
 from roboalign.sdk.randomization.config import ConcernRanges
 from roboalign.sdk.randomization.ranges import range_from_json, range_to_json
@@ -327,8 +326,7 @@ def _group(concern: str, kind: type[Concern], content: object) -> Concern:
 def _check_names(where: str, found: Mapping[str, object], known: tuple[str, ...]) -> None:
     for name in found:
         if name not in known:
-            near = get_close_matches(str(name), known, 3, 0.4) or known
-            raise ConfigError(f"{where} has no {name!r}; the nearest are {', '.join(near)}")
+            raise ConfigError(f"{where}: {unknown_name('field', str(name), known)}")
 
 
 _RANGES_OF: dict[str, type[ConcernRanges]] = {

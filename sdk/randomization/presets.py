@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.randomization.config import (
     Backlash,
     Blur,
@@ -216,9 +215,7 @@ def preset(name: str, changes: Mapping[str, object] | None = None) -> DomainRand
         ConfigError: There is no preset of this name, or a change is not possible.
     """
     if name not in _MAKERS:
-        near = get_close_matches(name, PRESETS, 3, 0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(PRESETS)}, or a file"
-        raise ConfigError(f"there is no randomisation {name!r}; {hint}")
+        raise ConfigError(unknown_name("randomisation", name, (*PRESETS, "a .json or .toml file")))
     found = _made(name)
     return found.with_changes(changes, name=f"{name}+") if changes else found
 

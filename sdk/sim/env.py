@@ -9,17 +9,17 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.errors import ConfigError, RobotError
+from roboalign.sdk.errors import ConfigError, RobotError, unknown_name
 from roboalign.sdk.randomization import DomainRandomization, DomainSample, heldout_randomization
 from roboalign.sdk.sim.camera import Camera, front_camera, show_camera
 from roboalign.sdk.sim.expert import expert_stage
 from roboalign.sdk.sim.goals import is_goal_reached
 from roboalign.sdk.sim.layout import TableLayout, fold_yaw, object_height_m, object_width_m
 from roboalign.sdk.sim.robot import SimRobot
-from roboalign.sdk.sim.robots import RobotModel, find_robot
+from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.sim.scene import OBJECT_GOALS, Goal, ObjectSpec, SceneSpec
 from roboalign.sdk.sim.seeds import EVAL_OFFSET
-from roboalign.sdk.sim.tasks import MIX, SPLITS, Task, find_task, scene_for, unknown_name
+from roboalign.sdk.sim.tasks import FAMILIES, MIX, Task, find_task, fitting_task, scene_for
 from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
 from roboalign.sdk.sim.world import BodyState
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, Applied, FloatArray, ImageArray, Observation, RobotSpec
@@ -63,7 +63,8 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
             ConfigError: A name is unknown (the nearest ones are listed), or a value is out of range.
         """
         model = find_robot(robot)
-        _check_task(task, model, split)
+        for name in FAMILIES if task == MIX else (task,):
+            fitting_task(name, robot=model.name, split=split)
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"SimEnv render_mode is {render_mode!r}; choose None or 'rgb_array'")
         if max_steps is not None and max_steps < 1:
@@ -332,17 +333,6 @@ class _Episode:
         if not self.scene.is_sequence:
             return self.scene.instruction
         return self.scene.instructions[min(self.num_reached, len(self.scene.instructions) - 1)]
-
-
-def _check_task(task: str, model: RobotModel, split: str) -> None:
-    if split not in SPLITS:
-        raise ConfigError(unknown_name("split", split, SPLITS))
-    if task == MIX and model.name == "panda":
-        return
-    found = find_task(task)
-    for what, value, choices in (("robot", model.name, found.robots), ("split", split, found.splits)):
-        if value not in choices:
-            raise ConfigError(f"task {task!r} has no {what} {value!r}; choose one of {', '.join(choices)}")
 
 
 def _checked(action: NDArray[np.generic]) -> FloatArray:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from types import MappingProxyType
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.sim.model import GripperModel, RobotModel
 from roboalign.sdk.sim.panda import PANDA
 from roboalign.sdk.sim.so101 import SO101
@@ -26,6 +25,4 @@ def find_robot(robot: str | RobotModel) -> RobotModel:
         return robot
     if robot in ROBOTS:
         return ROBOTS[robot]
-    near = difflib.get_close_matches(str(robot), ROBOTS, n=2, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ConfigError(f"there is no simulated robot {robot!r}; choose one of {', '.join(ROBOTS)}{hint}")
+    raise ConfigError(unknown_name("robot", str(robot), ROBOTS))

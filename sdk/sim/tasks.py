@@ -7,7 +7,6 @@ the tasks of the suites, named `<suite>/<task>`. Anybody adds one from another p
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from zlib import crc32
 
 import numpy as np
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.sim import goals
+from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.sim.sampling import sample_scene
 from roboalign.sdk.sim.scene import SceneSpec
 from roboalign.sdk.sim.truth import SceneTruth
@@ -33,10 +33,10 @@ __all__ = [
     "GoalTask",
     "Task",
     "find_task",
+    "fitting_task",
     "register_task",
     "scene_for",
     "task_names",
-    "unknown_name",
 ]
 
 FAMILIES = ("place", "push", "stack")
@@ -156,14 +156,19 @@ def task_names() -> tuple[str, ...]:
     return tuple(_all_tasks())
 
 
-def unknown_name(what: str, name: str, known: object) -> str:
-    """Returns the message for a name that is not known: the nearest ones, or all when none is near."""
-    names = [str(item) for item in known]  # type: ignore[attr-defined] # any iterable of names
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-    if near:
-        return f"unknown {what} {name!r}; did you mean {' or '.join(near)}?"
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return f"unknown {what} {name!r}; choose one of {shown}"
+def fitting_task(name: str, *, robot: str, split: str) -> Task:
+    """Returns the task of a name, which has this arm and this split.
+
+    Raises:
+        ConfigError: There is no such task, arm or split, or the task is not laid out for them.
+    """
+    task = find_task(name)
+    if split not in SPLITS:
+        raise ConfigError(unknown_name("split", split, SPLITS))
+    for what, value, choices in (("robot", find_robot(robot).name, task.robots), ("split", split, task.splits)):
+        if value not in choices:
+            raise ConfigError(f"task {name!r} has no {what} {value!r}; choose one of {', '.join(choices)}")
+    return task
 
 
 def scene_for(seed: int, task: str, split: str = "train", robot: str = "panda") -> SceneSpec:
@@ -175,14 +180,9 @@ def scene_for(seed: int, task: str, split: str = "train", robot: str = "panda") 
     Raises:
         ConfigError: There is no such task, split or arm, or the task is not laid out for them.
     """
-    if split not in SPLITS:
-        raise ConfigError(unknown_name("split", split, SPLITS))
     rng = np.random.default_rng(seed)
     drawn = FAMILIES[int(rng.integers(len(FAMILIES)))]
-    found = find_task(drawn if task == MIX else task)
-    for what, value, choices in (("robot", robot, found.robots), ("split", split, found.splits)):
-        if value not in choices:
-            raise ConfigError(f"task {found.name!r} has no {what} {value!r}; choose one of {', '.join(choices)}")
+    found = fitting_task(drawn if task == MIX else task, robot=robot, split=split)
     if found.name in FAMILIES:
         return found.sample(rng, robot=robot, split=split)
     from roboalign.sdk.suites import frozen_scene

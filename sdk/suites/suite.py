@@ -6,10 +6,10 @@ import functools
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.libero.suites import LIBERO_SPLITS, LIBERO_SUITES, task_ids
 from roboalign.sdk.libero.suites import NUM_STATES as LIBERO_NUM_STATES
-from roboalign.sdk.sim.tasks import FAMILY_SPLITS, SPLITS, GoalTask, unknown_name
+from roboalign.sdk.sim.tasks import FAMILY_SPLITS, SPLITS, GoalTask
 from roboalign.sdk.suites.chain import chain_tasks
 from roboalign.sdk.suites.goal import goal_tasks
 from roboalign.sdk.suites.long import long_tasks

@@ -126,7 +126,7 @@ def test_a_file_changes_a_preset(suffix: str, text: str, tmp_path: Path) -> None
     ("content", "named"),
     [
         ({"camra_pose": {}}, "camera_pose"),
-        ({"light": {"azimut_rad": 0.1}}, r"light has no 'azimut_rad'.*azimuth_rad"),
+        ({"light": {"azimut_rad": 0.1}}, r"light: unknown field 'azimut_rad'.*azimuth_rad"),
         ({"light": {"azimuth_rad": {"uniform": [1, 0]}}}, r"light\.azimuth_rad"),
         ({"light": {"azimuth_rad": 9.0}}, r"light\.azimuth_rad.*rad"),
         ({"light": {"azimuth_rad": "left"}}, r"light\.azimuth_rad"),
