@@ -110,7 +110,8 @@ def _sample(
     text: str | None = None,
 ) -> Sample:
     truth, (pace, task) = table.truths[frame], flags.split()
-    known = {item.name: item.position_m for item in (*truth.objects, *truth.fixtures)}
+    known = {item.name: item.position_m for item in truth.objects}
+    known |= {item.name: item.position_m for item in truth.fixtures}
     places = _nowhere()
     for slot, name in enumerate(objects[:2]):
         places[slot] = known[name][:2]

@@ -20,12 +20,13 @@ import torch
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.types import ACTION_NAMES
-from roboalign.trainer.backbone import load_backbone
-from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
+from roboalign.trainer.checkpoint import CheckpointMeta, partial_dir, save_checkpoint
 from roboalign.trainer.frames import FrameTable, load_frames
+from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.probe import answer_accuracy, probe_actions
 from roboalign.trainer.samples import Sample, make_sample
-from roboalign.trainer.supervised import FitConfig, draw_kinds, fit
+from roboalign.trainer.source import open_source
+from roboalign.trainer.supervised import FitConfig, draw_kinds, fit, training_device
 from roboalign.trainer.vocabulary import add_action_tokens, spread_action_rows
 
 __all__ = ["PAIRINGS", "SftConfig", "fit_codec", "train_sft"]
@@ -44,7 +45,7 @@ class SftConfig:
     data: Path
     """Dataset folder (`roboalign collect`)."""
     base: Path
-    """Checkpoint of stage `base` to start from."""
+    """What to start from: a checkpoint of stage `base`, a Hugging Face folder, or a hub id."""
     out: Path
     """Checkpoint folder to write."""
     recipe: str
@@ -81,8 +82,8 @@ class SftConfig:
 
 def train_sft(config: SftConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
-    parent = load_checkpoint(config.base, expect_stage="base")
-    backbone = load_backbone(config.base)
+    source = open_source(config.base, dtype=_load_dtype(config.fit))
+    backbone = source.backbone
     fmt = backbone.prompt_format
     table = load_frames(
         config.data, horizon=config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
@@ -92,8 +93,12 @@ def train_sft(config: SftConfig) -> Path:
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.fit.seed)
+    num_known = len(backbone.tokenizer)
     add_action_tokens(backbone.model, backbone.tokenizer, codec.vocab_size)
     spread_action_rows(backbone.model, backbone.tokenizer, seed=config.fit.seed)
+    adapted = None
+    if config.fit.lora is not None:
+        adapted = add_lora(backbone, config.fit.lora, new_ids=range(num_known, len(backbone.tokenizer)))
     weights = config.weights or PAIRINGS[config.pairing]
 
     def draw_from(frames: FrameTable, _step: int, count: int, rng: np.random.Generator) -> list[Sample]:
@@ -110,6 +115,9 @@ def train_sft(config: SftConfig) -> Path:
         folder=work,
         label=f"sft {config.pairing}",
     )
+    files = {"metrics.jsonl": work / "metrics.jsonl"}
+    if adapted is not None:
+        files |= {f"adapter/{path.name}": path for path in merge_lora(adapted, work)}
     metrics: dict[str, object] = {"answer_accuracy": answer_accuracy(backbone, held, seed=config.fit.seed)}
     for pace in ("quick", "slow"):
         probe = probe_actions(backbone, codec, held, pace=pace, count=config.probe_frames, seed=config.fit.seed)
@@ -119,16 +127,21 @@ def train_sft(config: SftConfig) -> Path:
     meta = CheckpointMeta(
         stage="sft",
         recipe=config.recipe,
-        parent=parent.path.name,
-        parent_sha256=parent.sha256,
+        parent=source.parent,
+        parent_sha256=source.sha256,
         seeds={"fit": config.fit.seed},
         metrics=metrics,
         data_hash=table.data_hash,
         wall_s=timer.wall_s,
         cpu_s=timer.cpu_s,
-        notes={"pairing": config.pairing, "frames": len(train), "fit": asdict(config.fit), "families": config.families},
+        notes={
+            "pairing": config.pairing,
+            "frames": len(train),
+            "fit": asdict(config.fit),
+            "families": config.families,
+            **source.notes,
+        },
     )
-    files = {"metrics.jsonl": work / "metrics.jsonl"}
     save_checkpoint(
         config.out,
         model=backbone.model,
@@ -140,6 +153,12 @@ def train_sft(config: SftConfig) -> Path:
     )
     shutil.rmtree(work)
     return config.out
+
+
+def _load_dtype(fit: FitConfig) -> torch.dtype:
+    """Weights that do not learn take half the memory on a GPU; those that do stay float32."""
+    is_half = fit.lora is not None and training_device().type == "cuda"
+    return torch.bfloat16 if is_half else torch.float32
 
 
 def fit_codec(table: FrameTable, config: SftConfig) -> FastCodec:
