@@ -79,8 +79,8 @@ def soft(score: ReplyScore, case: RewardCase) -> float:
 def energy(score: ReplyScore, case: RewardCase) -> float:
     """DCT coefficients of the decoded action, weighted by their variance among the training chunks.
 
-    A coefficient is worth 1 when it is right and falls linearly to 0 at one standard deviation (at least one quantum),
-    so the mean action earns little where the demonstrations vary.
+    A coefficient is worth 1 when it is right and falls linearly to 0 at one standard deviation (at least one quantum).
+    The mean action earns what the demonstrations have in common.
     """
     return (score.is_well_formed + _energy_share(score, case)) / 2
 
