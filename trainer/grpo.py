@@ -32,7 +32,7 @@ from roboalign.trainer.inputs import PromptInputs
 from roboalign.trainer.judge import Judge
 from roboalign.trainer.measure import distinct_share, finite_error
 from roboalign.trainer.resume import move_into_place, read_optimizer, restore_weights, unique_tensors, write_optimizer
-from roboalign.trainer.rollout import TokenMask, pad_completions, sample_replies
+from roboalign.trainer.rollout import TokenMask, sample_replies
 
 __all__ = ["AlignTrainer"]
 
@@ -126,19 +126,8 @@ class AlignTrainer(GRPOTrainer):
         prompt_ids = _unpadded(inputs)
         images = [[Image.fromarray(self._prompts.table.images[row])] for row in rows]
         ids, log_probs = self._generate_single_turn(prompt_ids, images, dict(inputs.extra), self.num_generations)
-        if log_probs is None:  # transformers' generate returns none
-            log_probs = self._log_probs_of(ids)
         self._log_rollout(started, ids)
         return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": log_probs}
-
-    @torch.no_grad()
-    def _log_probs_of(self, completion_ids: list[list[int]]) -> list[list[float]]:
-        padded, mask = pad_completions(completion_ids, self._backbone.tokenizer.pad_token_id)
-        device = self.accelerator.device
-        values, _, _ = self._get_per_token_logps_and_entropies(
-            self.model, padded.to(device), mask.to(device), padded.shape[1], self.args.per_device_train_batch_size
-        )
-        return [row[: len(ids)] for row, ids in zip(values.tolist(), completion_ids, strict=True)]
 
     def _log_rollout(self, started: float, completion_ids: list[list[int]]) -> None:
         seconds = time.perf_counter() - started
@@ -220,8 +209,9 @@ class AlignTrainer(GRPOTrainer):
         self._rows = inputs["rows"]
         loss = super()._compute_loss(model, inputs)
         self._metrics["train"]["micro_batch_tokens"].append(float(inputs["completion_mask"].sum()))
-        if self._step % self.args.steps_per_generation == 0 and self._log_probs is not None:
-            gap = (self._log_probs.detach() - inputs["sampling_per_token_logps"]) * inputs["completion_mask"]
+        sampled = inputs.get("sampling_per_token_logps")  # transformers' generate gives none
+        if self._step % self.args.steps_per_generation == 0 and self._log_probs is not None and sampled is not None:
+            gap = (self._log_probs.detach() - sampled) * inputs["completion_mask"]
             self._metrics["train"]["sampling_gap"].append(float(gap.abs().max()))
         return loss
 
