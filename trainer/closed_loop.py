@@ -13,10 +13,10 @@ from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.sim.seeds import train_seed
-from roboalign.trainer.align import ClosedLoop
 from roboalign.trainer.backbone import HuggingFaceBackbone
 from roboalign.trainer.backend import TorchBackend, checkpoint_spec
 from roboalign.trainer.nano import NanoBackbone
+from roboalign.trainer.watch import ClosedLoop
 
 __all__ = ["FIRST_SEED", "token_rollouts"]
 
