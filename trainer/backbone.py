@@ -251,6 +251,34 @@ class HuggingFaceBackbone(ABC):
         """Returns float[B, L, D] after `layer` decoder layers, before the final norm."""
         return hidden_after_layer(self.model, layer, **self._arguments(inputs))
 
+    def hidden_behind(
+        self, state: DecoderState, ids_BC: torch.Tensor, mask_BC: torch.Tensor, layer: int
+    ) -> torch.Tensor:
+        """Returns float[B, C, D] after `layer` layers, of text (right-padded) behind what was read; its cache grows."""
+        places = torch.arange(ids_BC.shape[1], device=ids_BC.device)
+        return hidden_after_layer(
+            self.model,
+            layer,
+            input_ids=ids_BC,
+            attention_mask=torch.cat((state.attention_mask, mask_BC.to(state.attention_mask.dtype)), dim=1),
+            position_ids=self._next_positions(state.next_position[:, None] + places),
+            past_key_values=state.cache,
+        )
+
+    @contextmanager
+    def tapped(self, layer: int) -> Iterator[list[torch.Tensor]]:
+        """Yields a list that collects the hidden states after `layer` of whatever the model reads meanwhile."""
+        taken: list[torch.Tensor] = []
+
+        def take(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            taken.append(args[0] if args else kwargs["hidden_states"])
+
+        handle = [*self.decoder.layers, self.decoder.norm][layer].register_forward_pre_hook(take, with_kwargs=True)
+        try:
+            yield taken
+        finally:
+            handle.remove()
+
     def _next_positions(self, position_BL: torch.Tensor) -> torch.Tensor:
         """Returns the model's position ids for text behind a prompt."""
         return position_BL
