@@ -154,7 +154,7 @@ def cache_features(
         for start in range(0, len(table), batch_size):
             rows = np.arange(start, min(start + batch_size, len(table)))
             inputs = backbone.encode_prompts(
-                [table.truths[int(r)].instruction for r in rows],
+                [table.instruction(int(r)) for r in rows],
                 table.states[rows],
                 list(table.images[rows]),
                 pace="slow",

@@ -93,7 +93,7 @@ def probe_actions(
     banned = [i for i in (backbone.tokenizer.pad_token_id, backbone.processor.image_token_id) if i is not None]
     mask = TokenMask(vocab_size=vocab_size, banned_ids=banned, constraint=constraint)
     inputs = backbone.encode_prompts(
-        [held.truths[int(r)].instruction for r in rows],
+        [held.instruction(int(r)) for r in rows],
         held.states[rows],
         list(held.images[rows]),
         pace=pace,
