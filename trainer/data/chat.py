@@ -13,7 +13,7 @@ what follows it are the action's tokens. `roboalign data distill` writes such ro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +69,7 @@ class ChatFile:
         self._turns = turns
         if not path.is_file():
             raise DataError(f"there is no chat file {path}; check the path of the source")
-        readers = {".jsonl": _JsonLines, ".json": _JsonList, ".parquet": _Parquet}
+        readers: dict[str, Callable[[Path], _Rows]] = {".jsonl": _JsonLines, ".json": _JsonList, ".parquet": _Parquet}
         if path.suffix not in readers:
             raise DataError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(readers)}")
         self._rows: _Rows = readers[path.suffix](path)
@@ -185,7 +185,8 @@ def _answers(number: int, row: Mapping[str, Any], turns: str) -> list[ChatSample
     image, state, action = _picture(row), _numbers(row, "state", 1), _numbers(row, "action", 2)
     if action is not None and [role for role, _ in said] != ["user", "assistant"]:
         raise DataError(f"an action answers one question, found {len(said)} turns")
-    found, before = [], []
+    found: list[ChatSample] = []
+    before: list[str] = []
     for role, text in said:
         if role == "assistant":
             thought, answer = _reply(text, has_action=action is not None)

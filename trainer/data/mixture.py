@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 
 from roboalign.sdk.data.reasoning import REASONING_STYLES
@@ -15,6 +16,7 @@ from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.settings_file import read_settings
 
 __all__ = [
+    "ACTION_KINDS",
     "FORMATS",
     "ON_BAD_IMAGE",
     "PAIRINGS",
@@ -33,6 +35,8 @@ FORMATS = ("lerobot", "chat")
 """`lerobot` is a folder of demonstrations, `chat` a file of pictures and conversations."""
 SAMPLE_KINDS = ("vqa", "reason", "action", "paired")
 """What a demonstrated frame can become."""
+ACTION_KINDS = ("action", "paired")
+"""Those that hold action tokens."""
 PAIRINGS: Mapping[str, Mapping[str, float]] = {
     "zero-shot": {"vqa": 0.1, "reason": 0.35, "action": 0.55},
     "paired": {"vqa": 0.1, "reason": 0.1, "action": 0.2, "paired": 0.6},
@@ -135,12 +139,17 @@ class Mixture:
         return {source.name: source.weight / total for source in self.sources}
 
 
-def check_shares(what: str, shares: Mapping[str, float]) -> None:
+def check_shares(what: str, shares: Mapping[str, float | Fraction]) -> None:
     """Raises ConfigError unless the shares are finite, not negative, and not all zero."""
     for name, share in shares.items():
-        if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share) or share < 0:
+        if (
+            isinstance(share, bool)
+            or not isinstance(share, int | float | Fraction)
+            or not math.isfinite(share)
+            or share < 0
+        ):
             raise ConfigError(f"{what}: {name} is {share!r}, expected a number that is not negative")
-    if math.fsum(shares.values()) <= 0:
+    if not any(shares.values()):
         raise ConfigError(f"{what} sum to 0, expected a positive sum; give at least one of {', '.join(shares)} some")
 
 

@@ -55,7 +55,7 @@ class Schedule:
         DataError: a source that is wanted is empty.
     """
 
-    def __init__(self, shares: Mapping[str, float], sizes: Mapping[str, int], *, seed: int) -> None:
+    def __init__(self, shares: Mapping[str, float | Fraction], sizes: Mapping[str, int], *, seed: int) -> None:
         check_shares("the weights", shares)
         self.parts = parts_of({name: share for name, share in shares.items() if share > 0})
         for name in self.parts:
@@ -93,7 +93,7 @@ def _order(seed: int, name: str, turn: int, size: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, zlib.crc32(name.encode()), turn)).permutation(size)
 
 
-def parts_of(shares: Mapping[str, float]) -> dict[str, int]:
+def parts_of(shares: Mapping[str, float | Fraction]) -> dict[str, int]:
     """Returns whole numbers in the ratio of the shares: exactly, or to one part in `MAX_PERIOD`.
 
     >>> parts_of({"vqa": 0.1, "reason": 0.35, "action": 0.55})
