@@ -67,10 +67,10 @@ class BaseConfig:
 
 def build_processor(table: FrameTable, fmt: PromptFormat, *, seed: int, vocab_size: int) -> NanoProcessor:
     """Trains the tokenizer on sentences about the table's scenes and returns the processor."""
-    rng = np.random.default_rng((seed, 7))
+    rng, truths = np.random.default_rng((seed, 7)), table.require_truths("stage base")
     texts = []
     for _ in range(min(4000, 4 * len(table))):
-        truth = table.truths[int(rng.integers(len(table)))]
+        truth = truths[int(rng.integers(len(table)))]
         qa = question(truth, fmt, rng, QUESTION_KINDS[int(rng.integers(len(QUESTION_KINDS)))])
         texts += [f"{qa.question} state", qa.answer, next_words(truth)]
         sample = make_sample(table, int(rng.integers(len(table))), "reason", fmt, rng)

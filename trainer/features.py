@@ -244,7 +244,7 @@ class _Store:
 
 
 def _prompts(backbone: HuggingFaceBackbone, table: FrameTable, rows: np.ndarray, *, pace: str) -> PromptInputs:
-    instructions = [table.truths[int(r)].instruction for r in rows]
+    instructions = [table.instruction(int(r)) for r in rows]
     return backbone.encode_prompts(instructions, table.states[rows], list(table.images[rows]), pace=pace, task="act")
 
 

@@ -44,7 +44,7 @@ class ActionPrompts:
         """Returns the prompts of some frames."""
         index = np.asarray(rows, dtype=np.int64)
         return self.backbone.encode_prompts(
-            [self.table.truths[i].instruction for i in index],
+            [self.table.instruction(i) for i in index],
             self.table.states[index],
             list(self.table.images[index]),
             pace="slow",

@@ -94,7 +94,7 @@ def probe_actions(
         )
     mask = TokenMask(vocab_size=vocab_size, banned_ids=backbone.banned_ids, constraint=constraint)
     inputs = backbone.encode_prompts(
-        [held.truths[int(r)].instruction for r in rows],
+        [held.instruction(int(r)) for r in rows],
         held.states[rows],
         list(held.images[rows]),
         pace=pace,
@@ -120,13 +120,14 @@ def probe_actions(
 def answer_accuracy(backbone: HuggingFaceBackbone, held: FrameTable, *, seed: int, count: int = 64) -> dict[str, float]:
     """Returns, for every kind of question, the share of `count` held-out questions answered word for word.
 
-    For `where` and `offset` also the share within two units (10 mm) and the mean error in millimetres.
+    For `where` and `offset` also the share within two units (10 mm) and the mean error in millimetres. Without
+    simulator truth there is nothing to ask, and no share.
     """
     fmt, result = backbone.prompt_format, {}
-    for kind in QUESTION_KINDS:
+    for kind in QUESTION_KINDS if held.truths is not None else ():
         rng = np.random.default_rng((seed, 11))
         rows = rng.integers(len(held), size=count)
-        pairs = [question(held.truths[int(r)], fmt, rng, kind) for r in rows]
+        pairs = [question(held.require_truths(kind)[int(r)], fmt, rng, kind) for r in rows]
         replies = _answers(backbone, [qa.question for qa in pairs], held.states[rows], held.images[rows])
         result[kind] = float(
             np.mean([(parse_reply(r).answer or "").strip() == qa.answer for r, qa in zip(replies, pairs, strict=True)])

@@ -21,6 +21,7 @@ from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.types import ACTION_NAMES
 from roboalign.trainer.checkpoint import CheckpointMeta, partial_dir, save_checkpoint
+from roboalign.trainer.data.mixture import PAIRINGS
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.probe import answer_accuracy, probe_actions
@@ -30,12 +31,6 @@ from roboalign.trainer.supervised import FitConfig, draw_kinds, fit, training_de
 from roboalign.trainer.vocabulary import add_action_tokens, spread_action_rows
 
 __all__ = ["PAIRINGS", "SftConfig", "fit_codec", "train_sft"]
-
-PAIRINGS: Mapping[str, Mapping[str, float]] = {
-    "zero-shot": {"vqa": 0.1, "reason": 0.35, "action": 0.55},
-    "paired": {"vqa": 0.1, "reason": 0.1, "action": 0.2, "paired": 0.6},
-}
-"""Share of each kind of sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
