@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from roboalign.sdk.errors import BundleError
 from roboalign.trainer.backbone import HuggingFaceBackbone
-from roboalign.trainer.resume import move_into_place, read_optimizer, restore_weights, unique_tensors, write_optimizer
+from roboalign.trainer.folders import move_into_place, temporary_dir
+from roboalign.trainer.resume import read_optimizer, restore_weights, unique_tensors, write_optimizer
 from roboalign.trainer.rewards import RewardWeights, total_reward
 from roboalign.trainer.rollout import TokenMask, sample_replies
 from roboalign.trainer.watch import ActionPrompts, finite_error
@@ -196,9 +196,7 @@ class AlignTrainer(GRPOTrainer):
 
     def save_state(self, folder: Path, extra: Mapping[str, Any]) -> None:
         """Writes all that a resume needs to `folder`: weights, optimizer, schedule, step, and `extra` (JSON)."""
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary = temporary_dir(folder)
         save_file(unique_tensors(self.accelerator.unwrap_model(self.model)), temporary / "model.safetensors")
         write_optimizer(temporary, self.optimizer)
         schedule = {name: value for name, value in self.lr_scheduler.state_dict().items() if name != "lr_lambdas"}

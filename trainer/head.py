@@ -8,7 +8,6 @@ Backbones are compared through heads trained by the same recipe and seed.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -26,6 +25,7 @@ from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.nano import NanoProcessor
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 from roboalign.trainer.resume import load_training_state, save_training_state
+from roboalign.trainer.run import stage_run
 from roboalign.trainer.thinking import greedy_thoughts
 
 __all__ = ["Features", "HeadConfig", "cache_features", "held_out_error", "train_head"]
@@ -92,6 +92,7 @@ class Features:
         return self.hidden[index].float(), self.mask[index]
 
 
+@stage_run("head")
 def train_head(config: HeadConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
     parent = load_checkpoint(config.backbone, expect_stage=("sft", "align"))
@@ -141,7 +142,6 @@ def train_head(config: HeadConfig) -> Path:
         dtype=config.dtype,
         extra_files={"metrics.jsonl": work / "metrics.jsonl"},
     )
-    shutil.rmtree(work)
     return config.out
 
 

@@ -8,7 +8,6 @@ model composes the two by itself is measured before the alignment stage sees it 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partia
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.nano import NanoForConditionalGeneration, NanoProcessor
 from roboalign.trainer.probe import probe_actions
+from roboalign.trainer.run import stage_run
 from roboalign.trainer.samples import Sample, make_sample
 from roboalign.trainer.supervised import FitConfig, draw_kinds, fit
 
@@ -80,6 +80,7 @@ class SftConfig:
             raise ConfigError(f"SftConfig.pairing is {self.pairing!r}, expected one of {', '.join(PAIRINGS)}")
 
 
+@stage_run("sft")
 def train_sft(config: SftConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
     parent = load_checkpoint(config.base, expect_stage="base")
@@ -127,7 +128,6 @@ def train_sft(config: SftConfig) -> Path:
     save_checkpoint(
         config.out, model=model, processor=processor, meta=meta, codec=codec, dtype=config.dtype, extra_files=files
     )
-    shutil.rmtree(work)
     return config.out
 
 

@@ -12,6 +12,7 @@ from roboalign.trainer import align as stage
 from roboalign.trainer.align import AlignConfig, align
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
 from roboalign.trainer.grpo import AlignTrainer
+from roboalign.trainer.run import read_status
 from roboalign.trainer.watch import Measurement, ReplyMeasure, destruction, what_is_missing
 
 TABLE = tiny.frames(48)
@@ -197,7 +198,8 @@ def test_nothing_to_explore_is_refused_with_the_numbers(tmp_path) -> None:
         align(config)
     assert "0.0% of the samples are well-formed" in str(caught.value)
     assert not config.out.exists()
-    assert not partial_dir(config.out).exists()
+    status = read_status(partial_dir(config.out))
+    assert (status.state, status.reason) == ("refused", str(caught.value))
 
 
 def test_force_goes_on_and_says_so(tmp_path, capfd) -> None:
