@@ -76,8 +76,8 @@ class PromptFormat:
         kept = "".join(c if c.isalnum() or c.isspace() else " " for c in text.lower())
         return " ".join(kept.split())
 
-    def prompt_text(self, instruction: str, state: FloatArray, *, pace: str, task: str) -> str:
-        """Returns the prompt as text; the tokenizer maps each marker in it to one token."""
+    def prompt_text(self, instruction: str, state: FloatArray | None, *, pace: str, task: str) -> str:
+        """Returns the prompt as text; the tokenizer maps each marker in it to one token. No state, no state words."""
         if pace not in PACES or task not in TASKS:
             raise ConfigError(f"prompt flags are {pace!r} and {task!r}, expected one of {PACES} and one of {TASKS}")
         text = self.clean_text(instruction)
@@ -85,8 +85,11 @@ class PromptFormat:
             raise DataError(
                 "the instruction is empty; say what the robot should do, e.g. 'put the red block in the blue bowl'"
             )
-        numbers = " ".join(str(n) for n in self.state_numbers(state))
-        return f"<bos>{text} state {numbers}{'<image>' * self.num_image_tokens}<{pace}><{task}>"
+        return f"<bos>{text}{self.state_text(state)}{'<image>' * self.num_image_tokens}<{pace}><{task}>"
+
+    def state_text(self, state: FloatArray | None) -> str:
+        """Returns ` state` and its numbers, or nothing when there is no state (a picture that no robot took)."""
+        return "" if state is None else " state " + " ".join(str(n) for n in self.state_numbers(state))
 
     def check_image(self, image: ImageArray, name: str = "front") -> None:
         """Raises DataError unless the image is uint8[size, size, 3]."""

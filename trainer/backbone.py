@@ -14,27 +14,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from tokenizers import AddedToken
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicCache
 
 from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import FloatArray, ImageArray
 from roboalign.trainer.inputs import DecoderState, PromptInputs
-from roboalign.trainer.nano import NanoConfig, NanoForConditionalGeneration, NanoProcessor
 
 __all__ = [
-    "ACTION_MARKERS",
+    "ENTRY_POINT_GROUP",
     "Backbone",
+    "BackboneProcessor",
     "DecoderState",
     "HuggingFaceBackbone",
-    "NanoBackbone",
     "PromptInputs",
-    "add_action_tokens",
+    "backbone_class",
     "hidden_after_layer",
     "load_backbone",
     "load_model",
@@ -43,85 +44,52 @@ __all__ = [
     "quiet_transformers",
 ]
 
-ACTION_MARKERS = ("<think>", "</think>", "<answer>", "</answer>", "<ACTION_START>", "<ACTION_END>")
-"""Markers that a backbone's vocabulary must have, besides `<ACTION_0>` .. `<ACTION_{n-1}>`."""
+ENTRY_POINT_GROUP = "roboalign.backbones"
+"""Other packages add a model here: the name is the `model_type` of its config.json, the value a class as below."""
 
-# TRL builds its reference model from a folder through the auto classes, and asks an unknown class for `auto_map`.
-NanoConfig.auto_map = {}
-AutoConfig.register(NanoConfig.model_type, NanoConfig, exist_ok=True)
-AutoModelForCausalLM.register(NanoConfig, NanoForConditionalGeneration, exist_ok=True)
-AutoModelForImageTextToText.register(NanoConfig, NanoForConditionalGeneration, exist_ok=True)
+_OWN = {
+    "roboalign_nano": "roboalign.trainer.nano.backbone:NanoBackbone",
+    "qwen2_5_vl": "roboalign.trainer.qwen:QwenBackbone",
+    "qwen3_vl": "roboalign.trainer.qwen:QwenBackbone",
+}
 
 
-class Backbone(Protocol):
-    """A vision-language model as the stages see it: vision encoder, token embedding, decoder, layer tap."""
+class BackboneProcessor(Protocol):
+    """What a backbone needs of its processor, besides being a `ProcessorMixin` that saves itself."""
 
-    model: PreTrainedModel
-    processor: ProcessorMixin
+    tokenizer: Any
+    prompt_format: PromptFormat
+    image_token_id: int
 
-    @property
-    def num_layers(self) -> int:
-        """Decoder layers."""
+    def prompt_text(
+        self, instruction: str, state: FloatArray | None, *, pace: str, task: str, has_image: bool = True
+    ) -> str:
+        """Returns the prompt up to where the model answers, with the marker or markers of the picture in it."""
 
-    @property
-    def hidden_size(self) -> int:
-        """D."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the processor."""
-
-    @property
-    def vision(self) -> torch.nn.Module:
-        """The vision encoder."""
-
-    @property
-    def banned_ids(self) -> tuple[int, ...]:
-        """Tokens that a reply must never hold: padding and the placeholders of pictures."""
-
-    def encode_prompts(
-        self, instructions: Sequence[str], states: FloatArray, images: Sequence[ImageArray], *, pace: str, task: str
-    ) -> PromptInputs:
-        """Returns one prompt per instruction, state float32[B, S] and picture, on the model's device."""
-
-    def encode_images(self, inputs: PromptInputs) -> torch.Tensor:
-        """Returns what the decoder sees at the image placeholders, float[B, N, D]."""
-
-    def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Returns float[B, L, D] token embeddings."""
-
-    def logits(self, inputs: PromptInputs, *, keep: int, module: torch.nn.Module | None = None) -> torch.Tensor:
-        """Returns logits float[B, keep, V] at the last `keep` positions; `module` may be another copy of the model."""
-
-    def reply_logits(
-        self,
-        prompts: PromptInputs,
-        index: torch.Tensor,
-        reply_ids: torch.Tensor,
-        reply_mask: torch.Tensor,
-        *,
-        module: torch.nn.Module | None = None,
-    ) -> torch.Tensor:
-        """Returns logits float[B, C, V] for each token of replies to the prompts `index`; each prompt is read once."""
-
-    def prefill(
-        self, inputs: PromptInputs, *, module: torch.nn.Module | None = None
-    ) -> tuple[torch.Tensor, DecoderState]:
-        """Reads the prompts; returns logits float[B, V] for the first new token and the state."""
-
-    def step(self, token_ids: torch.Tensor, state: DecoderState) -> tuple[torch.Tensor, DecoderState]:
-        """Reads one token per row, int64[B]; returns logits float[B, V] for the next one and the state."""
-
-    def hidden_after(self, inputs: PromptInputs, layer: int) -> torch.Tensor:
-        """Returns float[B, L, D] after `layer` decoder layers, before the final norm."""
+    def __call__(self, images: Any, text: Any) -> Mapping[str, torch.Tensor]:
+        """Returns `input_ids`, `attention_mask` (padded on the left) and what the vision encoder takes."""
 
 
 class HuggingFaceBackbone(ABC):
-    """What nano and Qwen share: a transformers model with `model.language_model` (decoder) and an output head."""
+    """A vision-language model as the stages see it: vision encoder, token embedding, decoder, layer tap.
+
+    It wraps a transformers model with `model.language_model` (the decoder) and an output head. A new model is a
+    subclass with the four abstract members, and a processor like `BackboneProcessor`.
+    """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         self.model = model
         self.processor = processor
+
+    @classmethod
+    @abstractmethod
+    def read_processor(cls, folder: Path) -> ProcessorMixin:
+        """Returns the processor saved in a folder; BundleError says what the folder lacks."""
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """Units of the state and size of the picture, as the model was trained."""
+        return cast(BackboneProcessor, self.processor).prompt_format
 
     @property
     def decoder(self) -> Any:
@@ -145,6 +113,11 @@ class HuggingFaceBackbone(ABC):
         return tuple(sorted(i for i in ids if i is not None and i != self.tokenizer.eos_token_id))
 
     @property
+    def embedding_rows(self) -> int:
+        """V, padding rows included: the width of the logits."""
+        return int(cast(Any, self.model.get_input_embeddings()).weight.shape[0])
+
+    @property
     def num_layers(self) -> int:
         """Decoder layers."""
         return len(self.decoder.layers)
@@ -154,19 +127,36 @@ class HuggingFaceBackbone(ABC):
         """D."""
         return int(self.decoder.embed_tokens.weight.shape[1])
 
-    @abstractmethod
     def encode_prompts(
-        self, instructions: Sequence[str], states: FloatArray, images: Sequence[ImageArray], *, pace: str, task: str
+        self,
+        instructions: Sequence[str],
+        states: Sequence[FloatArray | None] | FloatArray,
+        images: Sequence[ImageArray | None],
+        *,
+        pace: str | Sequence[str],
+        task: str | Sequence[str],
     ) -> PromptInputs:
-        """Returns one prompt per instruction, state float32[B, S] and picture, on the model's device."""
+        """Returns one prompt for each instruction, state float32[S] and picture, on the model's device.
+
+        A state or picture may be absent (None); `pace` and `task` are one value for all, or one for each.
+        """
+        processor, count = cast(BackboneProcessor, self.processor), len(instructions)
+        paces, tasks = ([flag] * count if isinstance(flag, str) else flag for flag in (pace, task))
+        texts = [
+            processor.prompt_text(text, state, pace=one, task=other, has_image=image is not None)
+            for text, state, image, one, other in zip(instructions, states, images, paces, tasks, strict=True)
+        ]
+        batch = dict(processor(images=[image for image in images if image is not None], text=texts))
+        ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
+        return PromptInputs(input_ids=ids, attention_mask=mask, extra=batch).to(self.model.device)
 
     @abstractmethod
     def encode_images(self, inputs: PromptInputs) -> torch.Tensor:
         """Returns what the decoder sees at the image placeholders, float[B, N, D]."""
 
-    @abstractmethod
     def positions(self, inputs: PromptInputs) -> torch.Tensor:
-        """Returns the position ids of a sequence, int64[B, L] or int64[3, B, L]."""
+        """Returns the position ids of a sequence, int64[B, L] (or int64[3, B, L] where rows and columns count)."""
+        return (inputs.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
 
     def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Returns float[B, L, D] token embeddings."""
@@ -234,6 +224,23 @@ class HuggingFaceBackbone(ABC):
         )
         return output.logits[:, -1], replace(state, attention_mask=mask, next_position=state.next_position + 1)
 
+    def read(self, inputs: PromptInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reads whole sequences; returns the last hidden states and the embeddings the decoder got, float[B, L, D].
+
+        No logits are made: the caller applies the output head where it needs it (`model.get_output_embeddings()`).
+        """
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def catch(_module: torch.nn.Module, _args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+            seen.append((output.last_hidden_state, kwargs["inputs_embeds"]))
+
+        handle = self.decoder.register_forward_hook(catch, with_kwargs=True)
+        try:
+            cast(Any, self.model).model(**self._arguments(inputs), use_cache=False)
+        finally:
+            handle.remove()
+        return seen[0]
+
     def hidden_after(self, inputs: PromptInputs, layer: int) -> torch.Tensor:
         """Returns float[B, L, D] after `layer` decoder layers, before the final norm."""
         return hidden_after_layer(self.model, layer, **self._arguments(inputs))
@@ -251,41 +258,8 @@ class HuggingFaceBackbone(ABC):
         }
 
 
-class NanoBackbone(HuggingFaceBackbone):
-    """The nano model behind the common interface."""
-
-    @property
-    def vision(self) -> torch.nn.Module:
-        """The vision encoder."""
-        return cast(torch.nn.Module, cast(Any, self.model).model.vision)
-
-    def encode_prompts(
-        self, instructions: Sequence[str], states: FloatArray, images: Sequence[ImageArray], *, pace: str, task: str
-    ) -> PromptInputs:
-        """Returns one prompt per instruction, state float32[B, S] and picture, on the model's device."""
-        fmt = cast(NanoProcessor, self.processor).prompt_format
-        texts = [
-            fmt.prompt_text(text, state, pace=pace, task=task) for text, state in zip(instructions, states, strict=True)
-        ]
-        batch = self.processor(images=list(images), text=texts)
-        inputs = PromptInputs(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            extra={"pixel_values": batch["pixel_values"]},
-        )
-        return inputs.to(self.model.device)
-
-    def encode_images(self, inputs: PromptInputs) -> torch.Tensor:
-        """Returns what the decoder sees at the image placeholders, float[B, N, D]."""
-        embeds, _ = cast(Any, self.model).model.merge(
-            inputs.input_ids, inputs.extra["pixel_values"], inputs.attention_mask
-        )
-        is_image = inputs.input_ids == self.model.config.image_token_id
-        return cast(torch.Tensor, embeds[is_image].view(inputs.num_prompts, -1, embeds.shape[-1]))
-
-    def positions(self, inputs: PromptInputs) -> torch.Tensor:
-        """Returns the position ids of a sequence, int64[B, L]."""
-        return (inputs.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+Backbone = HuggingFaceBackbone
+"""What the stages ask for. Every member so far is a transformers model."""
 
 
 def hidden_after_layer(model: PreTrainedModel, layer: int, **arguments: Any) -> torch.Tensor:
@@ -315,33 +289,6 @@ def hidden_after_layer(model: PreTrainedModel, layer: int, **arguments: Any) -> 
     return caught[0]
 
 
-def add_action_tokens(model: PreTrainedModel, tokenizer: Any, num_action_tokens: int, *, multiple_of: int = 1) -> int:
-    """Gives model and tokenizer the markers and action tokens that they lack; returns the number of added tokens.
-
-    The tokens are *not* flagged special: TRL decodes completions with `skip_special_tokens=True`, and whoever reads the
-    text must see them. Their embedding rows are the mean of the old rows; the vocabulary is padded to `multiple_of`.
-    """
-    names = [*ACTION_MARKERS, *(f"<ACTION_{i}>" for i in range(num_action_tokens))]
-    missing = [name for name in names if name not in tokenizer.get_vocab()]
-    num_known = len(tokenizer)
-    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in missing])
-    first = tokenizer.convert_tokens_to_ids("<ACTION_0>")
-    ids = tokenizer.convert_tokens_to_ids([f"<ACTION_{i}>" for i in range(num_action_tokens)])
-    if ids != list(range(first, first + num_action_tokens)):
-        raise ConfigError("the tokenizer's <ACTION_i> tokens are not contiguous; start from a tokenizer without them")
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        model.resize_token_embeddings(
-            len(tokenizer), pad_to_multiple_of=multiple_of if multiple_of > 1 else None, mean_resizing=False
-        )
-    new = slice(num_known, None)
-    with torch.no_grad():
-        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-            weight = cast(torch.nn.Linear, module).weight
-            weight[new] = weight[:num_known].mean(dim=0)
-    return len(missing)
-
-
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keeps transformers' progress bars for loading and saving off the terminal; real warnings still show."""
@@ -356,9 +303,22 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def backbone_class(model_type: str) -> type[HuggingFaceBackbone]:
+    """Returns the adapter of a model type: one of ours, or of another package (entry points `roboalign.backbones`)."""
+    target = _OWN.get(model_type)
+    if target is None:
+        others = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+        if model_type not in others:
+            known = ", ".join(sorted({*_OWN, *others}))
+            raise BundleError(f"no backbone for model type {model_type!r}, expected one of {known}")
+        target = others[model_type]
+    module, _, name = target.partition(":")
+    return cast(type[HuggingFaceBackbone], getattr(import_module(module), name))
+
+
 def load_model(path: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Returns the model of a Hugging Face folder in evaluation mode; nothing is looked up outside the folder."""
-    _read_model_type(path)
+    backbone_class(_read_model_type(path))  # an adapter registers its own classes with transformers
     with quiet_transformers():
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, local_files_only=True)
     return cast(PreTrainedModel, model.eval())
@@ -366,23 +326,12 @@ def load_model(path: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedM
 
 def load_processor(path: Path) -> ProcessorMixin:
     """Returns the processor of a Hugging Face folder."""
-    if _read_model_type(path) == NanoConfig.model_type:
-        return NanoProcessor.from_pretrained(path)
-    from roboalign.trainer.qwen import QwenProcessor
-
-    return QwenProcessor.from_pretrained(path)
+    return backbone_class(_read_model_type(path)).read_processor(Path(path))
 
 
 def make_backbone(model: PreTrainedModel, processor: ProcessorMixin) -> HuggingFaceBackbone:
     """Returns the member of the backbone interface that fits the model."""
-    if model.config.model_type == NanoConfig.model_type:
-        return NanoBackbone(model, processor)
-    from roboalign.trainer.qwen import QWEN_MODEL_TYPES, QwenBackbone
-
-    if model.config.model_type in QWEN_MODEL_TYPES:
-        return QwenBackbone(model, processor)
-    known = ", ".join((NanoConfig.model_type, *QWEN_MODEL_TYPES))
-    raise BundleError(f"no backbone for model type {model.config.model_type!r}, expected one of {known}")
+    return backbone_class(model.config.model_type)(model, processor)
 
 
 def load_backbone(path: Path, *, dtype: torch.dtype = torch.float32) -> HuggingFaceBackbone:

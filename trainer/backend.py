@@ -19,9 +19,10 @@ from roboalign.sdk.bundle import MANIFEST_NAME, PolicySpec, read_bundle
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError
 from roboalign.sdk.fast import FAST_FILE, FastCodec
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, FloatArray
-from roboalign.trainer.backbone import DecoderState, NanoBackbone, PromptInputs, load_backbone
+from roboalign.trainer.backbone import DecoderState, PromptInputs, load_backbone
 from roboalign.trainer.checkpoint import load_checkpoint
 from roboalign.trainer.flow import FlowHead
+from roboalign.trainer.nano import NanoBackbone
 
 __all__ = ["MAX_PROMPT_TOKENS", "MAX_THOUGHT_TOKENS", "TorchBackend", "checkpoint_spec"]
 

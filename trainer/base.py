@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -25,17 +26,19 @@ from roboalign.sdk.sim.language import instruction_for
 from roboalign.trainer.checkpoint import CheckpointMeta, partial_dir, save_checkpoint
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.nano import (
+    NanoBackbone,
     NanoConfig,
     NanoForConditionalGeneration,
     NanoImageProcessor,
     NanoProcessor,
     train_tokenizer,
 )
+from roboalign.trainer.probe import answer_accuracy
 from roboalign.trainer.run import stage_run
 from roboalign.trainer.samples import Sample, make_sample
 from roboalign.trainer.supervised import FitConfig, fit
 
-__all__ = ["BaseConfig", "answer_accuracy", "build_processor", "order_number_rows", "train_base"]
+__all__ = ["BaseConfig", "build_processor", "order_number_rows", "train_base"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,12 +94,21 @@ def train_base(config: BaseConfig) -> Path:
     model = NanoForConditionalGeneration(_model_config(config, processor))
     order_number_rows(model, processor)
 
-    def draw(frames: FrameTable, count: int, rng: np.random.Generator) -> list[Sample]:
+    def draw_from(frames: FrameTable, _step: int, count: int, rng: np.random.Generator) -> list[Sample]:
         rows = rng.integers(len(frames), size=count)
         return [make_sample(frames, int(row), "vqa", fmt, rng) for row in rows]
 
-    timer = fit(model, processor, train, held, draw, config.fit, folder=work, label="base")
-    accuracy = answer_accuracy(model, processor, held, seed=config.fit.seed)
+    backbone = NanoBackbone(model, processor)
+    timer = fit(
+        backbone,
+        partial(draw_from, train),
+        partial(draw_from, held),
+        config.fit,
+        data_hash=table.data_hash,
+        folder=work,
+        label="base",
+    )
+    accuracy = answer_accuracy(backbone, held, seed=config.fit.seed)
     meta = CheckpointMeta(
         stage="base",
         recipe=config.recipe,
@@ -140,58 +152,3 @@ def _model_config(config: BaseConfig, processor: NanoProcessor) -> NanoConfig:
             f"{config.prompt.num_image_tokens}; change num_keypoints, grid_size or num_image_tokens"
         )
     return built
-
-
-@torch.no_grad()
-def answer_accuracy(
-    model: NanoForConditionalGeneration, processor: NanoProcessor, held: FrameTable, *, seed: int, count: int = 64
-) -> dict[str, float]:
-    """Returns, for every kind of question, the share of `count` held-out questions answered word for word.
-
-    For `where` and `offset` also the share within two units (10 mm) and the mean error in millimetres.
-    """
-    fmt, result = processor.prompt_format, {}
-    for kind in QUESTION_KINDS:
-        rng = np.random.default_rng((seed, 11))
-        rows = rng.integers(len(held), size=count)
-        pairs = [question(held.truths[int(r)], fmt, rng, kind) for r in rows]
-        prompts = [
-            fmt.prompt_text(qa.question, held.states[int(r)], pace="quick", task="ask")
-            for qa, r in zip(pairs, rows, strict=True)
-        ]
-        replies = _generate(model, processor, prompts, held.images[rows])
-        result[kind] = float(
-            np.mean([(parse_reply(r).answer or "").strip() == qa.answer for r, qa in zip(replies, pairs, strict=True)])
-        )
-        if kind in ("where", "offset"):
-            errors = [_number_error(r, qa.answer) for r, qa in zip(replies, pairs, strict=True)]
-            result[f"{kind}_within_10mm"] = float(np.mean([e <= 2 for e in errors]))
-            result[f"{kind}_error_mm"] = float(np.mean(errors)) * fmt.length_unit_m * 1000
-    return result
-
-
-def _number_error(reply: str, wanted: str) -> float:
-    """Returns the largest difference between the numbers of two answers, in units; directions count as signs."""
-    found, expected = _signed(parse_reply(reply).answer or ""), _signed(wanted)
-    if len(found) != len(expected):
-        return 40.0
-    return float(max(abs(a - b) for a, b in zip(found, expected, strict=True)))
-
-
-def _signed(text: str) -> list[int]:
-    words = text.split()
-    numbers = []
-    for i, word in enumerate(words):
-        if word.isdigit():
-            follows = words[i + 1] if i + 1 < len(words) else ""
-            numbers.append(-int(word) if follows in ("far", "left") else int(word))
-    return numbers
-
-
-def _generate(
-    model: NanoForConditionalGeneration, processor: NanoProcessor, prompts: list[str], images: np.ndarray
-) -> list[str]:
-    inputs = processor(text=prompts, images=list(images), padding=True)
-    ids = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=processor.tokenizer.pad_token_id)
-    texts = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :])
-    return [t.split("<eos>")[0].strip() for t in texts]

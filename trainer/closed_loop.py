@@ -14,8 +14,9 @@ from roboalign.sdk.policy import Policy
 from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.sim.seeds import train_seed
 from roboalign.trainer.align import ClosedLoop
-from roboalign.trainer.backbone import HuggingFaceBackbone, NanoBackbone
+from roboalign.trainer.backbone import HuggingFaceBackbone
 from roboalign.trainer.backend import TorchBackend, checkpoint_spec
+from roboalign.trainer.nano import NanoBackbone
 
 __all__ = ["FIRST_SEED", "token_rollouts"]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from roboalign.trainer.backbone import HuggingFaceBackbone, load_backbone
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
 from roboalign.trainer.flow import FlowHead, FlowHeadConfig, flow_loss
 from roboalign.trainer.frames import FrameTable, load_frames
-from roboalign.trainer.nano import NanoProcessor
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.run import stage_run
@@ -100,8 +98,7 @@ def train_head(config: HeadConfig) -> Path:
     backbone, codec = load_backbone(config.backbone), parent.load_codec()
     if not 1 <= config.layer <= backbone.num_layers:
         raise ConfigError(f"HeadConfig.layer is {config.layer}, expected 1 to {backbone.num_layers}")
-    processor = cast(NanoProcessor, backbone.processor)
-    size = processor.prompt_format.image_size_px
+    size = backbone.prompt_format.image_size_px
     table = load_frames(config.data, horizon=codec.config.horizon, image_size_px=size, max_frames=config.max_frames)
     train, held = table.split(config.held_share)
     work = partial_dir(config.out)

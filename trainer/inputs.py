@@ -59,6 +59,22 @@ class PromptInputs:
             extra=extra,
         )
 
+    def pad_right(self) -> PromptInputs:
+        """Returns the same sequences without the padding in front of them: every row starts with its first token.
+
+        Prompts are padded on the left so that all replies start together; for training on replies that are known, what
+        is left of that padding in the middle of the batch would only cost time.
+        """
+        lengths_B = self.attention_mask.sum(dim=1)
+        place_L = torch.arange(int(lengths_B.max()), device=self.input_ids.device)
+        mask_BL = (place_L < lengths_B[:, None]).to(self.attention_mask.dtype)
+        # The real tokens of each row first, in their order: a stable sort of "is padding".
+        order_BL = (self.attention_mask == 0).long().sort(dim=1, stable=True).indices[:, : len(place_L)]
+        extra = dict(self.extra)
+        if "mm_token_type_ids" in extra:
+            extra["mm_token_type_ids"] = extra["mm_token_type_ids"].gather(1, order_BL) * mask_BL
+        return PromptInputs(input_ids=self.input_ids.gather(1, order_BL), attention_mask=mask_BL, extra=extra)
+
 
 def _select_rows(tensor: torch.Tensor, num_prompts: int, index: torch.Tensor) -> torch.Tensor:
     rows = tensor.shape[0] // num_prompts

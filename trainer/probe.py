@@ -1,4 +1,4 @@
-"""What a backbone's action tokens are worth on held-out frames, before and after a stage."""
+"""What a backbone's answers and action tokens are worth on held-out frames, before and after a stage."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from roboalign.sdk.constraint import ActionConstraint
+from roboalign.sdk.data.language import QUESTION_KINDS, question
 from roboalign.sdk.fast import FastCodec
-from roboalign.sdk.reply import ReplyTokens
+from roboalign.sdk.reply import ReplyTokens, parse_reply
+from roboalign.sdk.types import FloatArray, ImageArray
 from roboalign.trainer.backbone import HuggingFaceBackbone
 from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.rewards import ReplyScore, score_reply
 from roboalign.trainer.rollout import TokenMask, sample_replies
 
-__all__ = ["ActionProbe", "probe_actions", "reply_tokens"]
+__all__ = ["ActionProbe", "answer_accuracy", "probe_actions", "reply_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +81,7 @@ def probe_actions(
     """Returns the probe over `count` frames, the same ones for the same seed; greedy unless a temperature is given."""
     rows = np.random.default_rng((seed, 13)).permutation(len(held))[:count]
     tokens = reply_tokens(backbone, codec.vocab_size)
-    vocab_size = int(backbone.model.get_input_embeddings().weight.shape[0])
+    vocab_size = backbone.embedding_rows
     constraint = None
     if constrained:
         constraint = ActionConstraint(
@@ -90,8 +92,7 @@ def probe_actions(
             first_action_id=tokens.first_action,
             lm_vocab_size=vocab_size,
         )
-    banned = [i for i in (backbone.tokenizer.pad_token_id, backbone.processor.image_token_id) if i is not None]
-    mask = TokenMask(vocab_size=vocab_size, banned_ids=banned, constraint=constraint)
+    mask = TokenMask(vocab_size=vocab_size, banned_ids=backbone.banned_ids, constraint=constraint)
     inputs = backbone.encode_prompts(
         [held.truths[int(r)].instruction for r in rows],
         held.states[rows],
@@ -114,3 +115,53 @@ def probe_actions(
         for ids, r in zip(replies.token_ids, rows, strict=True)
     ]
     return ActionProbe.of(scores)
+
+
+def answer_accuracy(backbone: HuggingFaceBackbone, held: FrameTable, *, seed: int, count: int = 64) -> dict[str, float]:
+    """Returns, for every kind of question, the share of `count` held-out questions answered word for word.
+
+    For `where` and `offset` also the share within two units (10 mm) and the mean error in millimetres.
+    """
+    fmt, result = backbone.prompt_format, {}
+    for kind in QUESTION_KINDS:
+        rng = np.random.default_rng((seed, 11))
+        rows = rng.integers(len(held), size=count)
+        pairs = [question(held.truths[int(r)], fmt, rng, kind) for r in rows]
+        replies = _answers(backbone, [qa.question for qa in pairs], held.states[rows], held.images[rows])
+        result[kind] = float(
+            np.mean([(parse_reply(r).answer or "").strip() == qa.answer for r, qa in zip(replies, pairs, strict=True)])
+        )
+        if kind in ("where", "offset"):
+            errors = [_number_error(r, qa.answer) for r, qa in zip(replies, pairs, strict=True)]
+            result[f"{kind}_within_10mm"] = float(np.mean([e <= 2 for e in errors]))
+            result[f"{kind}_error_mm"] = float(np.mean(errors)) * fmt.length_unit_m * 1000
+    return result
+
+
+def _number_error(reply: str, wanted: str) -> float:
+    """Returns the largest difference between the numbers of two answers, in units; directions count as signs."""
+    found, expected = _signed(parse_reply(reply).answer or ""), _signed(wanted)
+    if len(found) != len(expected):
+        return 40.0
+    return float(max(abs(a - b) for a, b in zip(found, expected, strict=True)))
+
+
+def _signed(text: str) -> list[int]:
+    words = text.split()
+    numbers = []
+    for i, word in enumerate(words):
+        if word.isdigit():
+            follows = words[i + 1] if i + 1 < len(words) else ""
+            numbers.append(-int(word) if follows in ("far", "left") else int(word))
+    return numbers
+
+
+def _answers(
+    backbone: HuggingFaceBackbone, questions: list[str], states: FloatArray, images: ImageArray, *, max_tokens: int = 40
+) -> list[str]:
+    """Returns the greedy replies to some questions."""
+    inputs = backbone.encode_prompts(questions, states, list(images), pace="quick", task="ask")
+    mask = TokenMask(vocab_size=backbone.embedding_rows, banned_ids=backbone.banned_ids)
+    eos = backbone.tokenizer.eos_token_id
+    replies = sample_replies(backbone, inputs, mask, num_samples=1, max_tokens=max_tokens, eos_id=eos, temperature=0.0)
+    return [backbone.tokenizer.decode([i for i in ids if i != eos]).strip() for ids in replies.token_ids]

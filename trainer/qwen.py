@@ -10,7 +10,7 @@ Proved on tiny random configurations only (forward, generate, hidden state); rea
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,17 +19,17 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin, Qwen2VLIma
 
 from roboalign.sdk.errors import BundleError
 from roboalign.sdk.prompt import PromptFormat
-from roboalign.sdk.types import FloatArray, ImageArray
+from roboalign.sdk.types import FloatArray
 from roboalign.trainer.backbone import HuggingFaceBackbone, PromptInputs
 
-__all__ = ["QWEN_MODEL_TYPES", "QwenBackbone", "QwenProcessor"]
-
-QWEN_MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
+__all__ = ["QwenBackbone", "QwenProcessor"]
 
 _IMAGE_TOKEN = "<|image_pad|>"
 _VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", _IMAGE_TOKEN, "<|video_pad|>")
 _PACE = {"quick": "Answer at once.", "slow": "Think first."}
 _TASK = {"ask": "Answer in words.", "act": "Answer with an action."}
+_MARKUP = re.compile(r"<\|[a-z_]+\|>")
+"""What an instruction could hold to pose as a turn of the chat, or as a picture."""
 _FORMAT_FILE = "prompt_format.json"
 
 
@@ -48,30 +48,25 @@ class QwenProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def __call__(self, images: Any = None, text: Any = None, **_unused: Any) -> BatchFeature:
-        """Returns left-padded ids, patches of the pictures and the type of each token; one picture for each text."""
-        pixels = self.image_processor(images=list(images), return_tensors="pt")
-        grid = pixels["image_grid_thw"]
-        counts = (grid.prod(dim=1) // self.image_processor.merge_size**2).tolist()
-        texts = [t.replace(_IMAGE_TOKEN, _IMAGE_TOKEN * count) for t, count in zip(text, counts, strict=True)]
+        """Returns left-padded ids and the type of each token, and patches of the pictures where there are any."""
+        pixels = dict(self.image_processor(images=list(images), return_tensors="pt")) if len(images) else {}
+        grids = pixels["image_grid_thw"].prod(dim=1).tolist() if pixels else []
+        counts = iter([patches // self.image_processor.merge_size**2 for patches in grids])
+        texts = [t.replace(_IMAGE_TOKEN, _IMAGE_TOKEN * next(counts)) if _IMAGE_TOKEN in t else t for t in text]
         batch = self.tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
         types = (batch["input_ids"] == self.image_token_id).long()
-        return BatchFeature(
-            {
-                "input_ids": batch["input_ids"],
-                "attention_mask": batch["attention_mask"],
-                "pixel_values": pixels["pixel_values"],
-                "image_grid_thw": grid,
-                "mm_token_type_ids": types,
-            }
-        )
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        return BatchFeature({"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types, **pixels})
 
-    def prompt_text(self, instruction: str, state: FloatArray, *, pace: str, task: str) -> str:
+    def prompt_text(
+        self, instruction: str, state: FloatArray | None, *, pace: str, task: str, has_image: bool = True
+    ) -> str:
         """Returns the chat up to where the model answers, with one placeholder for the picture."""
-        numbers = " ".join(str(number) for number in self.prompt_format.state_numbers(state))
-        return (
-            f"<|im_start|>user\n<|vision_start|>{_IMAGE_TOKEN}<|vision_end|>{instruction.strip()}\nstate {numbers}\n"
-            f"{_PACE[pace]} {_TASK[task]}<|im_end|>\n<|im_start|>assistant\n"
-        )
+        picture = f"<|vision_start|>{_IMAGE_TOKEN}<|vision_end|>" if has_image else ""
+        text = _MARKUP.sub("", instruction).strip()
+        state_line = self.prompt_format.state_text(state).strip()
+        lines = [f"{picture}{text}", *([state_line] if state_line else []), f"{_PACE[pace]} {_TASK[task]}"]
+        return "<|im_start|>user\n" + "\n".join(lines) + "<|im_end|>\n<|im_start|>assistant\n"
 
     def save_pretrained(self, save_directory: Any, **_unused: Any) -> list[str]:
         """Writes tokenizer, image processor and prompt format; returns their paths."""
@@ -97,6 +92,11 @@ class QwenProcessor(ProcessorMixin):
 class QwenBackbone(HuggingFaceBackbone):
     """Qwen2.5-VL or Qwen3-VL."""
 
+    @classmethod
+    def read_processor(cls, folder: Path) -> QwenProcessor:
+        """Returns the processor saved in a folder."""
+        return QwenProcessor.from_pretrained(folder)
+
     @property
     def vision(self) -> torch.nn.Module:
         """The vision encoder."""
@@ -107,20 +107,6 @@ class QwenBackbone(HuggingFaceBackbone):
         """Tokens that a reply must never hold: padding and the placeholders of pictures."""
         known = self.tokenizer.get_vocab()
         return tuple(sorted({*super().banned_ids, *(known[name] for name in _VISION_TOKENS if name in known)}))
-
-    def encode_prompts(
-        self, instructions: Sequence[str], states: FloatArray, images: Sequence[ImageArray], *, pace: str, task: str
-    ) -> PromptInputs:
-        """Returns one prompt per instruction, state float32[B, S] and picture, on the model's device."""
-        processor = cast(QwenProcessor, self.processor)
-        texts = [
-            processor.prompt_text(instruction, state, pace=pace, task=task)
-            for instruction, state in zip(instructions, states, strict=True)
-        ]
-        batch = processor(images=images, text=texts)
-        extra = {name: batch[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
-        inputs = PromptInputs(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], extra=extra)
-        return inputs.to(self.model.device)
 
     def encode_images(self, inputs: PromptInputs) -> torch.Tensor:
         """Returns what the decoder sees at the image placeholders, float[B, N, D]."""
@@ -133,7 +119,7 @@ class QwenBackbone(HuggingFaceBackbone):
         positions, _ = cast(Any, self.model).model.get_rope_index(
             inputs.input_ids,
             mm_token_type_ids=inputs.extra["mm_token_type_ids"],
-            image_grid_thw=inputs.extra["image_grid_thw"],
+            image_grid_thw=inputs.extra.get("image_grid_thw"),
             attention_mask=inputs.attention_mask,
         )
         return cast(torch.Tensor, positions)

@@ -202,8 +202,8 @@ class _Run:
         has_state = (self._work / "state").is_dir()
         if self._options.must_resume and not has_state:
             raise ConfigError(
-                f"there is nothing to resume: {self._work} has no saved state; leave out --resume to start, or give the "
-                "--out of the interrupted run"
+                f"there is nothing to resume: {self._work} has no saved state; leave out --resume to start, or give "
+                "the --out of the interrupted run"
             )
         if not has_state:
             return

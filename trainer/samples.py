@@ -8,7 +8,8 @@ stage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.reply import write_reply
+from roboalign.sdk.types import FloatArray, ImageArray
+from roboalign.trainer.backbone import Backbone
 from roboalign.trainer.frames import FrameTable
-from roboalign.trainer.nano.processing import NanoProcessor
+from roboalign.trainer.inputs import PromptInputs
+from roboalign.trainer.rollout import pad_completions
 
 __all__ = ["ACTION_END", "ACTION_START", "SAMPLE_KINDS", "Batch", "Sample", "action_text", "collate", "make_sample"]
 
@@ -28,34 +32,42 @@ ACTION_START, ACTION_END = "<ACTION_START>", "<ACTION_END>"
 SAMPLE_KINDS = ("vqa", "reason", "action", "paired")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """One prompt with the reply to learn."""
+def _nowhere() -> FloatArray:
+    return np.full((2, 2), np.nan, np.float32)
 
-    frame: int
-    """Row in the frame table."""
-    prompt: str
-    """Prompt text with its markers."""
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sample:
+    """One prompt with the reply to learn, in words: how a prompt is written is the backbone's affair."""
+
+    text: str
+    """The instruction or question."""
+    state: FloatArray | None
+    """float32[S] in the order of `STATE_NAMES`; None when no robot took the picture."""
+    image: ImageArray | None
+    """uint8[H, W, 3], or None for text alone; nano and smol take pictures of the prompt format's size only."""
+    pace: str
+    """`quick` or `slow`, see `roboalign.sdk.prompt`."""
+    task: str
+    """`ask` or `act`."""
     reply: str
     """Reply text with its markers, without the end-of-sequence token."""
-    objects: tuple[str, ...]
-    """Objects that the prompt names, in order."""
+    places: FloatArray = field(default_factory=_nowhere)
+    """float32[2, 2]: table positions (metres) of the objects that the text names; NaN where there is none."""
+    source: str = ""
+    """Where it comes from, for shares and previews."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Model inputs; prompts and replies are joined and padded on the right."""
+    """Prompts with their replies behind them, padded on the right."""
 
-    input_ids: torch.Tensor
-    """int64[B, L]."""
-    attention_mask: torch.Tensor
-    """int64[B, L]."""
+    inputs: PromptInputs
+    """The sequences, on the model's device."""
     labels: torch.Tensor
-    """int64[B, L]: the reply's tokens, -100 elsewhere."""
-    pixel_values: torch.Tensor
-    """float32[B, 3, size, size]."""
+    """int64[B, L]: the reply's tokens and the end of the sequence, -100 elsewhere."""
     places: torch.Tensor
-    """float32[B, 2, 2]: table positions (metres) of the named objects; NaN where there is none."""
+    """float32[B, 2, 2]: see `Sample.places`."""
 
 
 def action_text(token_ids: tuple[int, ...]) -> str:
@@ -72,50 +84,66 @@ def make_sample(
     codec: FastCodec | None = None,
 ) -> Sample:
     """Returns one sample of the given kind; `action` and `paired` need the codec."""
-    truth, state = table.truths[frame], table.states[frame]
+    truth = table.truths[frame]
     if kind == "vqa":
         qa = question(truth, fmt, rng, QUESTION_KINDS[int(rng.integers(len(QUESTION_KINDS)))])
-        prompt = fmt.prompt_text(qa.question, state, pace="quick", task="ask")
-        return Sample(frame=frame, prompt=prompt, reply=write_reply(None, qa.answer), objects=qa.objects)
+        return _sample(table, frame, kind, "quick ask", write_reply(None, qa.answer), qa.objects, text=qa.question)
     objects = named_objects(truth)
     if kind == "reason":
-        prompt = fmt.prompt_text(truth.instruction, state, pace="slow", task="ask")
         reply = write_reply(thought(truth, fmt, rng), next_words(truth))
-        return Sample(frame=frame, prompt=prompt, reply=reply, objects=objects)
+        return _sample(table, frame, kind, "slow ask", reply, objects)
     if kind not in SAMPLE_KINDS or codec is None:
         raise ConfigError(f"sample kind {kind!r} needs an action codec and must be one of {', '.join(SAMPLE_KINDS)}")
     answer = action_text(codec.encode(table.chunks[frame]))
-    text = thought(truth, fmt, rng) if kind == "paired" else None
-    prompt = fmt.prompt_text(truth.instruction, state, pace="slow" if text else "quick", task="act")
-    return Sample(frame=frame, prompt=prompt, reply=write_reply(text, answer), objects=objects)
+    words = thought(truth, fmt, rng) if kind == "paired" else None
+    return _sample(table, frame, kind, "slow act" if words else "quick act", write_reply(words, answer), objects)
 
 
-def collate(samples: list[Sample], table: FrameTable, processor: NanoProcessor) -> Batch:
-    """Returns the batch of `samples`."""
-    fmt, tokenizer = processor.prompt_format, processor.tokenizer
-    prompts = tokenizer([s.prompt for s in samples], add_special_tokens=False)["input_ids"]
-    replies = tokenizer([s.reply + "<eos>" for s in samples], add_special_tokens=False)["input_ids"]
-    length = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
-    ids = np.full((len(samples), length), tokenizer.pad_token_id, np.int64)
-    mask = np.zeros_like(ids)
-    labels = np.full_like(ids, -100)
-    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        end = len(prompt) + len(reply)
-        ids[row, :end] = prompt + reply
-        mask[row, :end] = 1
-        labels[row, len(prompt) : end] = reply
-    places = np.full((len(samples), 2, 2), np.nan, np.float32)
-    for row, sample in enumerate(samples):
-        truth = table.truths[sample.frame]
-        known = {item.name: item.position_m for item in truth.objects}
-        known |= {item.name: item.position_m for item in truth.fixtures}
-        for slot, name in enumerate(sample.objects[:2]):
-            places[row, slot] = known[name][:2]
-    pixels = np.stack([fmt.pixel_values(table.images[s.frame]) for s in samples])
+def _sample(
+    table: FrameTable,
+    frame: int,
+    kind: str,
+    flags: str,
+    reply: str,
+    objects: Sequence[str],
+    *,
+    text: str | None = None,
+) -> Sample:
+    truth, (pace, task) = table.truths[frame], flags.split()
+    known = {item.name: item.position_m for item in (*truth.objects, *truth.fixtures)}
+    places = _nowhere()
+    for slot, name in enumerate(objects[:2]):
+        places[slot] = known[name][:2]
+    return Sample(
+        text=truth.instruction if text is None else text,
+        state=table.states[frame],
+        image=table.images[frame],
+        pace=pace,
+        task=task,
+        reply=reply,
+        places=places,
+        source=kind,
+    )
+
+
+def collate(samples: Sequence[Sample], backbone: Backbone) -> Batch:
+    """Returns the batch of `samples` for a backbone, on its device; only replies carry a loss."""
+    prompts = backbone.encode_prompts(
+        [s.text for s in samples],
+        [s.state for s in samples],
+        [s.image for s in samples],
+        pace=[s.pace for s in samples],
+        task=[s.task for s in samples],
+    )
+    tokenizer = backbone.tokenizer
+    replies = tokenizer([s.reply + tokenizer.eos_token for s in samples], add_special_tokens=False)["input_ids"]
+    device = prompts.input_ids.device
+    ids, mask = (part.to(device) for part in pad_completions(replies, tokenizer.pad_token_id))
+    inputs = prompts.extend(ids, mask).pad_right()
+    place_L = torch.arange(inputs.input_ids.shape[1], device=device)
+    is_reply = (place_L >= prompts.attention_mask.sum(dim=1, keepdim=True)) & inputs.attention_mask.bool()
     return Batch(
-        input_ids=torch.from_numpy(ids),
-        attention_mask=torch.from_numpy(mask),
-        labels=torch.from_numpy(labels),
-        pixel_values=torch.from_numpy(pixels),
-        places=torch.from_numpy(places),
+        inputs=inputs,
+        labels=inputs.input_ids.masked_fill(~is_reply, -100),
+        places=torch.from_numpy(np.stack([s.places for s in samples])).to(device),
     )

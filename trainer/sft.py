@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,17 +19,16 @@ import torch
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.types import ACTION_NAMES
-from roboalign.trainer.backbone import add_action_tokens, load_model, load_processor, make_backbone
-from roboalign.trainer.base import answer_accuracy
+from roboalign.trainer.backbone import load_backbone
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
 from roboalign.trainer.frames import FrameTable, load_frames
-from roboalign.trainer.nano import NanoForConditionalGeneration, NanoProcessor
-from roboalign.trainer.probe import probe_actions
+from roboalign.trainer.probe import answer_accuracy, probe_actions
 from roboalign.trainer.run import stage_run
 from roboalign.trainer.samples import Sample, make_sample
 from roboalign.trainer.supervised import FitConfig, draw_kinds, fit
+from roboalign.trainer.vocabulary import add_action_tokens, spread_action_rows
 
-__all__ = ["PAIRINGS", "SftConfig", "fit_codec", "spread_action_rows", "train_sft"]
+__all__ = ["PAIRINGS", "SftConfig", "fit_codec", "train_sft"]
 
 PAIRINGS: Mapping[str, Mapping[str, float]] = {
     "zero-shot": {"vqa": 0.1, "reason": 0.35, "action": 0.55},
@@ -84,9 +83,8 @@ class SftConfig:
 def train_sft(config: SftConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
     parent = load_checkpoint(config.base, expect_stage="base")
-    processor = cast(NanoProcessor, load_processor(config.base))
-    model = cast(NanoForConditionalGeneration, load_model(config.base))
-    fmt = processor.prompt_format
+    backbone = load_backbone(config.base)
+    fmt = backbone.prompt_format
     table = load_frames(
         config.data, horizon=config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
     )
@@ -95,18 +93,25 @@ def train_sft(config: SftConfig) -> Path:
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.fit.seed)
-    add_action_tokens(model, processor.tokenizer, codec.vocab_size)
-    spread_action_rows(model, processor, seed=config.fit.seed)
+    add_action_tokens(backbone.model, backbone.tokenizer, codec.vocab_size)
+    spread_action_rows(backbone.model, backbone.tokenizer, seed=config.fit.seed)
     weights = config.weights or PAIRINGS[config.pairing]
 
-    def draw(frames: FrameTable, count: int, rng: np.random.Generator) -> list[Sample]:
+    def draw_from(frames: FrameTable, _step: int, count: int, rng: np.random.Generator) -> list[Sample]:
         kinds = draw_kinds(weights, count, rng)
         rows = rng.integers(len(frames), size=count)
         return [make_sample(frames, int(row), kind, fmt, rng, codec) for row, kind in zip(rows, kinds, strict=True)]
 
-    timer = fit(model, processor, train, held, draw, config.fit, folder=work, label=f"sft {config.pairing}")
-    backbone = make_backbone(model, processor)
-    metrics: dict[str, object] = {"answer_accuracy": answer_accuracy(model, processor, held, seed=config.fit.seed)}
+    timer = fit(
+        backbone,
+        partial(draw_from, train),
+        partial(draw_from, held),
+        config.fit,
+        data_hash=table.data_hash,
+        folder=work,
+        label=f"sft {config.pairing}",
+    )
+    metrics: dict[str, object] = {"answer_accuracy": answer_accuracy(backbone, held, seed=config.fit.seed)}
     for pace in ("quick", "slow"):
         probe = probe_actions(backbone, codec, held, pace=pace, count=config.probe_frames, seed=config.fit.seed)
         metrics[f"{'think_act' if pace == 'slow' else 'act'}"] = asdict(probe)
@@ -126,7 +131,13 @@ def train_sft(config: SftConfig) -> Path:
     )
     files = {"metrics.jsonl": work / "metrics.jsonl"}
     save_checkpoint(
-        config.out, model=model, processor=processor, meta=meta, codec=codec, dtype=config.dtype, extra_files=files
+        config.out,
+        model=backbone.model,
+        processor=backbone.processor,
+        meta=meta,
+        codec=codec,
+        dtype=config.dtype,
+        extra_files=files,
     )
     return config.out
 
@@ -144,13 +155,3 @@ def fit_codec(table: FrameTable, config: SftConfig) -> FastCodec:
         vocab_size=config.action_vocab,
         tolerance=config.tolerance,
     )
-
-
-def spread_action_rows(model: NanoForConditionalGeneration, processor: NanoProcessor, *, seed: int) -> None:
-    """Adds a little noise to the mean-initialised action rows, so that equal rows do not stay equal."""
-    first = processor.tokenizer.convert_tokens_to_ids("<ACTION_0>")
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight
-        spread = 0.3 * weight[:first].std()
-        weight[first:] += spread * torch.randn(weight[first:].shape, generator=generator)

@@ -1,14 +1,18 @@
-"""The supervised loop of the `base` and `sft` stages: next-token cross-entropy on the reply.
+"""The supervised loop of the `base` and `sft` stages, for every backbone: next-token cross-entropy on the reply.
 
-Every batch is drawn from a generator seeded by (seed, step), so a resumed run sees exactly the batches that an
-uninterrupted one would have seen.
+Every batch is a function of the step and of a generator seeded by (seed, step), so a resumed run sees exactly the
+batches that an uninterrupted one would have seen. An update may be cut into micro-batches: samples of one length go
+together, and the loss is the mean over all reply tokens of the update, however it is cut. Arithmetic is float32 on a
+CPU; on a GPU the forward pass is bfloat16 and the weights stay as they were loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,13 +20,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from roboalign.sdk.errors import ConfigError
-from roboalign.trainer.frames import FrameTable
-from roboalign.trainer.nano import NanoForConditionalGeneration, NanoProcessor
+from roboalign.trainer.backbone import HuggingFaceBackbone, PromptInputs
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
+from roboalign.trainer.response import response_loss
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.samples import Batch, Sample, collate
 
-__all__ = ["FitConfig", "PlaceReadout", "draw_kinds", "fit", "held_out_loss", "random_shift"]
+__all__ = ["Draw", "FitConfig", "PlaceReadout", "draw_kinds", "fit", "held_out_loss", "random_shift", "training_device"]
+
+Draw = Callable[[int, int, np.random.Generator], list[Sample]]
+"""Returns the samples of a step: (step, count, generator of this step) -> `count` samples, the same at every call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +40,8 @@ class FitConfig:
     """Updates."""
     batch_size: int = 64
     """Samples an update."""
+    micro_batch: int | None = None
+    """Samples in memory at once, those of one length together; None takes the whole update."""
     peak_rate: float = 1e-3
     """Learning rate after warm-up."""
     warmup_share: float = 0.03
@@ -45,6 +54,10 @@ class FitConfig:
     """Weight of the auxiliary loss that reads the named objects' places from the first image tokens."""
     shift_px: int = 0
     """Pictures are brightened and darkened at random when this is not 0; kept as a share of 255 in pixels."""
+    freeze_vision: bool = False
+    """Leave the vision encoder as it is (the paper, which starts from a pretrained one)."""
+    checkpointing: bool = False
+    """Make activations again for the gradient instead of keeping them: less memory, more time."""
     save_every: int = 200
     """Steps between two training states on disk."""
     threads: int = 1
@@ -53,9 +66,10 @@ class FitConfig:
     """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "save_every", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"FitConfig.{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("steps", "batch_size", "micro_batch", "save_every", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"FitConfig.{name} is {value}, expected at least 1")
 
 
 class PlaceReadout(nn.Module):
@@ -68,7 +82,7 @@ class PlaceReadout(nn.Module):
     def loss(self, tokens_BKD: torch.Tensor, places_B22: torch.Tensor) -> torch.Tensor:
         """Returns the mean absolute error in decimetres over the places that are not NaN."""
         guess_B22 = self.readout(tokens_BKD[:, :2])
-        target_B22 = (places_B22 - torch.tensor([0.5, 0.0])) * 10.0
+        target_B22 = (places_B22 - torch.tensor([0.5, 0.0], device=places_B22.device)) * 10.0
         known = ~target_B22.isnan()
         if not known.any():
             return guess_B22.sum() * 0.0
@@ -88,42 +102,45 @@ def random_shift(pixels_BCHW: torch.Tensor, amount_px: int, rng: np.random.Gener
     """Returns pictures with random brightness and contrast: the one augmentation that leaves every label true."""
     if amount_px == 0:
         return pixels_BCHW
+    if pixels_BCHW.dim() != 4:
+        raise ConfigError(
+            f"FitConfig.shift_px is {amount_px}, but this model cuts pictures into patches of its own; set it to 0"
+        )
     size = (len(pixels_BCHW), 1, 1, 1)
     gain = torch.from_numpy(rng.uniform(1 - amount_px / 100, 1 + amount_px / 100, size).astype(np.float32))
     offset = torch.from_numpy(rng.uniform(-amount_px / 100, amount_px / 100, size).astype(np.float32))
-    return pixels_BCHW * gain + offset
+    return pixels_BCHW * gain.to(pixels_BCHW.device) + offset.to(pixels_BCHW.device)
 
 
 def fit(
-    model: NanoForConditionalGeneration,
-    processor: NanoProcessor,
-    table: FrameTable,
-    held: FrameTable,
-    draw: Callable[[FrameTable, int, np.random.Generator], list[Sample]],
+    backbone: HuggingFaceBackbone,
+    draw: Draw,
+    draw_held: Draw,
     config: FitConfig,
     *,
+    data_hash: str,
     folder: Path,
     label: str,
 ) -> Timer:
-    """Trains `model` in place and returns the time used; resumes from `folder/state` when a state is there.
+    """Trains the backbone's model in place and returns the time used; resumes when `folder/state` is there.
 
     Args:
-        model: trained in place.
-        processor: makes the batches.
-        table: training frames.
-        held: held-out frames, for the held-out loss in `folder/metrics.jsonl`.
-        draw: draws `count` samples from a table.
+        backbone: its model is trained in place, and moved to the GPU where there is one.
+        draw: the training samples.
+        draw_held: held-out samples, for the held-out loss in `folder/metrics.jsonl`.
         config: settings.
+        data_hash: of the data; an interrupted run is not finished on other data.
         folder: where `state/` and `metrics.jsonl` are kept.
         label: name on the progress bar.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    readout = PlaceReadout(model.config.hidden_size)
-    trained = nn.ModuleDict({"model": model, "readout": readout})
+    model = backbone.model.to(training_device())
+    readout = PlaceReadout(backbone.hidden_size).to(model.device)
+    trained = _trained_part(backbone, readout, config)
     optimizer = _optimizer(trained, config)
     state = load_training_state(folder / "state", model=trained, optimizer=optimizer)
-    settings = {**asdict(config), "label": label, "data_hash": table.data_hash}
+    settings = {**json.loads(json.dumps(asdict(config))), "label": label, "data_hash": data_hash}
     for name in ("threads", "save_every"):  # neither changes the result
         del settings[name]
     if state:
@@ -138,78 +155,109 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             rng = np.random.default_rng((config.seed, step))
-            batch = collate(draw(table, config.batch_size, rng), table, processor)
-            loss, parts = _loss(model, readout, batch, config, rng)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(trained.parameters(), config.clip_norm)
+            parts = _backward(backbone, readout, draw(step, config.batch_size, rng), config, rng)
+            norm = nn.utils.clip_grad_norm_(_learning(trained), config.clip_norm)
             optimizer.step()
             log.write(step=step, rate=rate, grad_norm=float(norm), cpu_s=timer.cpu_s, wall_s=timer.wall_s, **parts)
             update(1, f"loss {parts['loss']:.3f}")
             last = step + 1 == config.steps
             if (step + 1) % config.save_every == 0 or last:
-                log.write(step=step, held_loss=held_out_loss(model, processor, held, draw, config))
+                log.write(step=step, held_loss=held_out_loss(backbone, draw_held, config))
                 extra = {"time": {"wall_s": timer.wall_s, "cpu_s": timer.cpu_s}, "settings": settings}
                 save_training_state(folder / "state", model=trained, optimizer=optimizer, step=step + 1, extra=extra)
     model.eval()
     return timer
 
 
+def training_device() -> torch.device:
+    """Returns the GPU where torch sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _trained_part(backbone: HuggingFaceBackbone, readout: PlaceReadout, config: FitConfig) -> nn.Module:
+    """Freezes what is not to learn and returns what the optimizer and the saved state hold."""
+    if config.freeze_vision:
+        backbone.vision.requires_grad_(False)
+    if config.checkpointing:
+        cast(Any, backbone.model).gradient_checkpointing_enable({"use_reentrant": False})
+    return nn.ModuleDict({"model": backbone.model, "readout": readout})
+
+
+def _learning(trained: nn.Module) -> list[nn.Parameter]:
+    return [p for p in trained.parameters() if p.requires_grad]
+
+
 def _optimizer(trained: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     """AdamW; vectors (biases, norms) are not decayed."""
-    decayed = [p for p in trained.parameters() if p.ndim > 1]
-    plain = [p for p in trained.parameters() if p.ndim <= 1]
+    decayed = [p for p in _learning(trained) if p.ndim > 1]
+    plain = [p for p in _learning(trained) if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.peak_rate, betas=(0.9, 0.98))
 
 
-def _loss(
-    model: NanoForConditionalGeneration,
+def _batches(samples: Sequence[Sample], backbone: HuggingFaceBackbone, config: FitConfig) -> list[Batch]:
+    """Returns the samples in micro-batches, those of one length together, so that little is padded."""
+    size = config.micro_batch or len(samples)
+    if size < len(samples):
+        samples = sorted(samples, key=lambda sample: len(sample.text) + len(sample.reply))
+    return [collate(samples[start : start + size], backbone) for start in range(0, len(samples), size)]
+
+
+def _backward(
+    backbone: HuggingFaceBackbone,
     readout: PlaceReadout,
-    batch: Batch,
+    samples: Sequence[Sample],
     config: FitConfig,
     rng: np.random.Generator,
-) -> tuple[torch.Tensor, dict[str, float]]:
-    pixels = random_shift(batch.pixel_values, config.shift_px, rng).contiguous(memory_format=torch.channels_last)
-    embeds, _ = model.model.merge(batch.input_ids, pixels, batch.attention_mask)
-    out = model.model.language_model(inputs_embeds=embeds, attention_mask=batch.attention_mask, use_cache=False)
-    wanted = batch.labels[:, 1:] != -100
-    logits = model.lm_head(out.last_hidden_state[:, :-1][wanted])
-    target = batch.labels[:, 1:][wanted]
-    text = F.cross_entropy(logits, target)
-    parts = {"loss": float(text.detach()), "token_accuracy": float((logits.argmax(-1) == target).float().mean())}
-    if config.place_weight == 0:
-        return text, parts
-    first = (batch.input_ids == model.config.image_token_id).int().argmax(dim=1)
-    index = (first[:, None] + torch.arange(2))[:, :, None].expand(-1, -1, embeds.shape[2])
-    place = readout.loss(embeds.gather(1, index), batch.places)
-    return text + config.place_weight * place, {**parts, "place_loss": float(place.detach())}
+) -> dict[str, float]:
+    """Adds the gradients of the mean over all reply tokens of an update, however it is cut; returns what to log."""
+    batches = _batches(samples, backbone, config)
+    num_tokens = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
+    sums = {"loss": 0.0, "token_accuracy": 0.0, "place_loss": 0.0}
+    for batch in batches:
+        inputs = _shifted(batch.inputs, config, rng)
+        device = inputs.input_ids.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            hidden_BLD, embeds_BLD = backbone.read(inputs)
+            text = response_loss(backbone.model.get_output_embeddings(), hidden_BLD, batch.labels)
+        loss = text.total / num_tokens
+        sums["loss"] += float(loss.detach())
+        sums["token_accuracy"] += text.num_right / num_tokens
+        if config.place_weight:
+            first = (inputs.input_ids == cast(Any, backbone.processor).image_token_id).int().argmax(dim=1)
+            index = (first[:, None] + torch.arange(2, device=device))[:, :, None].expand(-1, -1, embeds_BLD.shape[2])
+            place = readout.loss(embeds_BLD.gather(1, index), batch.places) * (len(batch.labels) / len(samples))
+            sums["place_loss"] += float(place.detach())
+            loss = loss + config.place_weight * place
+        loss.backward()
+    if not config.place_weight:
+        del sums["place_loss"]
+    return sums
+
+
+def _shifted(inputs: PromptInputs, config: FitConfig, rng: np.random.Generator) -> PromptInputs:
+    if "pixel_values" not in inputs.extra:
+        return inputs
+    pixels = random_shift(inputs.extra["pixel_values"], config.shift_px, rng)
+    if pixels.dim() == 4:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    return replace(inputs, extra={**inputs.extra, "pixel_values": pixels})
 
 
 @torch.no_grad()
-def held_out_loss(
-    model: NanoForConditionalGeneration,
-    processor: NanoProcessor,
-    held: FrameTable,
-    draw: Callable[[FrameTable, int, np.random.Generator], list[Sample]],
-    config: FitConfig,
-    *,
-    batches: int = 4,
-) -> float:
+def held_out_loss(backbone: HuggingFaceBackbone, draw: Draw, config: FitConfig, *, batches: int = 4) -> float:
     """Returns the reply's mean cross-entropy on the same held-out samples at every call."""
-    was_training = model.training
-    model.eval()
+    was_training = backbone.model.training
+    backbone.model.eval()
     rng = np.random.default_rng((config.seed, 2**31))
-    total = 0.0
-    for _ in range(batches):
-        batch = collate(draw(held, config.batch_size, rng), held, processor)
-        out = model(
-            batch.input_ids,
-            attention_mask=batch.attention_mask,
-            pixel_values=batch.pixel_values,
-            labels=batch.labels,
-            use_cache=False,
-        )
-        total += float(out.loss)
-    model.train(was_training)
-    return total / batches
+    means = []
+    for index in range(batches):
+        total, num_tokens = 0.0, 0
+        for batch in _batches(draw(index, config.batch_size, rng), backbone, config):
+            hidden_BLD, _ = backbone.read(batch.inputs)
+            text = response_loss(backbone.model.get_output_embeddings(), hidden_BLD, batch.labels)
+            total, num_tokens = total + float(text.total), num_tokens + text.num_tokens
+        means.append(total / num_tokens)
+    backbone.model.train(was_training)
+    return sum(means) / batches

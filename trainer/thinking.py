@@ -36,14 +36,14 @@ def greedy_thoughts(
     tokenizer = backbone.tokenizer
     open_id, close_id = (tokenizer.convert_tokens_to_ids(t) for t in ("<think>", "</think>"))
     _, state = backbone.prefill(inputs)
-    token = torch.full((inputs.num_prompts,), open_id)
-    is_done = torch.zeros(inputs.num_prompts, dtype=torch.bool)
+    token = torch.full((inputs.num_prompts,), open_id, device=inputs.input_ids.device)
+    is_done = torch.zeros_like(token, dtype=torch.bool)
     ids, masks = [token], [torch.ones_like(token)]
     allowed: torch.Tensor | None = None
     for position in range(budget + 1):
         logits, state = backbone.step(token, state)
         if allowed is None:
-            allowed = thought_mask(backbone, logits.shape[1])
+            allowed = thought_mask(backbone, logits.shape[1]).to(logits.device)
         best = logits.masked_fill(~allowed, float("-inf")).argmax(dim=1)
         token = torch.where(is_done | (best == close_id), close_id, best)
         if position == budget:

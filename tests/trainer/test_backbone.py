@@ -18,11 +18,11 @@ from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.trainer.backbone import (
     HuggingFaceBackbone,
     PromptInputs,
-    add_action_tokens,
     load_backbone,
     make_backbone,
 )
 from roboalign.trainer.qwen import QwenProcessor
+from roboalign.trainer.vocabulary import add_action_tokens
 
 NUM_ACTIONS = 16
 _TEXT = {

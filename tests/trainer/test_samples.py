@@ -12,12 +12,12 @@ from roboalign.trainer.supervised import draw_kinds
 
 TABLE = tiny_scenes.frames(40)
 CODEC = tiny.codec_of(TABLE)
-FLAGS = {"vqa": "<quick><ask>", "reason": "<slow><ask>", "action": "<quick><act>", "paired": "<slow><act>"}
+FLAGS = {"vqa": ("quick", "ask"), "reason": ("slow", "ask"), "action": ("quick", "act"), "paired": ("slow", "act")}
 
 
 @pytest.fixture(scope="module")
-def processor():
-    return tiny.backbone(CODEC).processor
+def member():
+    return tiny.backbone(CODEC)
 
 
 def sample(kind: str, frame: int = 0, seed: int = 0) -> Sample:
@@ -40,12 +40,8 @@ def has_thought_and_action(one: Sample) -> bool:
 
 def test_zero_shot_samples_never_pair_a_thought_with_an_action() -> None:
     samples = drawn("zero-shot")
-    assert not any(has_thought_and_action(s) or s.prompt.endswith(FLAGS["paired"]) for s in samples)
-    assert {flag for flag in FLAGS.values() if any(s.prompt.endswith(flag) for s in samples)} == {
-        FLAGS["vqa"],
-        FLAGS["reason"],
-        FLAGS["action"],
-    }
+    assert not any(has_thought_and_action(s) for s in samples)
+    assert {(s.pace, s.task) for s in samples} == {FLAGS["vqa"], FLAGS["reason"], FLAGS["action"]}
 
 
 def test_paired_samples_do_so_as_often_as_the_pairing_says() -> None:
@@ -64,9 +60,9 @@ def test_the_flags_of_the_prompt_ask_for_what_the_reply_holds(kind) -> None:
     one = sample(kind)
     reply = parse_reply(one.reply)
     assert reply.is_well_formed
-    assert one.prompt.endswith(FLAGS[kind])
-    assert (reply.thought is not None) == ("<slow>" in FLAGS[kind])
-    assert reply.answer.startswith("<ACTION_START>") == ("<act>" in FLAGS[kind])
+    assert ((one.pace, one.task), one.source) == (FLAGS[kind], kind)
+    assert (reply.thought is not None) == (one.pace == "slow")
+    assert reply.answer.startswith("<ACTION_START>") == (one.task == "act")
 
 
 @pytest.mark.parametrize("kind", ["action", "paired"])
@@ -88,58 +84,59 @@ def test_a_kind_that_cannot_be_made_is_refused(kind, codec) -> None:
 
 @pytest.mark.parametrize("kind", SAMPLE_KINDS)
 def test_the_same_generator_makes_the_same_sample(kind) -> None:
-    assert sample(kind, 3, seed=5) == sample(kind, 3, seed=5)
+    one, other = sample(kind, 3, seed=5), sample(kind, 3, seed=5)
+    assert (one.text, one.reply) == (other.text, other.reply)
 
 
-def test_labels_cover_exactly_the_reply_and_its_end(processor) -> None:
+def test_labels_cover_exactly_the_reply_and_its_end(member) -> None:
     samples = all_kinds()
-    batch = collate(samples, TABLE, processor)
+    batch = collate(samples, member)
     for row, one in enumerate(samples):
-        is_reply, is_real = batch.labels[row] != -100, batch.attention_mask[row].bool()
-        assert torch.equal(batch.labels[row][is_reply], batch.input_ids[row][is_reply])
-        text = processor.tokenizer.decode(batch.input_ids[row][is_reply])
-        prompt = processor.tokenizer.decode(batch.input_ids[row][is_real & ~is_reply])
+        ids, is_real = batch.inputs.input_ids[row], batch.inputs.attention_mask[row].bool()
+        is_reply = batch.labels[row] != -100
+        assert torch.equal(batch.labels[row][is_reply], ids[is_reply])
+        text, prompt = (member.tokenizer.decode(ids[where]) for where in (is_reply, is_real & ~is_reply))
+        wanted = tiny.FORMAT.prompt_text(one.text, one.state, pace=one.pace, task=one.task)
         assert text.replace(" ", "") == f"{one.reply}<eos>".replace(" ", "")
-        assert prompt.replace(" ", "") == one.prompt.replace(" ", "")
+        assert prompt.replace(" ", "") == wanted.replace(" ", "")
 
 
-def test_the_reply_is_one_run_behind_the_prompt_and_before_the_padding(processor) -> None:
-    batch = collate(all_kinds(), TABLE, processor)
-    for labels, mask in zip(batch.labels, batch.attention_mask, strict=True):
+def test_the_reply_is_one_run_behind_the_prompt_and_before_the_padding(member) -> None:
+    batch = collate(all_kinds(), member)
+    for labels, mask in zip(batch.labels, batch.inputs.attention_mask, strict=True):
         places = torch.nonzero(labels != -100)[:, 0]
         assert len(places) == places[-1] - places[0] + 1
         assert mask.tolist() == [1] * (int(places[-1]) + 1) + [0] * (len(mask) - int(places[-1]) - 1)
 
 
-def test_padding_is_on_the_right_and_has_its_own_token(processor) -> None:
-    batch = collate(all_kinds(), TABLE, processor)
-    padding = batch.attention_mask == 0
+def test_padding_is_on_the_right_and_has_its_own_token(member) -> None:
+    batch = collate(all_kinds(), member)
+    padding = batch.inputs.attention_mask == 0
     assert padding.any()
     assert not padding[:, 0].any()
-    assert torch.equal(padding, batch.input_ids == processor.tokenizer.pad_token_id)
+    assert torch.equal(padding, batch.inputs.input_ids == member.tokenizer.pad_token_id)
 
 
-def test_places_are_those_of_the_named_objects_in_order_and_nan_elsewhere(processor) -> None:
-    names = [(), ("blue bowl",), ("blue bowl", "red block")]
-    samples = [Sample(frame=4, prompt="<bos>go", reply="<answer>go</answer>", objects=o) for o in names]
-    places = collate(samples, TABLE, processor).places.numpy()
-    bowl, block = (TABLE.truths[4].find(name).position_m[:2] for name in names[2])
+def test_places_are_those_of_the_named_objects_in_order_and_nan_elsewhere(member) -> None:
     nothing = [np.nan, np.nan]
-    expected = [[nothing, nothing], [bowl, nothing], [bowl, block]]
-    np.testing.assert_array_equal(places, np.array(expected, np.float32))
+    push = TABLE.truths[1].find("red block").position_m[:2]
+    assert (TABLE.truths[1].family, TABLE.truths[5].family) == ("push", "stack")
+    stack = [TABLE.truths[5].find(name).position_m[:2] for name in ("red block", "green block")]
+    places = collate([sample("reason", 1), sample("reason", 5)], member).places.numpy()
+    np.testing.assert_array_equal(places, np.array([[push, nothing], stack], np.float32))
 
 
-def test_a_list_of_everything_names_no_place(processor) -> None:
+def test_a_list_of_everything_names_no_place(member) -> None:
     samples = [sample("vqa", 0, seed) for seed in range(60)]
-    lists = [s for s in samples if "list the objects" in s.prompt or "what is on the table" in s.prompt]
+    lists = [s for s in samples if s.text in ("list the objects", "what is on the table")]
     assert lists
-    assert collate(lists, TABLE, processor).places.isnan().all()
+    assert collate(lists, member).places.isnan().all()
 
 
-def test_pictures_are_those_of_the_frames(processor) -> None:
-    batch = collate([sample("action", frame) for frame in (3, 0)], TABLE, processor)
+def test_pictures_are_those_of_the_frames(member) -> None:
+    batch = collate([sample("action", frame) for frame in (3, 0)], member)
     expected = np.stack([tiny.FORMAT.pixel_values(TABLE.images[frame]) for frame in (3, 0)])
-    np.testing.assert_array_equal(batch.pixel_values.numpy(), expected)
+    np.testing.assert_array_equal(batch.inputs.extra["pixel_values"].numpy(), expected)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.6])

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +26,31 @@ class _Stopped(Exception):
     pass
 
 
-def draw(table, count, rng):
+def draw_from(table, _step, count, rng):
     rows = rng.integers(len(table), size=count)
     return [make_sample(table, int(row), "vqa", tiny.FORMAT, rng) for row in rows]
+
+
+draw, draw_held = partial(draw_from, TRAIN), partial(draw_from, HELD)
 
 
 def stopping_after(steps: int):
     """Draws like `draw`, until `steps` training batches were drawn."""
     left = iter(range(steps))
 
-    def limited(table, count, rng):
-        if table is TRAIN and next(left, None) is None:
+    def limited(step, count, rng):
+        if next(left, None) is None:
             raise _Stopped
-        return draw(table, count, rng)
+        return draw(step, count, rng)
 
     return limited
 
 
-def train(folder: Path, *, config: FitConfig = CONFIG, drawing=draw) -> tuple[dict[str, torch.Tensor], Timer]:
-    member = tiny.backbone(CODEC)
-    timer = fit(member.model, member.processor, TRAIN, HELD, drawing, config, folder=folder, label="tiny")
+def train(
+    folder: Path, *, config: FitConfig = CONFIG, drawing=draw, member=None
+) -> tuple[dict[str, torch.Tensor], Timer]:
+    member = member or tiny.backbone(CODEC)
+    timer = fit(member, drawing, draw_held, config, data_hash="tiny", folder=folder, label="tiny")
     return member.model.state_dict(), timer
 
 
@@ -100,7 +106,7 @@ def test_a_state_of_another_model_is_refused(tmp_path) -> None:
     member = tiny.backbone(CODEC)
     member.model.resize_token_embeddings(len(member.tokenizer) + 8)
     with pytest.raises(BundleError, match=r"embed_tokens.weight in .* has shape"):
-        fit(member.model, member.processor, TRAIN, HELD, draw, CONFIG, folder=tmp_path, label="tiny")
+        train(tmp_path, member=member)
 
 
 def test_every_step_and_every_saved_state_has_its_line(whole) -> None:
@@ -123,14 +129,14 @@ def test_training_lowers_the_held_out_loss(tmp_path) -> None:
 
 def test_the_model_is_left_ready_to_answer(tmp_path) -> None:
     member = tiny.backbone(CODEC)
-    fit(member.model, member.processor, TRAIN, HELD, draw, replace(CONFIG, steps=1), folder=tmp_path, label="tiny")
+    train(tmp_path, config=replace(CONFIG, steps=1), member=member)
     assert not member.model.training
 
 
 def test_the_held_out_loss_is_the_same_at_every_call_and_changes_no_mode() -> None:
     member = tiny.backbone(CODEC)
     member.model.train()
-    first, second = (held_out_loss(member.model, member.processor, HELD, draw, CONFIG, batches=1) for _ in range(2))
+    first, second = (held_out_loss(member, draw_held, CONFIG, batches=1) for _ in range(2))
     assert first == second
     assert member.model.training
 

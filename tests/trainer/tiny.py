@@ -11,9 +11,9 @@ import torch
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.reply import write_reply
-from roboalign.trainer.backbone import NanoBackbone, add_action_tokens
 from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.nano import (
+    NanoBackbone,
     NanoConfig,
     NanoForConditionalGeneration,
     NanoImageProcessor,
@@ -21,6 +21,7 @@ from roboalign.trainer.nano import (
     train_tokenizer,
 )
 from roboalign.trainer.samples import action_text
+from roboalign.trainer.vocabulary import add_action_tokens
 
 CORNERS = ("north", "east", "south", "west")
 FORMAT = PromptFormat(image_size_px=64)

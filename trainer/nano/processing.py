@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
-from roboalign.sdk.errors import BundleError
+from roboalign.sdk.errors import BundleError, DataError
 from roboalign.sdk.prompt import PromptFormat
+from roboalign.sdk.types import FloatArray
 
 __all__ = ["MARKERS", "NanoImageProcessor", "NanoProcessor", "train_tokenizer"]
 
@@ -91,6 +92,17 @@ class NanoProcessor(ProcessorMixin):
     def prompt_format(self) -> PromptFormat:
         """The prompt format that the model was trained with."""
         return PromptFormat.from_json(self.image_processor.prompt_format)
+
+    def prompt_text(
+        self, instruction: str, state: FloatArray | None, *, pace: str, task: str, has_image: bool = True
+    ) -> str:
+        """Returns the prompt with its image placeholders; nano reads no prompt without a picture."""
+        if not has_image:
+            raise DataError(
+                f"no picture for {instruction!r}: nano reads prompts with a picture only; "
+                "leave text-only samples out, or train another model"
+            )
+        return self.prompt_format.prompt_text(instruction, state, pace=pace, task=task)
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
         texts = [text] if isinstance(text, str) else list(text)
