@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import warnings
 from dataclasses import asdict
@@ -36,12 +35,14 @@ from roboalign.trainer.progress import progress_bar
 from roboalign.trainer.resume import restore_weights
 from roboalign.trainer.rewards import find_reward
 from roboalign.trainer.rollout import TokenMask
+from roboalign.trainer.run import stage_run
 from roboalign.trainer.success import RolloutPool
 from roboalign.trainer.watch import AlignWatch, ClosedLoop
 
 __all__ = ["AlignConfig", "ClosedLoop", "align", "make_mask"]
 
 
+@stage_run("align")
 def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted.
 
@@ -79,7 +80,6 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
     if config.keep == "best":
         restore_weights(backbone.model, load_file(watch.best_file), where=work)
     _save(config, parent, backbone, codec, watch, table.data_hash, work)
-    shutil.rmtree(work)
     return config.out
 
 
@@ -138,7 +138,6 @@ def _check_start(start: Measurement, config: AlignConfig, work: Path) -> None:
     if config.force:
         print(f"{message}; going on because of force", file=sys.stderr)
         return
-    shutil.rmtree(work)
     raise CheckFailed(f"{message}. Train sft longer, or override with force")
 
 

@@ -10,7 +10,6 @@ image tokens
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from roboalign.trainer.nano import (
     train_tokenizer,
 )
 from roboalign.trainer.probe import answer_accuracy
+from roboalign.trainer.run import stage_run
 from roboalign.trainer.samples import Sample, make_sample
 from roboalign.trainer.supervised import FitConfig, fit
 
@@ -80,6 +80,7 @@ def build_processor(table: FrameTable, fmt: PromptFormat, *, seed: int, vocab_si
     return NanoProcessor(NanoImageProcessor(fmt.to_json()), tokenizer)
 
 
+@stage_run("base")
 def train_base(config: BaseConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
     fmt = config.prompt
@@ -120,7 +121,6 @@ def train_base(config: BaseConfig) -> Path:
     )
     files = {"metrics.jsonl": work / "metrics.jsonl"}
     save_checkpoint(config.out, model=model, processor=processor, meta=meta, dtype=config.dtype, extra_files=files)
-    shutil.rmtree(work)
     return config.out
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from roboalign.sdk.errors import BundleError, ConfigError
-from roboalign.trainer.resume import TrainingState, load_training_state, move_into_place, save_training_state
+from roboalign.trainer.folders import move_into_place, partial_dir, temporary_dir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -39,12 +38,9 @@ __all__ = [
     "Checkpoint",
     "CheckpointMeta",
     "SavesInto",
-    "TrainingState",
     "load_checkpoint",
-    "load_training_state",
     "partial_dir",
     "save_checkpoint",
-    "save_training_state",
     "sha256_of_file",
 ]
 
@@ -147,11 +143,6 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def partial_dir(output: Path) -> Path:
-    """Returns the folder in which a stage works before its result gets the name `output`; it may not exist yet."""
-    return output.with_name(output.name + ".partial")
-
-
 def save_checkpoint(
     output: Path,
     *,
@@ -179,9 +170,7 @@ def save_checkpoint(
         raise ConfigError(f"checkpoint dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary = temporary_dir(output)
     try:
         _write_model(temporary, model, _DTYPES[dtype])
         processor.save_pretrained(temporary)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,10 +27,11 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from roboalign.sdk.errors import BundleError
+from roboalign.trainer.folders import move_into_place, temporary_dir
 from roboalign.trainer.inputs import PromptInputs
 from roboalign.trainer.judge import Judge
 from roboalign.trainer.measure import distinct_share, finite_error
-from roboalign.trainer.resume import move_into_place, read_optimizer, restore_weights, unique_tensors, write_optimizer
+from roboalign.trainer.resume import read_optimizer, restore_weights, unique_tensors, write_optimizer
 from roboalign.trainer.rollout import TokenMask, sample_replies
 
 __all__ = ["AlignTrainer"]
@@ -217,9 +217,7 @@ class AlignTrainer(GRPOTrainer):
 
     def save_state(self, folder: Path, extra: Mapping[str, Any]) -> None:
         """Writes all that a resume needs to `folder`: weights, optimizer, schedule, step, and `extra` (JSON)."""
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary = temporary_dir(folder)
         save_file(unique_tensors(self.accelerator.unwrap_model(self.model)), temporary / "model.safetensors")
         write_optimizer(temporary, self.optimizer)
         schedule = {name: value for name, value in self.lr_scheduler.state_dict().items() if name != "lr_lambdas"}

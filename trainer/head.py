@@ -10,7 +10,6 @@ Backbones are compared through heads trained by the same recipe and seed.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from roboalign.trainer.flow import FlowHead, FlowHeadConfig, flow_loss
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 from roboalign.trainer.resume import load_training_state, save_training_state
+from roboalign.trainer.run import stage_run
 
 __all__ = ["HeadConfig", "held_out_error", "kinds_drawn", "train_head"]
 
@@ -97,6 +97,7 @@ class HeadConfig:
         return tuple(kind for kind, share in zip(KINDS, self.shares, strict=True) if share > 0)
 
 
+@stage_run("head")
 def train_head(config: HeadConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
     parent = load_checkpoint(config.backbone, expect_stage=("sft", "align"))
@@ -155,7 +156,6 @@ def train_head(config: HeadConfig) -> Path:
         dtype=config.dtype,
         extra_files={"metrics.jsonl": work / "metrics.jsonl"},
     )
-    shutil.rmtree(work)
     return config.out
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,35 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from roboalign.sdk.errors import ConfigError
+from roboalign.trainer.folders import is_main_process
 
-__all__ = ["MetricsLog", "Timer", "check_same_settings", "learning_rate", "progress_bar"]
+__all__ = ["MetricsLog", "Timer", "check_same_settings", "following", "learning_rate", "progress_bar"]
+
+Follower = Callable[[Mapping[str, Any]], None]
+_FOLLOWERS: ContextVar[tuple[Follower, ...]] = ContextVar("followers", default=())
+
+
+@contextmanager
+def following(*followers: Follower) -> Iterator[None]:
+    """Hands every line that a `MetricsLog` made in this context writes to the followers as well."""
+    token = _FOLLOWERS.set(followers)
+    try:
+        yield
+    finally:
+        _FOLLOWERS.reset(token)
 
 
 class MetricsLog:
-    """Appends one JSON object a line; a resumed run first drops the lines at and after the step it resumes from."""
+    """Appends one JSON object a line; a resumed run first drops the lines at and after the step it resumes from.
+
+    Of several processes of one run, only the first writes.
+    """
 
     def __init__(self, path: Path, *, first_step: int = 0) -> None:
         self.path = Path(path)
+        self._followers = _FOLLOWERS.get()
+        if not is_main_process():
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if self.path.is_file():
@@ -32,12 +53,19 @@ class MetricsLog:
                         kept.append(line)
                 except ValueError:  # the line that a kill cut in half
                     continue
-        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        # Not in place: a kill in the middle would lose the history that nothing else holds.
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(self.path)
 
     def write(self, **values: Any) -> None:
         """Appends one line."""
+        if not is_main_process():
+            return
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(values) + "\n")
+        for follow in self._followers:
+            follow(values)
 
 
 class Timer:

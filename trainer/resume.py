@@ -8,9 +8,7 @@ with a log line: QwenLM/Qwen3-VL#1763).
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from roboalign.sdk.errors import BundleError
+from roboalign.trainer.folders import move_into_place, temporary_dir
 
 __all__ = [
     "TrainingState",
     "load_training_state",
-    "move_into_place",
     "read_optimizer",
     "read_random_state",
     "restore_weights",
@@ -35,15 +33,6 @@ __all__ = [
     "write_optimizer",
     "write_random_state",
 ]
-
-
-def move_into_place(temporary: Path, output: Path) -> None:
-    """Renames a finished folder to its final name and removes what was there: never a half-written folder there."""
-    old = output.with_name(f".{output.name}.{os.getpid()}.old")
-    if output.exists():
-        output.rename(old)
-    temporary.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +55,7 @@ def save_training_state(
 ) -> None:
     """Writes weights, optimizer, random generators and step to `directory`, replacing the state that was there."""
     directory = Path(directory)
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = temporary_dir(directory)
     save_file(unique_tensors(model), temporary / "weights.safetensors")
     write_optimizer(temporary, optimizer)
     write_random_state(temporary)

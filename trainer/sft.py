@@ -8,7 +8,6 @@ model composes the two by itself is measured before the alignment stage sees it 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,6 +24,7 @@ from roboalign.trainer.data.mixture import PAIRINGS
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.probe import answer_accuracy, probe_actions
+from roboalign.trainer.run import stage_run
 from roboalign.trainer.samples import Sample, make_sample
 from roboalign.trainer.source import open_source
 from roboalign.trainer.supervised import FitConfig, draw_kinds, fit, training_device
@@ -75,6 +75,7 @@ class SftConfig:
             raise ConfigError(f"SftConfig.pairing is {self.pairing!r}, expected one of {', '.join(PAIRINGS)}")
 
 
+@stage_run("sft")
 def train_sft(config: SftConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
     source = open_source(config.base, dtype=_load_dtype(config.fit))
@@ -146,7 +147,6 @@ def train_sft(config: SftConfig) -> Path:
         dtype=config.dtype,
         extra_files=files,
     )
-    shutil.rmtree(work)
     return config.out
 
 

@@ -14,6 +14,7 @@ from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partia
 from roboalign.trainer.grpo import AlignTrainer
 from roboalign.trainer.measure import Measurement, ReplyMeasure, collapse, destruction, what_is_missing
 from roboalign.trainer.rewards import REWARDS, RewardRule
+from roboalign.trainer.run import read_status
 from roboalign.trainer.watch import AlignWatch
 
 TABLE = tiny.frames(48)
@@ -202,7 +203,8 @@ def test_nothing_to_explore_is_refused_with_the_numbers(tmp_path) -> None:
         align(config)
     assert "0.0% of the samples are well-formed" in str(caught.value)
     assert not config.out.exists()
-    assert not partial_dir(config.out).exists()
+    status = read_status(partial_dir(config.out))
+    assert (status.state, status.reason) == ("refused", str(caught.value))
 
 
 def test_force_goes_on_and_says_so(tmp_path, capfd) -> None:

@@ -300,5 +300,5 @@ def test_an_interrupted_sft_is_not_finished_with_the_other_pairing(data, base, t
         _kill_after_the_first_state(patch, supervised)
         with pytest.raises(_Killed):
             train_sft(zero_shot)
-    with pytest.raises(ConfigError, match="label differ"):
+    with pytest.raises(ConfigError, match="pairing differ"):
         train_sft(replace(zero_shot, pairing="paired"))
