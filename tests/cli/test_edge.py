@@ -9,8 +9,9 @@ import pytest
 
 from roboalign import __version__
 from roboalign.cli.main import main
-from roboalign.demo import DemoConfig, Step, plan
+from roboalign.demo import DemoConfig, plan
 from roboalign.sdk.errors import CheckFailed, ConfigError, RoboalignError
+from roboalign.steps import Step
 
 BAD_INPUT = {
     "no such verb": ["tran"],
