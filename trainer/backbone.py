@@ -91,6 +91,10 @@ class HuggingFaceBackbone(ABC):
         """Units of the state and size of the picture, as the model was trained."""
         return cast(BackboneProcessor, self.processor).prompt_format
 
+    @prompt_format.setter
+    def prompt_format(self, wanted: PromptFormat) -> None:
+        cast(BackboneProcessor, self.processor).prompt_format = wanted
+
     @property
     def decoder(self) -> Any:
         """The text decoder (`layers`, `norm`, `embed_tokens`)."""

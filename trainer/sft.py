@@ -18,7 +18,8 @@ import torch
 
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.fast import FastCodec
-from roboalign.sdk.types import ACTION_NAMES
+from roboalign.sdk.prompt import PromptFormat
+from roboalign.sdk.types import ACTION_NAMES, FloatArray
 from roboalign.trainer.checkpoint import CheckpointMeta, partial_dir, save_checkpoint
 from roboalign.trainer.data.mixture import PAIRINGS
 from roboalign.trainer.frames import FrameTable, load_frames
@@ -54,7 +55,9 @@ class SftConfig:
     rate_hz: float = 10.0
     """Rate of the recorded actions."""
     action_vocab: int = 512
-    """Tokens of the action codec."""
+    """Tokens of the action codec at most."""
+    max_merges: int | None = None
+    """Byte-pair merges of the codec at most; None fills the vocabulary (FAST), 0 makes every token one coefficient."""
     tolerance: tuple[float, ...] | None = (0.005, 0.005, 0.005, 0.05, 0.2)
     """95th percentile of the error allowed per action field, in its unit; picks the codec's scale (None: 10)."""
     families: tuple[str, ...] = ("place", "push", "stack")
@@ -69,6 +72,8 @@ class SftConfig:
     """Type of the saved weights."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Overrides of the pairing's sample shares."""
+    prompt: PromptFormat | None = None
+    """Units and origin of the numbers in prompts and thoughts, for an arm of another size; None keeps the base's."""
 
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
@@ -80,6 +85,8 @@ def train_sft(config: SftConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
     source = open_source(config.base, dtype=_load_dtype(config.fit))
     backbone = source.backbone
+    if config.prompt is not None:
+        backbone.prompt_format = config.prompt
     fmt = backbone.prompt_format
     table = load_frames(
         config.data, horizon=config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
@@ -119,6 +126,7 @@ def train_sft(config: SftConfig) -> Path:
         probe = probe_actions(backbone, codec, held, pace=pace, count=config.probe_frames, seed=config.fit.seed)
         metrics[f"{'think_act' if pace == 'slow' else 'act'}"] = asdict(probe)
     report = codec.report(held.chunks)
+    metrics["first_token_majority"] = _majority(codec, held.chunks)
     metrics["codec"] = {name: value for name, value in asdict(report).items() if not isinstance(value, np.ndarray)}
     meta = CheckpointMeta(
         stage="sft",
@@ -168,4 +176,11 @@ def fit_codec(table: FrameTable, config: SftConfig) -> FastCodec:
         names=ACTION_NAMES,
         vocab_size=config.action_vocab,
         tolerance=config.tolerance,
+        max_merges=config.max_merges,
     )
+
+
+def _majority(codec: FastCodec, chunks: FloatArray) -> float:
+    """Returns how often the most common first token is right: what a model that sees nothing reaches."""
+    first = [ids[0] for ids in codec.encode_many(chunks)]
+    return float(np.bincount(first).max() / len(first))

@@ -351,3 +351,15 @@ def _seconds(run) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def test_without_merges_every_token_is_one_coefficient() -> None:
+    chunks = demonstrations(200, seed=5)
+    codec = FastCodec.fit(chunks, rate_hz=10.0, vocab_size=256, max_merges=0)
+    assert {len(ids) for ids in codec.encode_many(chunks)} == {codec.num_coefficients}
+    assert set(codec.token_lengths.tolist()) == {1}
+
+
+def test_a_negative_number_of_merges_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_merges is -1"):
+        FastCodec.fit(demonstrations(20, seed=5), rate_hz=10.0, max_merges=-1)

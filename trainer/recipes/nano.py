@@ -34,6 +34,8 @@ class Recipe:
     """Supervised loop of the sft stage."""
     pairing: str = "zero-shot"
     """`zero-shot` (the paper) or `paired`."""
+    sft: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `SftConfig` besides the paths, the loop and the pairing."""
     align: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `AlignConfig` besides the paths."""
     head: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +62,7 @@ class Recipe:
             recipe=self.name,
             fit=fit,
             pairing=pairing or self.pairing,
-            max_frames=self.max_frames,
+            **{"max_frames": self.max_frames, **self.sft},
         )
 
     def align_config(
