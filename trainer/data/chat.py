@@ -74,9 +74,8 @@ class ChatFile:
         if path.suffix not in readers:
             raise DataError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(readers)}")
         self._rows: _Rows = readers[path.suffix](path)
-        counts = [
-            len(_samples(path, number, row, turns)) for number, row in enumerate(self._rows.without_pictures(), 1)
-        ]
+        with closing(self._rows.without_pictures()) as rows:
+            counts = [len(_samples(path, number, row, turns)) for number, row in enumerate(rows, 1)]
         self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         if len(self) == 0:
             raise DataError(f"{path} holds no answer, expected at least one conversation; fill it or leave it out")
