@@ -16,7 +16,7 @@ from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.rewards import ReplyScore, score_reply
 from roboalign.trainer.rollout import TokenMask, sample_replies
 
-__all__ = ["ActionProbe", "answer_accuracy", "probe_actions", "reply_tokens"]
+__all__ = ["ActionProbe", "answer_accuracy", "probe_actions", "reply_mask", "reply_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +66,22 @@ def reply_tokens(backbone: HuggingFaceBackbone, num_action: int) -> ReplyTokens:
     )
 
 
+def reply_mask(backbone: HuggingFaceBackbone, codec: FastCodec, *, constrained: bool) -> TokenMask:
+    """Returns what a reply may hold: no padding and no placeholders, and with `constrained` spans that decode."""
+    vocab_size, constraint = backbone.embedding_rows, None
+    if constrained:
+        tokens = reply_tokens(backbone, codec.vocab_size)
+        constraint = ActionConstraint(
+            codec.token_lengths,
+            num_coefficients=codec.num_coefficients,
+            action_start_id=tokens.action_start,
+            action_end_id=tokens.action_end,
+            first_action_id=tokens.first_action,
+            lm_vocab_size=vocab_size,
+        )
+    return TokenMask(vocab_size=vocab_size, banned_ids=backbone.banned_ids, constraint=constraint)
+
+
 def probe_actions(
     backbone: HuggingFaceBackbone,
     codec: FastCodec,
@@ -81,18 +97,7 @@ def probe_actions(
     """Returns the probe over `count` frames, the same ones for the same seed; greedy unless a temperature is given."""
     rows = np.random.default_rng((seed, 13)).permutation(len(held))[:count]
     tokens = reply_tokens(backbone, codec.vocab_size)
-    vocab_size = backbone.embedding_rows
-    constraint = None
-    if constrained:
-        constraint = ActionConstraint(
-            codec.token_lengths,
-            num_coefficients=codec.num_coefficients,
-            action_start_id=tokens.action_start,
-            action_end_id=tokens.action_end,
-            first_action_id=tokens.first_action,
-            lm_vocab_size=vocab_size,
-        )
-    mask = TokenMask(vocab_size=vocab_size, banned_ids=backbone.banned_ids, constraint=constraint)
+    mask = reply_mask(backbone, codec, constrained=constrained)
     inputs = backbone.encode_prompts(
         [held.instruction(int(r)) for r in rows],
         held.states[rows],

@@ -8,9 +8,9 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedModel
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import BundleError, ConfigError
 
-__all__ = ["ACTION_MARKERS", "add_action_tokens", "spread_action_rows"]
+__all__ = ["ACTION_MARKERS", "add_action_tokens", "require_action_tokens", "spread_action_rows"]
 
 ACTION_MARKERS = ("<think>", "</think>", "<answer>", "</answer>", "<ACTION_START>", "<ACTION_END>")
 """Markers that a backbone's vocabulary must have, besides `<ACTION_0>` .. `<ACTION_{n-1}>`."""
@@ -41,6 +41,18 @@ def add_action_tokens(model: PreTrainedModel, tokenizer: Any, num_action_tokens:
             weight = cast(torch.nn.Linear, module).weight
             weight[new] = weight[:num_known].mean(dim=0)
     return len(missing)
+
+
+def require_action_tokens(tokenizer: Any, num_action_tokens: int, where: object) -> None:
+    """Raises BundleError unless the tokenizer has the markers and all the action tokens of a codec."""
+    known = tokenizer.get_vocab()
+    names = [*ACTION_MARKERS, *(f"<ACTION_{i}>" for i in range(num_action_tokens))]
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise BundleError(
+            f"{where}: the tokenizer lacks {len(missing)} of the {len(names)} markers and action tokens of its codec, "
+            f"e.g. {missing[0]}; give a checkpoint of stage sft or later"
+        )
 
 
 def spread_action_rows(model: PreTrainedModel, tokenizer: Any, *, seed: int) -> None:

@@ -1,3 +1,6 @@
+import hashlib
+import itertools
+
 import numpy as np
 import pytest
 import tiny
@@ -86,6 +89,14 @@ def test_a_kind_that_cannot_be_made_is_refused(kind, codec) -> None:
 def test_the_same_generator_makes_the_same_sample(kind) -> None:
     one, other = sample(kind, 3, seed=5), sample(kind, 3, seed=5)
     assert (one.text, one.reply) == (other.text, other.reply)
+
+
+def test_what_samples_say_is_what_shipped_models_learnt() -> None:
+    rng, digest = np.random.default_rng(5), hashlib.sha256()
+    for kind, frame in itertools.product(("vqa", "reason"), range(40)):
+        one = make_sample(TABLE, frame, kind, tiny.FORMAT, rng)
+        digest.update(f"{one.text}|{one.reply}\n".encode())
+    assert digest.hexdigest()[:16] == "71fd1230f994e569"
 
 
 def test_labels_cover_exactly_the_reply_and_its_end(member) -> None:

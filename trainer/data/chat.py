@@ -13,7 +13,8 @@ what follows it are the action's tokens. `roboalign data distill` writes such ro
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,9 +74,8 @@ class ChatFile:
         if path.suffix not in readers:
             raise DataError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(readers)}")
         self._rows: _Rows = readers[path.suffix](path)
-        counts = [
-            len(_samples(path, number, row, turns)) for number, row in enumerate(self._rows.without_pictures(), 1)
-        ]
+        with closing(self._rows.without_pictures()) as rows:
+            counts = [len(_samples(path, number, row, turns)) for number, row in enumerate(rows, 1)]
         self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         if len(self) == 0:
             raise DataError(f"{path} holds no answer, expected at least one conversation; fill it or leave it out")
@@ -95,7 +95,7 @@ class ChatFile:
 
 
 class _Rows(Protocol):
-    def without_pictures(self) -> Iterator[Mapping[str, Any]]:
+    def without_pictures(self) -> Generator[Mapping[str, Any], None, None]:
         """Yields all rows; pictures may be left out."""
 
     def row(self, index: int) -> Mapping[str, Any]:
@@ -109,7 +109,7 @@ class _JsonLines:
         self._path = path
         self._starts: list[int] = []
 
-    def without_pictures(self) -> Iterator[Mapping[str, Any]]:
+    def without_pictures(self) -> Generator[Mapping[str, Any], None, None]:
         with self._path.open("rb") as stream:
             start = 0
             for number, line in enumerate(stream, 1):
@@ -131,7 +131,7 @@ class _JsonList:
             raise DataError(f"{path} holds a {type(content).__name__}, expected a list of conversations")
         self._content: list[Mapping[str, Any]] = content
 
-    def without_pictures(self) -> Iterator[Mapping[str, Any]]:
+    def without_pictures(self) -> Generator[Mapping[str, Any], None, None]:
         yield from self._content
 
     def row(self, index: int) -> Mapping[str, Any]:
@@ -152,7 +152,7 @@ class _Parquet:
         self._first = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
         self._group = lru_cache(maxsize=1)(self._file.read_row_group)
 
-    def without_pictures(self) -> Iterator[Mapping[str, Any]]:
+    def without_pictures(self) -> Generator[Mapping[str, Any], None, None]:
         names = [name for name in self._file.schema_arrow.names if name not in ("image", "images")]
         for batch in self._file.iter_batches(columns=names):
             yield from batch.to_pylist()

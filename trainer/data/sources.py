@@ -6,13 +6,10 @@ they are drawn.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +23,7 @@ from roboalign.sdk.types import ACTION_NAMES, ImageArray
 from roboalign.trainer.checkpoint import sha256_of_file
 from roboalign.trainer.data.chat import ChatFile, ChatSample
 from roboalign.trainer.data.mixture import ACTION_KINDS, RECORDED, Mixture, SourceSpec
+from roboalign.trainer.data.pictures import read_picture
 from roboalign.trainer.data.schedule import Schedule
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.samples import Sample, action_text, make_sample
@@ -37,12 +35,8 @@ __all__ = [
     "SampleStream",
     "Source",
     "open_mixture",
-    "read_picture",
     "usable_rows",
 ]
-
-_PADDING = (128, 128, 128)
-"""Colour of the bars beside a picture that is not square."""
 
 
 class Source(Protocol):
@@ -131,7 +125,8 @@ class ChatSource:
     def picture(self, found: ChatSample) -> ImageArray:
         """Returns the picture of a sample, in the size of the model; the error names file and row."""
         try:
-            return read_picture(found.image or "", self._spec.images or self._spec.path.parent, self._opening.fmt)
+            folder = self._spec.images or self._spec.path.parent
+            return read_picture(found.image or "", folder, size_px=self._opening.fmt.image_size_px)
         except DataError as err:
             raise DataError(f"{self.file.path}: row {found.row}: {err}") from err
 
@@ -160,31 +155,6 @@ class ChatSource:
                 f"{where}: the action has shape {list(action.shape)}, expected {list(expected)}, the codec's"
             )
         return codec
-
-
-def read_picture(image: str | bytes, folder: Path, fmt: PromptFormat) -> ImageArray:
-    """Returns a picture as uint8[size, size, 3], made smaller or larger as a whole, with grey bars if it is not square.
-
-    Raises:
-        DataError: it is missing, or does not decode.
-    """
-    from PIL import Image, ImageOps
-
-    if isinstance(image, str) and image.startswith("data:"):
-        try:
-            image = base64.b64decode(image.partition(",")[2], validate=True)
-        except ValueError as err:
-            raise DataError(f"the picture is no base64 ({err})") from err
-    name = f"the picture {image}" if isinstance(image, str) else f"the picture of {len(image)} bytes"
-    try:
-        with Image.open(folder / image if isinstance(image, str) else io.BytesIO(image)) as found:
-            size = (fmt.image_size_px, fmt.image_size_px)
-            whole = found.convert("RGB")
-            return np.array(ImageOps.pad(whole, size, color=_PADDING) if whole.size != size else whole, dtype=np.uint8)
-    except FileNotFoundError as err:
-        raise DataError(f"{name} is missing in {folder}") from err
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise DataError(f"{name} does not decode ({str(err).partition('<')[0].strip()})") from err
 
 
 def usable_rows(table: FrameTable, kind: str, style: str | None) -> NDArray[np.int64]:
