@@ -176,8 +176,7 @@ class AlignTrainer(GRPOTrainer):
             )
             chosen.append(log_probs.gather(2, completion_ids[:, :, None])[:, :, 0])
             if compute_entropy:
-                finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
-                entropies.append(-(finite.exp() * finite).sum(dim=2).detach())
+                entropies.append(torch.special.entr(log_probs.detach().exp()).sum(dim=2))
         # Padding behind the end may stand at a forbidden place; TRL multiplies it by 0, and 0 * inf would be nan.
         completion_mask = attention_mask[:, -logits_to_keep:].bool()
         self._log_probs = torch.cat(chosen).masked_fill(~completion_mask, 0.0)
