@@ -37,6 +37,7 @@ COMMANDS = (
     "serve",
     "tasks",
     "demo",
+    "reproduce",
     "check-robot",
 )
 
