@@ -57,15 +57,17 @@ def last_error(log: Path) -> str:
     return (errors or lines or [""])[-1]
 
 
-def stop(process: subprocess.Popen[str]) -> None:
-    """Asks a command, which leads its own session, to save and end; ends it, workers included, when it does not."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        process.communicate(timeout=_STOP_AFTER_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def stop(*processes: subprocess.Popen[str]) -> None:
+    """Asks commands, which lead sessions of their own, to save and end; ends what does not, its workers included."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    for process in processes:
+        try:
+            process.communicate(timeout=_STOP_AFTER_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextmanager

@@ -39,6 +39,7 @@ COMMANDS = (
     "serve",
     "tasks",
     "demo",
+    "reproduce",
     "check-robot",
 )
 

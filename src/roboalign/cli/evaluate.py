@@ -46,6 +46,9 @@ def evaluate(
     episodes: Annotated[
         int | None, typer.Option("--episodes", help="Episodes in all, without a suite.", show_default="60")
     ] = None,
+    first_episode: Annotated[
+        int, typer.Option("--first-episode", help="Number of the first scene; of a suite, of each task.")
+    ] = 0,
     robot: Annotated[
         str | None, typer.Option("--robot", help="Arm, without a suite: panda or so101.", show_default="panda")
     ] = None,
@@ -87,6 +90,7 @@ def evaluate(
         split=split,
         trials=trials,
         episodes=episodes,
+        first_episode=first_episode,
         robot=robot,
         randomization=randomize,
         image_size_px=image_size,

@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 from roboalign import __version__
-from roboalign.cli import check_robot, collect, compare, data, demo, evaluate, export, libero, run, serve, tasks, train
+from roboalign.cli import (
+    check_robot,
+    collect,
+    compare,
+    data,
+    demo,
+    evaluate,
+    export,
+    libero,
+    reproduce,
+    run,
+    serve,
+    tasks,
+    train,
+)
 
 __all__ = ["app", "main"]
 
@@ -64,6 +78,7 @@ app.command("tasks", rich_help_panel=RUN)(tasks.tasks)
 app.command("compare", rich_help_panel=RUN)(compare.compare)
 app.command("serve", rich_help_panel=RUN)(serve.serve)
 app.command("demo", rich_help_panel=RUN)(demo.demo)
+app.command("reproduce", rich_help_panel=RUN)(reproduce.reproduce)
 app.command("check-robot", rich_help_panel=ROBOT)(check_robot.check_robot)
 
 
