@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from roboalign.sdk.errors import ConfigError, unknown_name
-from roboalign.sdk.settings_file import parse_settings
+from roboalign.sdk.settings_file import read_settings
 
 __all__ = ["PLANS", "ArmSpec", "Plan", "StepSpec", "Template", "find_plan", "read_plan"]
 
@@ -173,12 +173,9 @@ def find_plan(name: str) -> Path:
 
 def read_plan(path: Path) -> Plan:
     """Reads a plan; ConfigError names the file and the place of what is wrong."""
+    content = read_settings(path, "plan")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"the plan {path} cannot be read ({err})") from err
-    try:
-        return _plan(parse_settings(path, text))
+        return _plan(content)
     except ConfigError as err:
         raise ConfigError(f"{path}: {str(err).removeprefix(f'{path}: ')}") from err
 
