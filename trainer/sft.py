@@ -160,7 +160,7 @@ def train_sft(config: SftConfig) -> Path:
 
 def _load_dtype(fit: FitConfig) -> torch.dtype:
     """Weights that do not learn take half the memory on a GPU; those that do stay float32."""
-    is_half = fit.lora is not None and training_device().type == "cuda"
+    is_half = fit.lora is not None and fit.freeze_vision and training_device().type == "cuda"
     return torch.bfloat16 if is_half else torch.float32
 
 
