@@ -118,6 +118,12 @@ class HuggingFaceBackbone(ABC):
         return int(cast(Any, self.model.get_input_embeddings()).weight.shape[0])
 
     @property
+    def has_tied_rows(self) -> bool:
+        """True when the output head and the token embedding are one tensor."""
+        rows, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        return bool(cast(Any, rows).weight.data_ptr() == cast(Any, head).weight.data_ptr())
+
+    @property
     def num_layers(self) -> int:
         """Decoder layers."""
         return len(self.decoder.layers)

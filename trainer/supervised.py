@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from roboalign.sdk.errors import ConfigError
 from roboalign.trainer.backbone import HuggingFaceBackbone, PromptInputs
+from roboalign.trainer.lora import LoraSettings
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 from roboalign.trainer.response import response_loss
 from roboalign.trainer.resume import load_training_state, save_training_state
@@ -56,6 +57,8 @@ class FitConfig:
     """Pictures are brightened and darkened at random when this is not 0; kept as a share of 255 in pixels."""
     freeze_vision: bool = False
     """Leave the vision encoder as it is (the paper, which starts from a pretrained one)."""
+    lora: LoraSettings | None = None
+    """Train low-rank additions to the decoder instead of all parameters; None trains all (the paper)."""
     checkpointing: bool = False
     """Make activations again for the gradient instead of keeping them: less memory, more time."""
     save_every: int = 200
@@ -175,13 +178,23 @@ def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+class _Learning(nn.Module):
+    """The parameters that learn, and nothing else: a saved state need not hold a frozen model."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                self.register_parameter(name.replace(".", "/"), parameter)
+
+
 def _trained_part(backbone: HuggingFaceBackbone, readout: PlaceReadout, config: FitConfig) -> nn.Module:
     """Freezes what is not to learn and returns what the optimizer and the saved state hold."""
-    if config.freeze_vision:
-        backbone.vision.requires_grad_(False)
+    backbone.vision.requires_grad_(not config.freeze_vision)
     if config.checkpointing:
-        cast(Any, backbone.model).gradient_checkpointing_enable({"use_reentrant": False})
-    return nn.ModuleDict({"model": backbone.model, "readout": readout})
+        cast(Any, backbone.model).activation_checkpointing_enable({"use_reentrant": False})
+    whole = nn.ModuleDict({"model": backbone.model, "readout": readout})
+    return whole if all(p.requires_grad for p in whole.parameters()) else _Learning(whole)
 
 
 def _learning(trained: nn.Module) -> list[nn.Parameter]:

@@ -1,5 +1,6 @@
 """`roboalign train`: the four stages, each from a recipe, a dataset and (after the first) the checkpoint before it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,12 @@ def sft(
             show_default="the recipe's",
         ),
     ] = None,
+    mixture: Annotated[
+        Path | None,
+        typer.Option(
+            "--mixture", help="Mixture file (.toml or .json) to draw from; --data gives codec and held-out frames."
+        ),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 1,
     as_json: AsJson = False,
@@ -75,7 +82,7 @@ def sft(
         threads=threads,
         seed=seed,
     )
-    _finish(train_sft(config), as_json=as_json)
+    _finish(train_sft(replace(config, mixture=mixture)), as_json=as_json)
 
 
 @app.command("align")
