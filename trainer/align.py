@@ -60,7 +60,12 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
     backbone = make_backbone(parent.load_model(), parent.load_processor())
     fmt = backbone.processor.prompt_format
     table = load_frames(
-        config.data, horizon=codec.config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
+        config.data,
+        horizon=codec.config.horizon,
+        image_size_px=fmt.image_size_px,
+        max_frames=config.max_frames,
+        rate_hz=codec.config.rate_hz,
+        robot=parent.meta.notes.get("robot"),
     )
     train, held = table.split(config.held_share)
     mask = make_mask(backbone, codec, is_constrained=config.is_constrained)
@@ -182,7 +187,7 @@ def _save(
         data_hash=data_hash,
         wall_s=watch.timer.wall_s,
         cpu_s=watch.timer.cpu_s,
-        notes={**_config_json(config), "pairing": parent.meta.notes.get("pairing")},
+        notes={**_config_json(config), **{name: parent.meta.notes.get(name) for name in ("pairing", "robot")}},
     )
     files = {name: work / name for name in ("metrics.jsonl", "align.json")}
     save_checkpoint(

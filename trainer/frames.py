@@ -37,6 +37,8 @@ class FrameTable:
     """What the dataset itself says about each frame; empty where `truths` says all."""
     robot: str | None = None
     """Robot that was recorded; None where the dataset does not say."""
+    rate_hz: float = 10.0
+    """Rate of the recorded actions."""
     name: str = "frames"
     """Where the frames are from, for errors."""
     columns: tuple[str, ...] = ()
@@ -129,6 +131,7 @@ def load_frames(
         data_hash=dataset.data_hash(),
         words=read_words(dataset, rows, loaded, thought=thought),
         robot=dataset.info.robot_type,
+        rate_hz=dataset.info.rate_hz,
         name=str(folder),
         columns=tuple(dataset.info.features),
     )

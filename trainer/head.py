@@ -106,7 +106,14 @@ def train_head(config: HeadConfig) -> Path:
     if not 1 <= config.layer <= backbone.num_layers:
         raise ConfigError(f"HeadConfig.layer is {config.layer}, expected 1 to {backbone.num_layers}")
     size = backbone.prompt_format.image_size_px
-    table = load_frames(config.data, horizon=codec.config.horizon, image_size_px=size, max_frames=config.max_frames)
+    table = load_frames(
+        config.data,
+        horizon=codec.config.horizon,
+        image_size_px=size,
+        max_frames=config.max_frames,
+        rate_hz=codec.config.rate_hz,
+        robot=parent.meta.notes.get("robot"),
+    )
     train, held = table.split(config.held_share)
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,8 @@ from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES, FloatArray
 from roboalign.trainer.checkpoint import CheckpointMeta, partial_dir, save_checkpoint
-from roboalign.trainer.data.mixture import PAIRINGS
+from roboalign.trainer.data.mixture import PAIRINGS, load_mixture
+from roboalign.trainer.data.sources import Opening, SampleStream, open_mixture
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.probe import answer_accuracy, probe_actions
@@ -52,8 +53,8 @@ class SftConfig:
     """`zero-shot` (the paper) or `paired`."""
     horizon: int = 8
     """Actions in a chunk."""
-    rate_hz: float = 10.0
-    """Rate of the recorded actions."""
+    rate_hz: float | None = None
+    """Rate that the dataset must have; None takes the dataset's."""
     action_vocab: int = 512
     """Tokens of the action codec at most."""
     max_merges: int | None = None
@@ -74,6 +75,9 @@ class SftConfig:
     """Overrides of the pairing's sample shares."""
     prompt: PromptFormat | None = None
     """Units and origin of the numbers in prompts and thoughts, for an arm of another size; None keeps the base's."""
+    mixture: Path | None = None
+    """Mixture file to draw the training samples from (see `trainer/data/mixture.py`); `data` still gives the codec and
+    the held-out frames. None draws from `data` alone, by `pairing`."""
 
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
@@ -89,7 +93,11 @@ def train_sft(config: SftConfig) -> Path:
         backbone.prompt_format = config.prompt
     fmt = backbone.prompt_format
     table = load_frames(
-        config.data, horizon=config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
+        config.data,
+        horizon=config.horizon,
+        image_size_px=fmt.image_size_px,
+        max_frames=config.max_frames,
+        rate_hz=config.rate_hz,
     )
     train, held = table.split(config.held_share)
     codec = fit_codec(train, config)
@@ -109,14 +117,18 @@ def train_sft(config: SftConfig) -> Path:
         rows = rng.integers(len(frames), size=count)
         return [make_sample(frames, int(row), kind, fmt, rng, codec) for row, kind in zip(rows, kinds, strict=True)]
 
+    draw, data_hash, stream = partial(draw_from, train), table.data_hash, None
+    if config.mixture is not None:
+        stream = _open_mixture(config.mixture, config, fmt, codec, table.robot)
+        draw, data_hash = partial(_draw_from_mixture, stream), f"{table.data_hash} {stream.content_hash}"
     timer = fit(
         backbone,
-        partial(draw_from, train),
+        draw,
         partial(draw_from, held),
         config.fit,
-        data_hash=table.data_hash,
+        data_hash=data_hash,
         folder=work,
-        label=f"sft {config.pairing}",
+        label=f"sft {config.pairing if stream is None else 'mixture'}",
     )
     files = {"metrics.jsonl": work / "metrics.jsonl"}
     if adapted is not None:
@@ -143,6 +155,8 @@ def train_sft(config: SftConfig) -> Path:
             "frames": len(train),
             "fit": asdict(config.fit),
             "families": config.families,
+            "robot": table.robot,
+            **({} if stream is None else {"mixture": stream.describe()}),
             **source.notes,
         },
     )
@@ -156,6 +170,18 @@ def train_sft(config: SftConfig) -> Path:
         extra_files=files,
     )
     return config.out
+
+
+def _open_mixture(
+    path: Path, config: SftConfig, fmt: PromptFormat, codec: FastCodec, robot: str | None
+) -> SampleStream:
+    """Every dataset of the mixture leaves out its last episodes, so that no frame is learnt and held out at once."""
+    opening = Opening(fmt=fmt, codec=codec, robot=robot, held_share=config.held_share, max_frames=config.max_frames)
+    return open_mixture(load_mixture(path), opening, seed=config.fit.seed)
+
+
+def _draw_from_mixture(stream: SampleStream, step: int, count: int, _rng: np.random.Generator) -> list[Sample]:
+    return stream.draw(step, count)
 
 
 def _load_dtype(fit: FitConfig) -> torch.dtype:
@@ -172,7 +198,7 @@ def fit_codec(table: FrameTable, config: SftConfig) -> FastCodec:
         )
     return FastCodec.fit(
         table.chunks,
-        rate_hz=config.rate_hz,
+        rate_hz=table.rate_hz,
         names=ACTION_NAMES,
         vocab_size=config.action_vocab,
         tolerance=config.tolerance,

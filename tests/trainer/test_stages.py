@@ -1,6 +1,8 @@
 """The supervised stages end to end, on six real episodes and the recipe that takes seconds."""
 
+import base64
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from roboalign.sdk.data.arrow import encode_png
 from roboalign.sdk.data.collect import CollectConfig, collect
 from roboalign.sdk.errors import BundleError, ConfigError, DataError, RoboalignError
 from roboalign.sdk.policy import Policy
@@ -89,6 +92,34 @@ def test_sft_measures_both_ways_to_act(sft) -> None:
     metrics = load_checkpoint(sft).meta.metrics
     assert metrics["act"].keys() == metrics["think_act"].keys() == ActionProbe.__dataclass_fields__.keys()
     assert metrics["codec"]["tokens_per_chunk"] > 0
+
+
+def test_sft_draws_from_a_mixture_and_says_so(data, base, tmp_path) -> None:
+    pixels = base64.b64encode(encode_png(np.zeros((8, 8, 3), np.uint8))).decode()
+    turns = [{"from": "human", "value": "what is it"}, {"from": "gpt", "value": "nothing"}]
+    row = {"image": f"data:image/png;base64,{pixels}", "conversations": turns}
+    (tmp_path / "talk.jsonl").write_text(json.dumps(row))
+    robot = {"name": "robot", "format": "lerobot", "path": str(data), "weight": 3, "kinds": {"action": 2, "reason": 1}}
+    talk = {"name": "talk", "format": "chat", "path": "talk.jsonl", "weight": 1}
+    (tmp_path / "mix.json").write_text(json.dumps({"source": [robot, talk]}))
+    config = DEBUG.sft_config(data=data, base=base, out=tmp_path / "sft")
+    notes = load_checkpoint(train_sft(replace(config, mixture=tmp_path / "mix.json"))).meta.notes
+    assert notes["mixture"]["shares"] == {"robot/action": 0.5, "robot/reason": 0.25, "talk": 0.25}
+    assert (notes["robot"], notes["mixture"]["skipped"]) == ("panda", {})
+
+
+@pytest.mark.parametrize("stage", ["align", "head"])
+def test_a_stage_refuses_data_of_another_rate_with_both_rates(data, sft, tmp_path, stage) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(data, other)
+    info = json.loads((other / "meta/info.json").read_text())
+    (other / "meta/info.json").write_text(json.dumps({**info, "fps": 5}))
+    run = {
+        "align": lambda: align(DEBUG.align_config(data=other, sft=sft, out=out)),
+        "head": lambda: train_head(DEBUG.head_config(data=other, backbone=sft, out=out)),
+    }[stage]
+    with pytest.raises(DataError, match="other was recorded at 5 Hz, expected 10 Hz"):
+        run()
 
 
 def test_head_names_its_parent_and_keeps_the_backbone(sft, head) -> None:

@@ -131,7 +131,7 @@ def _codec(
             table = load_frames(spec.path, horizon=8, image_size_px=fmt.image_size_px, max_frames=MAX_FRAMES)
             codec = FastCodec.fit(
                 table.chunks,
-                rate_hz=LeRobotDataset(spec.path).info.rate_hz,
+                rate_hz=table.rate_hz,
                 names=ACTION_NAMES,
                 vocab_size=_CODEC_TOKENS,
                 scale=_CODEC_SCALE,

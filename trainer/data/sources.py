@@ -195,6 +195,11 @@ class SampleStream:
         lines = [f"{name} {parts} {self.sources[name].content_hash}\n" for name, parts in self.schedule.parts.items()]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    def describe(self) -> dict[str, object]:
+        """Returns what a checkpoint says about the stream: its hash, the share of each source, and what was skipped."""
+        shares = {name: parts / self.schedule.period for name, parts in self.schedule.parts.items()}
+        return {"sha256": self.content_hash, "shares": shares, "skipped": self.skipped}
+
     @property
     def skipped(self) -> dict[str, int]:
         """Rows left out so far because their picture does not decode, by source; sources without any are absent."""

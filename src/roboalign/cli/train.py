@@ -1,5 +1,6 @@
 """`roboalign train`: the four stages, each from a recipe, a dataset and (after the first) the checkpoint before it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,12 @@ def sft(
         int | None,
         typer.Option("--micro-batch", help="Samples in memory at once.", show_default="the recipe's"),
     ] = None,
+    mixture: Annotated[
+        Path | None,
+        typer.Option(
+            "--mixture", help="Mixture file (.toml or .json) to draw from; --data gives codec and held-out frames."
+        ),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 1,
     as_json: AsJson = False,
@@ -93,7 +100,7 @@ def sft(
         seed=seed,
         **changes,
     )
-    _finish(train_sft(config), as_json=as_json)
+    _finish(train_sft(replace(config, mixture=mixture)), as_json=as_json)
 
 
 @app.command("align")
