@@ -1,6 +1,6 @@
 """`roboalign train align --emit verl`: prompts and a reward file for verl and EasyR1, which train with GRPO on Ray.
 
-The folder holds `train.parquet`, `reward.py` (`trainer/verl_reward.py` with its settings filled in) and `settings.json`.
+The folder holds `train.parquet`, `reward.py` (`trainer/verl_reward.py`, its settings filled in) and `settings.json`.
 Columns serve both programs: verl reads `data_source`, `prompt` (messages), `images`, `ability`, `reward_model` and
 `extra_info`; EasyR1 reads `problem`, `images` and `answer` (its `prompt_key`, `image_key`, `answer_key`). Both say
 `<image>` where the picture stands. The format was read from their published code; neither was run here.
@@ -30,23 +30,21 @@ from roboalign.trainer.frames import load_frames
 from roboalign.trainer.judge import ActionPrompts, Judge
 from roboalign.trainer.rewards import Demonstration, RewardCase
 
-__all__ = ["EMITTED_REWARDS", "emit_verl", "reward_source"]
+__all__ = ["EMITTED_REWARDS", "emit_prompts", "emit_verl", "reward_source"]
 
-EMITTED_REWARDS = (
-    "prefix",
-    "gate",
-    "soft",
-    "energy",
-    "multi",
-    "multi:prefix",
-    "multi:gate",
-    "multi:soft",
-    "multi:energy",
-)
+_ALONE = ("prefix", "gate", "soft", "energy")
+EMITTED_REWARDS = (*_ALONE, "multi", *(f"multi:{name}" for name in _ALONE))
 """Rewards that tokens alone decide; the others need the simulator's truth."""
 
 _DATA_SOURCE = "roboalign"
 _CHAT = re.compile(r"<\|im_start\|>user\n(.*)<\|im_end\|>", re.DOTALL)
+
+
+def emit_prompts(config: AlignConfig, program: str) -> Path:
+    """Writes the folder `config.out` for another trainer, by its name; ConfigError when only `verl` would do."""
+    if program != "verl":
+        raise ConfigError(f"--emit is {program!r}, expected verl (EasyR1 reads the same folder)")
+    return emit_verl(config)
 
 
 def emit_verl(config: AlignConfig) -> Path:

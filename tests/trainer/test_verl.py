@@ -43,20 +43,14 @@ def replies(member, count: int) -> list[list[int]]:
     rng = np.random.default_rng(1)
     ids = member.tokenizer.convert_tokens_to_ids
     first, size = ids("<ACTION_0>"), CODEC.vocab_size
-    words = [ids(word) for word in ("go", "north", "bright")]
+    words = member.tokenizer("go north bright", add_special_tokens=False)["input_ids"]
     anything = [*range(4, 60), *words, *(ids(f"<{m}>") for m in ("think", "/think", "answer", "/answer"))]
     found = []
     for number in range(count):
         near = TABLE.chunks[number % 24] + 0.004 * rng.standard_normal(TABLE.chunks[0].shape) * (number % 3)
         span = [first + token for token in CODEC.encode(near)]
-        row = [
-            ids("<think>"),
-            *rng.choice(words, 1 + number % 3),
-            ids("</think>"),
-            ids("<answer>"),
-            ids("<ACTION_START>"),
-        ]
-        row += [*span, ids("<ACTION_END>"), ids("</answer>"), member.tokenizer.eos_token_id]
+        row = [ids("<think>"), *rng.choice(words, 1 + number % 3), ids("</think>"), ids("<answer>")]
+        row += [ids("<ACTION_START>"), *span, ids("<ACTION_END>"), ids("</answer>"), member.tokenizer.eos_token_id]
         for _ in range(int(rng.integers(0, 4))):
             place, kind = int(rng.integers(len(row))), int(rng.integers(4))
             new = first + int(rng.integers(size)) if rng.random() < 0.5 else int(rng.choice(anything))
