@@ -95,7 +95,7 @@ def make_trainer(options: argparse.Namespace, work: Path, *, is_ours: bool) -> A
     )
     judge = Judge(ActionPrompts(frames, backbone, codec), "prefix", weights=RewardWeights(), source=frames)
     rows = list(range(options.prompts)) * 2
-    args = grpo_config(config, work / ("ours" if is_ours else "trl"))
+    args = grpo_config(config, work / ("ours" if is_ours else "trl"), banned_ids=backbone.banned_ids)
     mask = make_mask(backbone, codec, is_constrained=False)
     kind = AlignTrainer if is_ours else RepeatingTrainer
     trainer = kind(judge=judge, rows=rows, mask=mask, args=args, rollout=config.rollout)

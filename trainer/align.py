@@ -105,7 +105,12 @@ def _run(config: AlignConfig, judge: Judge, mask: TokenMask, watch: AlignWatch) 
         # TRL 1.16 still uses names that transformers 5.23 deprecates.
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
         trainer = AlignTrainer(
-            judge=judge, rows=rows, mask=mask, args=grpo_config(config, work), rollout=config.rollout, callbacks=[watch]
+            judge=judge,
+            rows=rows,
+            mask=mask,
+            args=grpo_config(config, work, banned_ids=judge.prompts.backbone.banned_ids),
+            rollout=config.rollout,
+            callbacks=[watch],
         )
         watch.trainer = trainer
         with progress_bar(f"align {config.reward}", config.steps, done=watch.step) as watch.show:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from trl import GRPOConfig
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import BackendError, ConfigError
 from roboalign.trainer.rewards import RewardWeights, find_reward
 
 __all__ = ["AlignConfig", "grpo_config"]
@@ -153,8 +156,14 @@ class AlignConfig:
         return find_reward(self.reward).is_constrained if self.constraint == "auto" else self.constraint == "on"
 
 
-def grpo_config(config: AlignConfig, work: Path) -> GRPOConfig:
-    """Returns TRL's settings."""
+def grpo_config(config: AlignConfig, work: Path, *, banned_ids: Sequence[int] = ()) -> GRPOConfig:
+    """Returns TRL's settings; `banned_ids` are never sampled, by whoever samples.
+
+    Raises:
+        BackendError: vLLM shall sample and is not installed.
+    """
+    if config.rollout == "vllm" and find_spec("vllm") is None:
+        raise BackendError("rollout vllm needs the package 'vllm', which is not installed: pip install 'trl[vllm]'")
     batch = config.prompts_per_rollout * config.samples_per_prompt
     accumulation = batch // (config.micro_batch * config.updates_per_rollout)
     has_cuda = torch.cuda.is_available()
@@ -171,6 +180,9 @@ def grpo_config(config: AlignConfig, work: Path) -> GRPOConfig:
         epsilon=config.clip_low,
         epsilon_high=config.clip_high,
         loss_type=config.loss_type,
+        use_vllm=config.rollout == "vllm",
+        vllm_mode="colocate",
+        generation_kwargs=_without(banned_ids, config.rollout),
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=config.warmup_steps,
@@ -187,3 +199,12 @@ def grpo_config(config: AlignConfig, work: Path) -> GRPOConfig:
         disable_tqdm=True,
         seed=config.seed,
     )
+
+
+def _without(banned_ids: Sequence[int], rollout: str) -> dict[str, Any] | None:
+    """Returns how transformers or vLLM are told that some tokens must not be sampled."""
+    if rollout == "own" or not banned_ids:
+        return None
+    if rollout == "vllm":
+        return {"logit_bias": dict.fromkeys(banned_ids, -100.0)}
+    return {"suppress_tokens": list(banned_ids)}

@@ -104,9 +104,9 @@ class SharedPromptDecoder:
             tail = self._tails[number]
             tail[0, :, :, self._written] = key
             tail[1, :, :, self._written] = value
-            hidden = layer.finish(hidden, self._attend(number, query * layer.scaling))
+            hidden = layer.finish(hidden, self._attend(number, query))
         self._written += 1
-        return cast(torch.Tensor, self._head(self._norm(hidden)))
+        return cast(torch.Tensor, self._head(_normed(self._norm, hidden)))
 
     def select(self, rows: torch.Tensor) -> None:
         """Goes on with the rows int64[R'] only, in rising order."""
@@ -151,27 +151,27 @@ class _Layer:
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._layer, self._mlp, self._out, self.scaling = layer, mlp, attention.o_proj, attention.scaling
-        self._size = attention.head_dim
-        self._groups = attention.num_key_value_groups
+        self._layer, self._mlp, self._out = layer, mlp, attention.o_proj
+        self._size, self._scaling, self._groups = attention.head_dim, attention.scaling, attention.num_key_value_groups
         inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self._widths = [projection.weight.shape[0] for projection in inputs]
+        self._num_queries, self._num_keys, _ = (len(projection.weight) // self._size for projection in inputs)
         self._qkv = _joined(inputs)
         self._gates = _joined((mlp.gate_proj, mlp.up_proj))
 
     def project(
         self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns query float[R, K, G, E], key and value float[R, K, E], turned to their positions."""
-        joined = F.linear(self._layer.input_layernorm(hidden), *self._qkv)
-        query, key, value = (part.unflatten(1, (-1, self._size)) for part in joined.split(self._widths, dim=1))
-        query, key = _turn(query, cos, sin), _turn(key, cos, sin)
-        return query.unflatten(1, (-1, self._groups)), key, value
+        """Returns query float[R, K, G, E] (scaled), key and value float[R, K, E], turned to their positions."""
+        joined = F.linear(_normed(self._layer.input_layernorm, hidden), *self._qkv).unflatten(1, (-1, self._size))
+        turned = _turn(joined[:, : self._num_queries + self._num_keys], cos, sin)
+        query, key = turned[:, : self._num_queries], turned[:, self._num_queries :]
+        value = joined[:, self._num_queries + self._num_keys :]
+        return (query * self._scaling).unflatten(1, (-1, self._groups)), key, value
 
     def finish(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Returns the layer's output."""
         hidden = hidden + self._out(mixed)
-        gate, up = F.linear(self._layer.post_attention_layernorm(hidden), *self._gates).chunk(2, dim=1)
+        gate, up = F.linear(_normed(self._layer.post_attention_layernorm, hidden), *self._gates).chunk(2, dim=1)
         return cast(torch.Tensor, hidden + self._mlp.down_proj(self._mlp.act_fn(gate) * up))
 
 
@@ -187,6 +187,11 @@ def _joined(projections: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor | 
     biases = [projection.bias for projection in projections]
     bias = None if biases[0] is None else torch.cat(biases)
     return torch.cat([projection.weight for projection in projections]), bias
+
+
+def _normed(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Returns what the layer's own module would, in one operation."""
+    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def _turn(x_RHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

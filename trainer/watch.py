@@ -167,13 +167,14 @@ class AlignWatch(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_kwargs: Any
     ) -> None:
         """Appends the numbers of an update to `metrics.jsonl`."""
-        if not logs or "reward" not in logs:
+        if not logs or "micro_batch_tokens" not in logs:
             return
         values = {new: logs[old] for old, new in _LOGGED.items() if old in logs}
         update_s = sum(sign * logs.get(name, 0.0) for name, sign in _UPDATE_TIME.items())
         values["update_tokens_s"] = logs["micro_batch_tokens"] * args.gradient_accumulation_steps / update_s
         self.log.write(step=state.global_step, cpu_s=self.timer.cpu_s, wall_s=self.timer.wall_s, **values)
-        self.show(1, f"reward {logs['reward']:.3f}")
+        # Only an update with a rollout of its own has a reward.
+        self.show(1, f"reward {logs['reward']:.3f}" if "reward" in logs else "")
 
     def _extra(self) -> dict[str, Any]:
         time = {"wall_s": self.timer.wall_s, "cpu_s": self.timer.cpu_s}

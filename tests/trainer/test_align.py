@@ -1,13 +1,15 @@
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
 
-from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
+from roboalign.sdk.errors import BackendError, BundleError, CheckFailed, ConfigError
 from roboalign.trainer import align as stage
 from roboalign.trainer.align import AlignConfig, align
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
@@ -293,6 +295,27 @@ def test_a_bad_reward_stops_the_run_and_the_folder_says_why(taught, tmp_path, mo
     assert json.loads(lines[-1])["stopped"] == str(caught.value)
 
 
+def test_transformers_can_sample_instead_of_us(taught, tmp_path) -> None:
+    """Free of the length constraint, and without the tokens that must not be sampled: a finite loss says so."""
+    out = align(_config(taught, tmp_path / "align", rollout="trl", steps=2))
+    assert all({"rollout_tokens_s", "update_tokens_s"} <= line.keys() for line in _lines(out, "reward"))
+    assert all(np.isfinite(line["loss"]) and np.isfinite(line["kl"]) for line in _lines(out, "reward"))
+
+
+def test_vllm_is_refused_where_it_is_not_installed(taught, tmp_path) -> None:
+    assert find_spec("vllm") is None
+    with pytest.raises(BackendError, match=r"not installed: pip install 'trl\[vllm\]'"):
+        align(_config(taught, tmp_path / "align", rollout="vllm"))
+
+
+def test_several_updates_a_rollout_learn_from_the_same_replies(taught, tmp_path) -> None:
+    out = align(_config(taught, tmp_path / "align", updates_per_rollout=2, micro_batch=4, steps=4))
+    lines = _lines(out, "loss")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert ["rollout_tokens_s" in line for line in lines] == [True, False, True, False]
+    assert all(line["update_tokens_s"] > 0 for line in lines)
+
+
 def test_closed_loop_numbers_are_kept_with_every_measurement(taught, tmp_path) -> None:
     calls = []
 
@@ -336,6 +359,8 @@ def test_another_stage_is_refused(taught, tmp_path) -> None:
         ({"samples_per_prompt": 1}, "at least 2"),
         ({"micro_batch": 5}, "not a multiple"),
         ({"steps": 0}, "at least 1"),
+        ({"constraint": "maybe"}, "auto, on, off"),
+        ({"rollout": "trl", "constraint": "on"}, "choose rollout own"),
         ({"updates_per_rollout": 2, "micro_batch": 8, "steps": 3}, "multiple of updates_per_rollout"),
     ],
 )

@@ -112,8 +112,24 @@ def align(
     reward: Annotated[
         str | None,
         typer.Option(
-            "--reward", help="soft (distance of the actions) or prefix (the paper's).", show_default="the recipe's"
+            "--reward",
+            help="prefix (the paper's), gate, soft, energy, language, visual, success or multi:NAME (docs/rewards.md).",
+            show_default="the recipe's",
         ),
+    ] = None,
+    constraint: Annotated[
+        str, typer.Option("--constraint", help="Length constraint while sampling: on, off, or auto (the reward's).")
+    ] = "auto",
+    rollout: Annotated[
+        str,
+        typer.Option(
+            "--rollout", help="Who samples: own (fastest), trl (transformers' generate) or vllm (on a GPU; unverified)."
+        ),
+    ] = "own",
+    workers: Annotated[int, typer.Option("--workers", help="Processes that simulate for the reward success.")] = 1,
+    emit: Annotated[
+        str | None,
+        typer.Option("--emit", help="Train nothing: write prompts and a reward file for verl and EasyR1 (verl)."),
     ] = None,
     rollouts: Annotated[
         int, typer.Option("--rollouts", help="Simulated episodes at every measurement; 0 measures tokens only.")
@@ -127,12 +143,18 @@ def align(
     from roboalign.trainer.align import align as run_align
     from roboalign.trainer.recipes import recipe as find_recipe
 
-    changes: dict[str, bool | str] = {"force": True} if force else {}
+    changes: dict[str, bool | int | str] = {"constraint": constraint, "rollout": rollout, "workers": workers}
+    changes |= {"force": True} if force else {}
     if reward is not None:
         changes["reward"] = reward
     config = find_recipe(recipe).align_config(
         data=data, sft=parent, out=out or _default_out("align", recipe), threads=threads, seed=seed, **changes
     )
+    if emit is not None:
+        from roboalign.trainer.verl import emit_prompts
+
+        print_result(emit_prompts(config, emit), as_json=as_json)
+        return
     closed_loop = None
     if rollouts != 0:
         from roboalign.trainer.closed_loop import token_rollouts
