@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from roboalign.sdk.errors import BundleError, ConfigError
-from roboalign.trainer.folders import move_into_place, partial_dir, temporary_dir
+from roboalign.trainer.folders import is_main_process, move_into_place, partial_dir, temporary_dir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -156,6 +156,8 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Writes a checkpoint under a temporary name, then renames it to `output`, replacing what was there.
 
+    Of several processes of one run, only the first writes.
+
     Args:
         output: final directory.
         model: weights are cast to `dtype` in a copy; the model itself is unchanged.
@@ -169,7 +171,8 @@ def save_checkpoint(
     if dtype not in _DTYPES:
         raise ConfigError(f"checkpoint dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if not is_main_process():
+        return Checkpoint(path=output, meta=meta)
     temporary = temporary_dir(output)
     try:
         _write_model(temporary, model, _DTYPES[dtype])

@@ -27,6 +27,7 @@ from roboalign import __version__
 from roboalign.sdk.data.storage import one_writer, told_when_full
 from roboalign.sdk.errors import BundleError, ConfigError, RoboalignError
 from roboalign.trainer.folders import is_main_process, partial_dir, recover, remove_folder
+from roboalign.trainer.parallel import all_processes, barrier
 from roboalign.trainer.progress import check_same_settings, following
 
 __all__ = ["SETTINGS_FILE", "STATUS_FILE", "RunOptions", "RunStatus", "plain_settings", "read_status", "stage_run"]
@@ -113,19 +114,22 @@ def stage_run(
 ) -> Callable[[Callable[Concatenate[Any, _Arguments], Path]], Callable[..., Path]]:
     """Decorates the function of a stage (its configuration first): see the module.
 
-    The decorated function takes one more keyword, `run` (`RunOptions`). In a process that `accelerate` started and that
-    is not the first, the function runs as it is.
+    The decorated function takes one more keyword, `run` (`RunOptions`). Of the processes that `accelerate` started, only
+    the first writes; the others begin when it has judged the folder, and end together with it.
     """
 
     def decorate(function: Callable[Concatenate[Any, _Arguments], Path]) -> Callable[..., Path]:
         @functools.wraps(function)
         def run_stage(config: Any, *, run: RunOptions | None = None, **more: Any) -> Path:
-            if not is_main_process():
-                return function(config, **more)
-            with one_writer(Path(config.out)), _Run(stage, config, run or RunOptions()) as current:
-                output = function(config, **more)
-                current.finish(output)
-            return output
+            with all_processes():
+                if not is_main_process():
+                    barrier()
+                    return function(config, **more)
+                with one_writer(Path(config.out)), _Run(stage, config, run or RunOptions()) as current:
+                    barrier()
+                    output = function(config, **more)
+                    current.finish(output)
+                return output
 
         return run_stage
 
