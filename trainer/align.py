@@ -32,6 +32,8 @@ from roboalign.trainer.frames import load_frames
 from roboalign.trainer.grpo import AlignTrainer
 from roboalign.trainer.probe import reply_tokens
 from roboalign.trainer.progress import progress_bar
+from roboalign.trainer.refusals import check_codec_range
+from roboalign.trainer.replies import keep_replies
 from roboalign.trainer.resume import restore_weights
 from roboalign.trainer.rewards import REWARDS, RewardWeights
 from roboalign.trainer.rollout import TokenMask
@@ -171,6 +173,7 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
     table = load_frames(
         config.data, horizon=codec.config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
     )
+    check_codec_range(codec, table.chunks, where=config.data)
     train, held = table.split(config.held_share)
     prompts, held_prompts = ActionPrompts(train, backbone, codec), ActionPrompts(held, backbone, codec)
     mask = make_mask(backbone, codec, is_constrained=config.reward == "soft")
@@ -204,6 +207,7 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
             trainer.train(resume_from_checkpoint=str(state) if is_resumed else None)
     if config.keep == "best":
         restore_weights(backbone.model, load_file(watch.best_file), where=work)
+    keep_replies(work, backbone, codec, held, seed=config.seed)
     _save(config, parent, backbone, codec, watch, table.data_hash, work)
     return config.out
 

@@ -22,6 +22,7 @@ from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partia
 from roboalign.trainer.flow import FlowHead, FlowHeadConfig, flow_loss
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
+from roboalign.trainer.refusals import check_codec_range
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.run import stage_run
 from roboalign.trainer.thinking import greedy_thoughts
@@ -100,6 +101,7 @@ def train_head(config: HeadConfig) -> Path:
         raise ConfigError(f"HeadConfig.layer is {config.layer}, expected 1 to {backbone.num_layers}")
     size = backbone.prompt_format.image_size_px
     table = load_frames(config.data, horizon=codec.config.horizon, image_size_px=size, max_frames=config.max_frames)
+    check_codec_range(codec, table.chunks, where=config.data)
     train, held = table.split(config.held_share)
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Two processes against one. The runs themselves are in `two_processes.py`, since each needs an interpreter of its own."""
+"""Two processes against one; the runs are in `two_processes.py`, since each needs an interpreter of its own."""
 
 import json
 import os
