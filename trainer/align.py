@@ -32,6 +32,8 @@ from roboalign.trainer.judge import ActionPrompts, Judge
 from roboalign.trainer.measure import Measurement, what_is_missing
 from roboalign.trainer.probe import reply_tokens
 from roboalign.trainer.progress import progress_bar
+from roboalign.trainer.refusals import check_codec_range
+from roboalign.trainer.replies import keep_replies
 from roboalign.trainer.resume import restore_weights
 from roboalign.trainer.rewards import find_reward
 from roboalign.trainer.rollout import TokenMask
@@ -67,6 +69,7 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
         rate_hz=codec.config.rate_hz,
         robot=parent.meta.notes.get("robot"),
     )
+    check_codec_range(codec, table.chunks, where=config.data)
     train, held = table.split(config.held_share)
     mask = make_mask(backbone, codec, is_constrained=config.is_constrained)
     with RolloutPool(config.workers) as pool:
@@ -84,6 +87,7 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
             raise
     if config.keep == "best":
         restore_weights(backbone.model, load_file(watch.best_file), where=work)
+    keep_replies(work, backbone, codec, held, seed=config.seed)
     _save(config, parent, backbone, codec, watch, table.data_hash, work)
     return config.out
 

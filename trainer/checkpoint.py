@@ -15,7 +15,9 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from roboalign.sdk.errors import BundleError, ConfigError
-from roboalign.trainer.folders import move_into_place, partial_dir, temporary_dir
+from roboalign.trainer.folders import is_main_process, move_into_place, partial_dir, temporary_dir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -42,6 +44,7 @@ __all__ = [
     "partial_dir",
     "save_checkpoint",
     "sha256_of_file",
+    "trained_for",
 ]
 
 FORMAT_VERSION = 1
@@ -50,6 +53,19 @@ STAGES = ("base", "sft", "align", "head")
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _VERSIONED_PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+_ROBOT: ContextVar[str | None] = ContextVar("robot", default=None)
+
+
+@contextmanager
+def trained_for(robot: str | None) -> Iterator[None]:
+    """Names the robot that is written into every checkpoint made in this context."""
+    token = _ROBOT.set(robot)
+    try:
+        yield
+    finally:
+        _ROBOT.reset(token)
 
 
 class SavesInto(Protocol):
@@ -77,6 +93,8 @@ class CheckpointMeta:
     """Numbers measured by the run (JSON values)."""
     data_hash: str | None = None
     """Hash of the dataset that it was trained on."""
+    robot: str | None = None
+    """Robot of that dataset; filled in when the checkpoint is written, None where the data did not say."""
     wall_s: float = 0.0
     """Wall-clock seconds of the run."""
     cpu_s: float = 0.0
@@ -156,11 +174,13 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Writes a checkpoint under a temporary name, then renames it to `output`, replacing what was there.
 
+    Of several processes of one run, only the first writes.
+
     Args:
         output: final directory.
         model: weights are cast to `dtype` in a copy; the model itself is unchanged.
         processor: tokenizer and image processor.
-        meta: `versions` and `files` are filled in here.
+        meta: `versions`, `files` and `robot` are filled in here.
         codec: writes `fast.json`.
         head: writes `head.safetensors` and `head.json`.
         dtype: `fp32`, `fp16` or `bf16`.
@@ -169,7 +189,8 @@ def save_checkpoint(
     if dtype not in _DTYPES:
         raise ConfigError(f"checkpoint dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if not is_main_process():
+        return Checkpoint(path=output, meta=meta)
     temporary = temporary_dir(output)
     try:
         _write_model(temporary, model, _DTYPES[dtype])
@@ -185,7 +206,7 @@ def save_checkpoint(
             for path in sorted(temporary.rglob("*"))
             if path.is_file()
         }
-        meta = replace(meta, versions=_package_versions(), files=files)
+        meta = replace(meta, versions=_package_versions(), files=files, robot=meta.robot or _ROBOT.get())
         (temporary / META_FILE).write_text(json.dumps(asdict(meta), indent=2, sort_keys=True) + "\n", encoding="utf-8")
         move_into_place(temporary, output)
     finally:

@@ -25,6 +25,7 @@ from roboalign.trainer.features import KINDS, Features, FeatureSettings, cache_f
 from roboalign.trainer.flow import FlowHead, FlowHeadConfig, flow_loss
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
+from roboalign.trainer.refusals import check_codec_range
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.run import stage_run
 
@@ -114,6 +115,7 @@ def train_head(config: HeadConfig) -> Path:
         rate_hz=codec.config.rate_hz,
         robot=parent.meta.notes.get("robot"),
     )
+    check_codec_range(codec, table.chunks, where=config.data)
     train, held = table.split(config.held_share)
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,8 @@ def progress_bar(label: str, total: int, *, done: int = 0) -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    is_shown = console.is_terminal and is_main_process()
+    with Progress(*columns, console=console, disable=not is_shown) as bar:
         task = bar.add_task(label, total=total, completed=done, note="")
 
         def update(advance: int, note: str = "") -> None:

@@ -18,13 +18,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 from roboalign.sdk.errors import BundleError
-from roboalign.trainer.folders import move_into_place, temporary_dir
+from roboalign.trainer.folders import is_main_process, move_into_place, temporary_dir
+from roboalign.trainer.parallel import like, whole
 
 __all__ = [
     "TrainingState",
     "load_training_state",
+    "optimizer_tensors",
     "read_optimizer",
     "read_random_state",
     "restore_weights",
@@ -53,11 +56,17 @@ def save_training_state(
     step: int,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes weights, optimizer, random generators and step to `directory`, replacing the state that was there."""
+    """Writes weights, optimizer, random generators and step to `directory`, replacing the state that was there.
+
+    Sharded tensors are gathered, so that every process must call this; the files do not depend on their number.
+    """
+    weights, moments = unique_tensors(model), optimizer_tensors(optimizer)
+    if not is_main_process():
+        return
     directory = Path(directory)
     temporary = temporary_dir(directory)
-    save_file(unique_tensors(model), temporary / "weights.safetensors")
-    write_optimizer(temporary, optimizer)
+    save_file(weights, temporary / "weights.safetensors")
+    write_optimizer(temporary, optimizer, moments)
     write_random_state(temporary)
     record = {"step": step, "extra": dict(extra or {})}
     (temporary / "state.json").write_text(json.dumps(record), encoding="utf-8")
@@ -90,19 +99,12 @@ def load_training_state(
 
 def unique_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Returns the parameters and persistent buffers by name, tied tensors once (under their first name)."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.numel() and tensor.data_ptr() in seen:
-            continue
-        seen.add(tensor.data_ptr())
-        tensors[name] = tensor.detach().contiguous()
-    return tensors
+    return {name: whole(tensor).contiguous() for name, tensor in _unique(model).items()}
 
 
 def restore_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, where: Path) -> None:
     """Copies `weights` into `model`; every tensor must be there, with its shape."""
-    expected = unique_tensors(model)
+    expected = _unique(model)
     if missing := sorted(expected.keys() ^ weights.keys()):
         raise BundleError(
             f"the state in {where} does not fit the model: {len(missing)} tensors differ, first {missing[0]}"
@@ -113,26 +115,47 @@ def restore_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor],
                 raise BundleError(
                     f"tensor {name} in {where} has shape {list(weights[name].shape)}, expected {list(tensor.shape)}"
                 )
-            tensor.copy_(weights[name])
+            tensor.copy_(like(weights[name], tensor))
 
 
-def write_optimizer(directory: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Writes the optimizer's tensors to `optimizer.safetensors` and its settings to `optimizer.json`."""
-    state = optimizer.state_dict()
+def _unique(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    seen: set[int] = set()
     tensors = {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            tensors[f"{index}.{name}"] = torch.as_tensor(value).detach().clone().contiguous()
-    save_file(tensors, directory / "optimizer.safetensors")
-    (directory / "optimizer.json").write_text(json.dumps(state["param_groups"]), encoding="utf-8")
+    # The parameters themselves: a sharded tensor has no address of its own.
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        key = id(tensor) if isinstance(tensor, DTensor) else tensor.data_ptr()
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        tensors[name] = tensor.detach()
+    return tensors
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Returns the optimizer's tensors by `<parameter>.<name>`, gathered where they are sharded."""
+    return {
+        f"{index}.{name}": whole(torch.as_tensor(value)).clone().contiguous()
+        for index, entries in optimizer.state_dict()["state"].items()
+        for name, value in entries.items()
+    }
+
+
+def write_optimizer(
+    directory: Path, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Writes the optimizer's tensors to `optimizer.safetensors` and its settings to `optimizer.json`."""
+    save_file(dict(tensors or optimizer_tensors(optimizer)), directory / "optimizer.safetensors")
+    groups = optimizer.state_dict()["param_groups"]
+    (directory / "optimizer.json").write_text(json.dumps(groups), encoding="utf-8")
 
 
 def read_optimizer(directory: Path, optimizer: torch.optim.Optimizer) -> None:
     """Restores what `write_optimizer` wrote."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     entries: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in load_file(directory / "optimizer.safetensors").items():
+    for key, value in sorted(load_file(directory / "optimizer.safetensors").items()):
         index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
+        entries.setdefault(int(index), {})[name] = like(value, parameters[int(index)])
     groups = json.loads((directory / "optimizer.json").read_text(encoding="utf-8"))
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
 

@@ -26,8 +26,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol
 from roboalign import __version__
 from roboalign.sdk.data.storage import one_writer, told_when_full
 from roboalign.sdk.errors import BundleError, ConfigError, RoboalignError
+from roboalign.trainer.checkpoint import trained_for
 from roboalign.trainer.folders import is_main_process, partial_dir, recover, remove_folder
+from roboalign.trainer.parallel import all_processes, barrier
 from roboalign.trainer.progress import check_same_settings, following
+from roboalign.trainer.refusals import check_start, data_info
 
 __all__ = ["SETTINGS_FILE", "STATUS_FILE", "RunOptions", "RunStatus", "plain_settings", "read_status", "stage_run"]
 
@@ -113,19 +116,22 @@ def stage_run(
 ) -> Callable[[Callable[Concatenate[Any, _Arguments], Path]], Callable[..., Path]]:
     """Decorates the function of a stage (its configuration first): see the module.
 
-    The decorated function takes one more keyword, `run` (`RunOptions`). In a process that `accelerate` started and that
-    is not the first, the function runs as it is.
+    The decorated function takes one more keyword, `run` (`RunOptions`). Of the processes that `accelerate` started,
+    only the first writes; the others begin when it has judged the folder, and end together with it.
     """
 
     def decorate(function: Callable[Concatenate[Any, _Arguments], Path]) -> Callable[..., Path]:
         @functools.wraps(function)
         def run_stage(config: Any, *, run: RunOptions | None = None, **more: Any) -> Path:
-            if not is_main_process():
-                return function(config, **more)
-            with one_writer(Path(config.out)), _Run(stage, config, run or RunOptions()) as current:
-                output = function(config, **more)
-                current.finish(output)
-            return output
+            with all_processes():
+                if not is_main_process():
+                    barrier()
+                    return function(config, **more)
+                with one_writer(Path(config.out)), _Run(stage, config, run or RunOptions()) as current:
+                    barrier()
+                    output = function(config, **more)
+                    current.finish(output)
+                return output
 
         return run_stage
 
@@ -138,7 +144,7 @@ class _Run:
     def __init__(self, stage: str, config: StageConfig, options: RunOptions) -> None:
         self._out, self._options = Path(config.out), options
         self._work = partial_dir(self._out)
-        self._settings = plain_settings(config)
+        self._config, self._settings = config, plain_settings(config)
         now = _now()
         self._status = RunStatus(
             state="running",
@@ -157,6 +163,7 @@ class _Run:
         _refuse_foreign_folder(self._out)
         for folder in (self._out, self._work, self._work / "state"):
             recover(folder)
+        check_start(self._status.stage, self._config)
         self._check_interrupted()
         self._work.mkdir(parents=True, exist_ok=True)
         self._write_json(self._work / SETTINGS_FILE, self._settings)
@@ -166,7 +173,9 @@ class _Run:
             from roboalign.trainer.events import EventFiles
 
             followers.append(EventFiles(self._out.with_name(self._out.name + ".tensorboard")).write)
-        for context in (_terminated_as_exit(), following(*followers)):
+        info = data_info(self._config)
+        robot = info.robot_type if info else None
+        for context in (_terminated_as_exit(), following(*followers), trained_for(robot)):
             context.__enter__()
             self._exits.append(context)
         return self
@@ -194,7 +203,7 @@ class _Run:
         self._status = replace(self._status, state="finished")
         self._write_json(output / SETTINGS_FILE, self._settings)
         self._write_status(output)
-        self._write_report(output)
+        self._write_report(output, replies_from=self._work)
         if self._work.is_dir():
             remove_folder(self._work)
 
@@ -232,10 +241,10 @@ class _Run:
         self._status = replace(self._status, updated_utc=_now())
         self._write_json(folder / STATUS_FILE, asdict(self._status))
 
-    def _write_report(self, folder: Path) -> None:
+    def _write_report(self, folder: Path, *, replies_from: Path | None = None) -> None:
         from roboalign.trainer.report import write_report
 
-        write_report(folder)
+        write_report(folder, replies_from=replies_from)
 
     def _write_json(self, file: Path, values: Mapping[str, Any]) -> None:
         temporary = file.with_name(f".{file.name}.tmp")

@@ -26,6 +26,7 @@ from roboalign.trainer.data.sources import Opening, SampleStream, open_mixture
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.probe import answer_accuracy, probe_actions
+from roboalign.trainer.replies import keep_replies
 from roboalign.trainer.run import stage_run
 from roboalign.trainer.samples import Sample, make_sample
 from roboalign.trainer.source import open_source
@@ -137,6 +138,7 @@ def train_sft(config: SftConfig) -> Path:
     for pace in ("quick", "slow"):
         probe = probe_actions(backbone, codec, held, pace=pace, count=config.probe_frames, seed=config.fit.seed)
         metrics[f"{'think_act' if pace == 'slow' else 'act'}"] = asdict(probe)
+    keep_replies(work, backbone, codec, held, seed=config.fit.seed)
     report = codec.report(held.chunks)
     metrics["first_token_majority"] = _majority(codec, held.chunks)
     metrics["codec"] = {name: value for name, value in asdict(report).items() if not isinstance(value, np.ndarray)}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from roboalign.sdk.errors import ConfigError
 from roboalign.trainer.backbone import HuggingFaceBackbone, PromptInputs
 from roboalign.trainer.lora import LoraSettings
+from roboalign.trainer.parallel import Parallel, Trained
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 from roboalign.trainer.response import ResponseLoss, response_loss
 from roboalign.trainer.resume import load_training_state, save_training_state
@@ -140,9 +142,10 @@ def fit(
     torch.manual_seed(config.seed)
     model = backbone.model.to(training_device())
     readout = PlaceReadout(backbone.hidden_size).to(model.device)
-    trained = _trained_part(backbone, readout, config)
-    optimizer = _optimizer(trained, config)
-    state = load_training_state(folder / "state", model=trained, optimizer=optimizer)
+    trained, parallel = _trained_part(backbone, readout, config), Parallel()
+    parallel.shard(trained, backbone.decoder.layers)
+    saved, optimizer = _saved_part(trained), _optimizer(trained, config)
+    state = load_training_state(folder / "state", model=saved, optimizer=optimizer)
     settings = {**json.loads(json.dumps(asdict(config))), "label": label, "data_hash": data_hash}
     for name in ("threads", "save_every"):  # neither changes the result
         del settings[name]
@@ -159,17 +162,18 @@ def fit(
                 group["lr"] = rate
             rng = np.random.default_rng((config.seed, step))
             optimizer.zero_grad(set_to_none=True)
-            parts = _backward(backbone, readout, draw(step, config.batch_size, rng), config, rng)
-            norm = nn.utils.clip_grad_norm_(_learning(trained), config.clip_norm)
+            samples = parallel.share(draw(step, config.batch_size, rng))
+            parts = _backward(backbone, trained, samples, config, rng, parallel)
+            norm = parallel.clip(_learning(trained), config.clip_norm)
             optimizer.step()
-            log.write(step=step, rate=rate, grad_norm=float(norm), cpu_s=timer.cpu_s, wall_s=timer.wall_s, **parts)
+            log.write(step=step, rate=rate, grad_norm=norm, cpu_s=timer.cpu_s, wall_s=timer.wall_s, **parts)
             update(1, f"loss {parts['loss']:.3f}")
             last = step + 1 == config.steps
             if (step + 1) % config.save_every == 0 or last:
-                log.write(step=step, held_loss=held_out_loss(backbone, draw_held, config))
+                log.write(step=step, held_loss=trained(lambda: held_out_loss(backbone, draw_held, config)))
                 extra = {"time": {"wall_s": timer.wall_s, "cpu_s": timer.cpu_s}, "settings": settings}
-                save_training_state(folder / "state", model=trained, optimizer=optimizer, step=step + 1, extra=extra)
-    model.eval()
+                save_training_state(folder / "state", model=saved, optimizer=optimizer, step=step + 1, extra=extra)
+    backbone.model = parallel.gather(trained)["model"].eval()
     return timer
 
 
@@ -188,13 +192,17 @@ class _Learning(nn.Module):
                 self.register_parameter(name.replace(".", "/"), parameter)
 
 
-def _trained_part(backbone: HuggingFaceBackbone, readout: PlaceReadout, config: FitConfig) -> nn.Module:
-    """Freezes what is not to learn and returns what the optimizer and the saved state hold."""
+def _trained_part(backbone: HuggingFaceBackbone, readout: PlaceReadout, config: FitConfig) -> Trained:
+    """Freezes what is not to learn and returns everything that computes the loss."""
     backbone.vision.requires_grad_(not config.freeze_vision)
     if config.checkpointing:
         cast(Any, backbone.model).activation_checkpointing_enable({"use_reentrant": False})
-    whole = nn.ModuleDict({"model": backbone.model, "readout": readout})
-    return whole if all(p.requires_grad for p in whole.parameters()) else _Learning(whole)
+    return Trained({"model": backbone.model, "readout": readout})
+
+
+def _saved_part(trained: Trained) -> nn.Module:
+    """Returns what the saved state holds: everything where everything learns."""
+    return trained if all(p.requires_grad for p in trained.parameters()) else _Learning(trained)
 
 
 def _learning(trained: nn.Module) -> list[nn.Parameter]:
@@ -219,32 +227,46 @@ def _batches(samples: Sequence[Sample], backbone: HuggingFaceBackbone, config: F
 
 def _backward(
     backbone: HuggingFaceBackbone,
-    readout: PlaceReadout,
+    trained: Trained,
     samples: Sequence[Sample],
     config: FitConfig,
     rng: np.random.Generator,
+    parallel: Parallel,
 ) -> dict[str, float]:
     """Adds the gradients of the mean over all reply tokens of an update, however it is cut; returns what to log."""
     batches = _batches(samples, backbone, config)
-    num_tokens = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
-    sums = {"loss": 0.0, "token_accuracy": 0.0, "place_loss": 0.0}
+    num_tokens = parallel.total(sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches))
+    sums: dict[str, float] = {}
     for batch in batches:
-        inputs = _shifted(batch.inputs, config, rng)
-        text, embeds_BLD = _read(backbone, inputs, batch.labels)
-        loss = text.total / num_tokens
-        sums["loss"] += float(loss.detach())
-        sums["token_accuracy"] += text.num_right / num_tokens
-        if config.place_weight:
-            first = (inputs.input_ids == cast(Any, backbone.processor).image_token_id).int().argmax(dim=1)
-            index = (first[:, None] + torch.arange(2, device=first.device))[:, :, None]
-            tokens_B2D = embeds_BLD.gather(1, index.expand(-1, -1, embeds_BLD.shape[2])).float()
-            place = readout.loss(tokens_B2D, batch.places) * (len(batch.labels) / len(samples))
-            sums["place_loss"] += float(place.detach())
-            loss = loss + config.place_weight * place
-        loss.backward()
-    if not config.place_weight:
-        del sums["place_loss"]
-    return sums
+        share = len(batch.labels) / (len(samples) * parallel.size)
+        loss, parts = trained(partial(_loss, backbone, trained["readout"], batch, config, rng, num_tokens, share))
+        (loss * parallel.size).backward()  # sharded gradients are averaged over the processes
+        sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
+    return {name: parallel.total(value) for name, value in sums.items()}
+
+
+def _loss(
+    backbone: HuggingFaceBackbone,
+    readout: PlaceReadout,
+    batch: Batch,
+    config: FitConfig,
+    rng: np.random.Generator,
+    num_tokens: float,
+    share: float,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Returns what a micro-batch adds to the loss of its update, and to the numbers that are logged."""
+    inputs = _shifted(batch.inputs, config, rng)
+    text, embeds_BLD = _read(backbone, inputs, batch.labels)
+    loss = text.total / num_tokens
+    parts = {"loss": float(loss.detach()), "token_accuracy": text.num_right / num_tokens}
+    if config.place_weight:
+        first = (inputs.input_ids == cast(Any, backbone.processor).image_token_id).int().argmax(dim=1)
+        index = (first[:, None] + torch.arange(2, device=first.device))[:, :, None]
+        tokens_B2D = embeds_BLD.gather(1, index.expand(-1, -1, embeds_BLD.shape[2])).float()
+        place = readout.loss(tokens_B2D, batch.places) * share
+        parts["place_loss"] = float(place.detach())
+        loss = loss + config.place_weight * place
+    return loss, parts
 
 
 def _read(

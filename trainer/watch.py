@@ -139,7 +139,7 @@ class AlignWatch(TrainerCallback):
             self.log.write(step=self.step, stopped=reason)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
-        """Measures, keeps the best weights, stops a run that is destroying the policy, saves the state."""
+        """Measures, keeps the best weights, stops a run that is destroying the policy."""
         self.step = state.global_step
         last = self.step == self._config.steps
         if self.step % self._config.watch_every == 0 or last:
@@ -157,16 +157,11 @@ class AlignWatch(TrainerCallback):
                 self.note_stop(self.stopped)
                 control.should_training_stop = True
                 print(f"align {self.stopped}; the best weights are of step {self.best_step}", file=sys.stderr)
-        if self.step % self._config.save_every == 0 or last:
-            assert self.trainer is not None
-            self.trainer.save_state(self._work / "state", self._extra())
-            for file in set(self._work.glob("best-*.safetensors")) - {self.best_file}:
-                file.unlink()
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_kwargs: Any
     ) -> None:
-        """Appends the numbers of an update to `metrics.jsonl`."""
+        """Appends the numbers of an update to `metrics.jsonl`, then saves the state."""
         if not logs or "micro_batch_tokens" not in logs:
             return
         values = {new: logs[old] for old, new in _LOGGED.items() if old in logs}
@@ -175,6 +170,15 @@ class AlignWatch(TrainerCallback):
         self.log.write(step=state.global_step, cpu_s=self.timer.cpu_s, wall_s=self.timer.wall_s, **values)
         # Only an update with a rollout of its own has a reward.
         self.show(1, f"reward {logs['reward']:.3f}" if "reward" in logs else "")
+        # Not before: a resumed run does not do the step of its state again, so nobody would write its line.
+        if self.step % self._config.save_every == 0 or self.step == self._config.steps:
+            self._save_state()
+
+    def _save_state(self) -> None:
+        assert self.trainer is not None
+        self.trainer.save_state(self._work / "state", self._extra())
+        for file in set(self._work.glob("best-*.safetensors")) - {self.best_file}:
+            file.unlink()
 
     def _extra(self) -> dict[str, Any]:
         time = {"wall_s": self.timer.wall_s, "cpu_s": self.timer.cpu_s}

@@ -27,12 +27,17 @@ def lines(
     curves: Mapping[str, NDArray[np.float64]],
     *,
     marks_s: Sequence[float] = (),
+    unit: str = "s",
 ) -> str:
-    """Returns a plot of curves over time, with a legend and thin upright lines at the marks."""
+    """Returns a plot of curves over time, with a legend and thin upright lines at the marks.
+
+    Another axis than time is named by its unit, and everything in seconds is in that unit then.
+    """
     values = np.concatenate([np.asarray(curve, np.float64) for curve in curves.values()])
     low, high = _axis(values)
     end_s = float(times_s[-1]) if len(times_s) > 1 else 1.0
-    parts = [_frame(title, low, high, f"{end_s:.1f} s")]
+    end = f"{end_s:.1f}" if unit == "s" else f"{end_s:g}"
+    parts = [_frame(title, low, high, f"{end} {unit}", left=f"0 {unit}")]
     for mark_s in marks_s:
         x = _x(mark_s / end_s)
         parts.append(f'<line x1="{x:.1f}" y1="{TOP_PX}" x2="{x:.1f}" y2="{HEIGHT_PX - BOTTOM_PX}" class="mark"/>')

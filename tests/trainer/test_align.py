@@ -182,6 +182,22 @@ def test_a_run_interrupted_before_its_result_was_written_only_writes_it(taught, 
     assert [line["step"] for line in _lines(out, "reward")] == [1, 2, 3, 4]
 
 
+def test_a_kill_right_after_a_state_was_saved_loses_no_line(taught, tmp_path, monkeypatch) -> None:
+    """The state was once saved before the numbers of its step were written, and nobody wrote them afterwards."""
+    config = _config(taught, tmp_path / "align")
+    original = AlignTrainer.save_state
+
+    def save(self, folder, extra):
+        original(self, folder, extra)
+        raise _Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AlignTrainer, "save_state", save)
+        with pytest.raises(_Interrupted):
+            align(config)
+    assert [line["step"] for line in _lines(align(config), "reward")] == [1, 2, 3, 4]
+
+
 def test_nothing_in_a_saved_state_is_a_pickle(taught, tmp_path, monkeypatch) -> None:
     names = set()
     original = AlignTrainer.save_state

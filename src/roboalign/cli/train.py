@@ -1,12 +1,17 @@
 """`roboalign train`: the four stages, each from a recipe, a dataset and (after the first) the checkpoint before it."""
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from roboalign.cli.output import print_result
+
+if TYPE_CHECKING:
+    from roboalign.trainer.run import RunOptions
 
 __all__ = ["align", "app", "base", "head", "sft"]
 
@@ -23,6 +28,14 @@ RecipeName = Annotated[str, typer.Option("--recipe", help="Settings by name; an 
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run; an error when there is none.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what the stage would need, and whether it would be refused.")
+]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write event files to OUT.tensorboard.")]
+Processes = Annotated[
+    int, typer.Option("--processes", help="Processes that share the weights (FSDP2): one for each GPU, or on the CPU.")
+]
 
 
 @app.command("base")
@@ -32,6 +45,10 @@ def base(
     recipe: RecipeName = "nano",
     seed: Seed = 0,
     threads: Threads = 1,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
+    processes: Processes = 1,
     as_json: AsJson = False,
 ) -> None:
     """Grounding: a nano or smol model learns to answer questions about what it sees."""
@@ -41,7 +58,11 @@ def base(
     config = find_recipe(recipe).base_config(
         data=data, out=out or _default_out("base", recipe), threads=threads, seed=seed
     )
-    _finish(train_base(config), as_json=as_json)
+    if dry_run:
+        _show_plan("base", config, as_json=as_json)
+        return
+    _start_processes(processes)
+    _finish(train_base(config, run=_options(resume, tensorboard)), as_json=as_json)
 
 
 @app.command("sft")
@@ -81,6 +102,10 @@ def sft(
     ] = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
+    processes: Processes = 1,
     as_json: AsJson = False,
 ) -> None:
     """Supervised fine-tuning: reason in words, and answer with action tokens."""
@@ -100,7 +125,12 @@ def sft(
         seed=seed,
         **changes,
     )
-    _finish(train_sft(replace(config, mixture=mixture)), as_json=as_json)
+    config = replace(config, mixture=mixture)
+    if dry_run:
+        _show_plan("sft", config, as_json=as_json)
+        return
+    _start_processes(processes)
+    _finish(train_sft(config, run=_options(resume, tensorboard)), as_json=as_json)
 
 
 @app.command("align")
@@ -137,6 +167,9 @@ def align(
     force: Annotated[bool, typer.Option("--force", help="Go on although there is nothing to explore.")] = False,
     seed: Seed = 0,
     threads: Threads = 1,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
     as_json: AsJson = False,
 ) -> None:
     """Alignment: GRPO rewards thoughts that lead to better actions."""
@@ -155,12 +188,15 @@ def align(
 
         print_result(emit_prompts(config, emit), as_json=as_json)
         return
+    if dry_run:
+        _show_plan("align", config, as_json=as_json)
+        return
     closed_loop = None
     if rollouts != 0:
         from roboalign.trainer.closed_loop import token_rollouts
 
         closed_loop = token_rollouts(parent, episodes=rollouts)
-    _finish(run_align(config, closed_loop=closed_loop), as_json=as_json)
+    _finish(run_align(config, closed_loop=closed_loop, run=_options(resume, tensorboard)), as_json=as_json)
 
 
 @app.command("head")
@@ -171,6 +207,9 @@ def head(
     recipe: RecipeName = "nano",
     seed: Seed = 0,
     threads: Threads = 1,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    tensorboard: TensorBoard = False,
     as_json: AsJson = False,
 ) -> None:
     """Action head: flow matching on the frozen model's hidden states."""
@@ -180,7 +219,10 @@ def head(
     config = find_recipe(recipe).head_config(
         data=data, backbone=parent, out=out or _default_out("head", recipe), threads=threads, seed=seed
     )
-    _finish(train_head(config), as_json=as_json)
+    if dry_run:
+        _show_plan("head", config, as_json=as_json)
+        return
+    _finish(train_head(config, run=_options(resume, tensorboard)), as_json=as_json)
 
 
 def _default_out(stage: str, recipe: str) -> Path:
@@ -197,7 +239,38 @@ def _shipped_base(recipe: str) -> Path:
     return shipped_bundle_path().parent / "nano-base"
 
 
+def _options(resume: bool, tensorboard: bool) -> "RunOptions":
+    from roboalign.trainer.run import RunOptions
+
+    return RunOptions(must_resume=resume, tensorboard=tensorboard)
+
+
+def _show_plan(stage: str, config: Any, *, as_json: bool) -> None:
+    from roboalign.sdk.errors import CheckFailed
+    from roboalign.trainer.plan import plan_stage
+
+    plan = plan_stage(stage, config)
+    print_result(plan if as_json else "\n".join(plan.lines()), as_json=as_json)
+    if plan.refusals:
+        raise CheckFailed(f"the stage would be refused: {'; '.join(plan.refusals)}")
+
+
+def _start_processes(processes: int) -> None:
+    """Becomes `accelerate launch` of the same command when several processes are asked for."""
+    from roboalign.trainer.launch import launch_command
+
+    if processes == 1 or "WORLD_SIZE" in os.environ:
+        return
+    import torch
+
+    command = launch_command(["-m", "roboalign", *sys.argv[1:]], processes=processes, is_gpu=torch.cuda.is_available())
+    os.execv(command[0], command)
+
+
 def _finish(checkpoint: Path, *, as_json: bool) -> None:
     from roboalign.trainer.checkpoint import load_checkpoint
+    from roboalign.trainer.folders import is_main_process
 
+    if not is_main_process():
+        return
     print_result(checkpoint, as_json=as_json, checkpoint=load_checkpoint(checkpoint, verify=False).meta)
