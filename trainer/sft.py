@@ -139,7 +139,7 @@ def train_sft(config: SftConfig) -> Path:
             "frames": len(train),
             "fit": asdict(config.fit),
             "families": config.families,
-            **source.notes,
+            "origin": getattr(backbone.model.config, "origin", None),
         },
     )
     save_checkpoint(
