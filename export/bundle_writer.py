@@ -210,6 +210,7 @@ def _write_manifest(work: Path, manifest: Manifest) -> None:
 def _card(manifest: Manifest, checkpoint: Checkpoint) -> str:
     policy, meta, parity = manifest.policy, checkpoint.meta, manifest.parity
     assert parity is not None
+    origin = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8")).get("origin")
     state = "ready to run" if manifest.built else f"not built; on the target type: `{manifest.next_command}`"
     seeds = ", ".join(f"{key} {value}" for key, value in sorted(meta.seeds.items()))
     measured = [
@@ -231,6 +232,8 @@ def _card(manifest: Manifest, checkpoint: Checkpoint) -> str:
         "",
         f"Made by recipe {meta.recipe}; seeds: {seeds}; data {meta.data_hash}; head training {meta.cpu_s:.0f} CPU s.",
     ]
+    if origin is not None:
+        lines += ["", f"Its first weights: {origin}."]
     if measured:
         lines += ["", "| measured by the head's training | |", "|---|---|", *measured]
     return "\n".join([*lines, ""])

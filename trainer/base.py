@@ -123,6 +123,7 @@ def train_base(config: BaseConfig) -> Path:
     if adapted is not None:
         files |= {f"adapter/{path.name}": path for path in merge_lora(adapted, work)}
     accuracy = answer_accuracy(backbone, held, seed=config.fit.seed)
+    origin = getattr(backbone.model.config, "origin", None)
     meta = CheckpointMeta(
         stage="base",
         recipe=config.recipe,
@@ -131,7 +132,7 @@ def train_base(config: BaseConfig) -> Path:
         data_hash=table.data_hash,
         wall_s=timer.wall_s,
         cpu_s=timer.cpu_s,
-        notes={"frames": len(train), "fit": asdict(config.fit), **_origin(config)},
+        notes={"frames": len(train), "fit": asdict(config.fit), "origin": origin},
     )
     save_checkpoint(
         config.out,
@@ -160,14 +161,6 @@ def _start(config: BaseConfig, train: FrameTable) -> HuggingFaceBackbone:
     model = NanoForConditionalGeneration(_model_config(config, processor))
     order_number_rows(model, processor)
     return NanoBackbone(model, processor)
-
-
-def _origin(config: BaseConfig) -> dict[str, object]:
-    if config.family == "nano":
-        return {}
-    from roboalign.trainer.smol.weights import origin_of
-
-    return {"origin": origin_of(config.model, is_random=config.family == "smol-random")}
 
 
 def order_number_rows(model: NanoForConditionalGeneration, processor: NanoProcessor) -> None:

@@ -159,7 +159,7 @@ def train_sft(config: SftConfig) -> Path:
             "families": config.families,
             "robot": table.robot,
             **({} if stream is None else {"mixture": stream.describe()}),
-            **source.notes,
+            "origin": getattr(backbone.model.config, "origin", None),
         },
     )
     save_checkpoint(

