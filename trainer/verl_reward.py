@@ -47,8 +47,7 @@ def split_reply(reply: str) -> list[str]:
     """Returns markers, action tokens and the words between them, in order."""
     end = SETTINGS["end"]
     known = "|".join(map(re.escape, (*_TAGS, end)))
-    pieces = [piece.strip() for piece in re.split(rf"({known}|<ACTION_\d+>)", reply)]
-    tokens = [piece for piece in pieces if piece]
+    tokens = [piece for piece in re.split(rf"({known}|<ACTION_\d+>)", reply) if piece]
     return tokens if end in tokens else [*tokens, end]
 
 

@@ -148,15 +148,25 @@ def align(
         ),
     ] = None,
     constraint: Annotated[
-        str, typer.Option("--constraint", help="Length constraint while sampling: on, off, or auto (the reward's).")
-    ] = "auto",
-    rollout: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--rollout", help="Who samples: own (fastest), trl (transformers' generate) or vllm (on a GPU; unverified)."
+            "--constraint",
+            help="Length constraint while sampling: on, off, or auto (the reward's).",
+            show_default="the recipe's",
         ),
-    ] = "own",
-    workers: Annotated[int, typer.Option("--workers", help="Processes that simulate for the reward success.")] = 1,
+    ] = None,
+    rollout: Annotated[
+        str | None,
+        typer.Option(
+            "--rollout",
+            help="Who samples: own (fastest), trl (transformers' generate) or vllm (on a GPU; unverified).",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Processes that simulate for the reward success.", show_default="the recipe's"),
+    ] = None,
     emit: Annotated[
         str | None,
         typer.Option("--emit", help="Train nothing: write prompts and a reward file for verl and EasyR1 (verl)."),
@@ -176,10 +186,9 @@ def align(
     from roboalign.trainer.align import align as run_align
     from roboalign.trainer.recipes import recipe as find_recipe
 
-    changes: dict[str, bool | int | str] = {"constraint": constraint, "rollout": rollout, "workers": workers}
+    asked = {"reward": reward, "constraint": constraint, "rollout": rollout, "workers": workers}
+    changes: dict[str, bool | int | str] = {name: value for name, value in asked.items() if value is not None}
     changes |= {"force": True} if force else {}
-    if reward is not None:
-        changes["reward"] = reward
     config = find_recipe(recipe).align_config(
         data=data, sft=parent, out=out or _default_out("align", recipe), threads=threads, seed=seed, **changes
     )
