@@ -61,6 +61,12 @@ BAD_INPUT = {
     "nothing to export": ["export"],
     "no such run": ["export", "nowhere"],
     "unknown target": ["export", "nowhere", "--target", "toaster"],
+    "no such plan": ["reproduce", "nowhere"],
+    "no such plan file": ["reproduce", "nowhere.toml"],
+    "no such arm": ["reproduce", "debug", "--arms", "sfd", "--dry-run"],
+    "a seed that is no number": ["reproduce", "debug", "--seeds", "0,x"],
+    "no workers": ["reproduce", "debug", "--workers", "0"],
+    "no ledger": ["reproduce", "--report", "nowhere.jsonl"],
     "unknown robot": ["check-robot", "toaster"],
 }
 

@@ -80,8 +80,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _print_step(step: "Forecast") -> None:
     time = "" if step.minutes == 0.0 else f"{_minutes(step.minutes)} {'measured' if step.is_measured else 'guessed'}"
-    print_note(f"{step.id:<32}{step.status:<10}{time}".rstrip())
-    print_note(f"  $ {step.line}" + (f"\n  {step.reason}" if step.reason else ""))
+    # What blocks a step is printed in full where it stands itself.
+    reason = f"blocked by {step.reason.partition(':')[0]}" if step.status == "blocked" else step.reason
+    print_note(f"{step.id:<36}{step.status:<10}{time}".rstrip())
+    print_note(f"  $ {step.line}" + (f"\n  {reason}" if reason else ""))
 
 
 def _minutes(minutes: float) -> str:

@@ -72,7 +72,7 @@ class Board:
     def changed(self, state: StepState) -> None:
         """Notes that a step started or ended."""
         if state.status == "running":
-            self._say(f"{state.planned.id}: started, about {self._minutes.of(state):.0f} min")
+            self._say(f"{state.planned.id}: started, about {_duration(self._minutes.of(state))}")
             return
         self._minutes.add(state)
         self._ended.append(state)
@@ -104,7 +104,9 @@ class Board:
         for entry in running:
             spent = (time.monotonic() - entry.start_s) / 60.0
             table.add_row(
-                entry.state.planned.id, "running", f"{spent:.1f} of about {self._minutes.of(entry.state):.0f} min"
+                entry.state.planned.id,
+                "running",
+                f"{_duration(spent)} of about {_duration(self._minutes.of(entry.state))}",
             )
         return table
 

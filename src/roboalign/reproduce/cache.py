@@ -95,21 +95,9 @@ def rooms_of(verb: str, inputs: Sequence[Path]) -> tuple[str, ...]:
     return (*rooms, "trainer") if verb == "eval" and is_checkpoint else rooms
 
 
-@lru_cache(maxsize=8)
 def source_hash(rooms: tuple[str, ...]) -> str:
     """Returns a hash of what the source of some rooms says; comments and docstrings say nothing."""
-    root = Path(roboalign.__file__).parent
-    digest = hashlib.sha256()
-    for room in rooms:
-        folder = (root / room).resolve()
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder)
-            if not path.is_file() or path.suffix == ".md" or any(part in _NOT_SOURCE for part in name.parts):
-                continue
-            content = path.read_bytes()
-            said = meaning(content.decode("utf-8")).encode() if path.suffix == ".py" else content
-            digest.update(f"{room}/{name}\n{hashlib.sha256(said).hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("".join(_room_hash(room) for room in rooms).encode()).hexdigest()[:16]
 
 
 def meaning(source: str) -> str:
@@ -157,4 +145,18 @@ def _file_hash(path: Path) -> str:
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+@lru_cache
+def _room_hash(room: str) -> str:
+    folder = (Path(roboalign.__file__).parent / room).resolve()
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not path.is_file() or path.suffix == ".md" or any(part in _NOT_SOURCE for part in name.parts):
+            continue
+        content = path.read_bytes()
+        said = meaning(content.decode("utf-8")).encode() if path.suffix == ".py" else content
+        digest.update(f"{room}/{name}\n{hashlib.sha256(said).hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -73,7 +73,8 @@ class Graph:
 def expand(plan: Plan, *, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> Graph:
     """Returns the steps of some arms and seeds; none given means all of the plan.
 
-    Seeds come one after the other, so that a run that is stopped early has whole seeds.
+    The arms of the primary comparison come first, then the others; seeds come one after the other, so that a run that
+    is stopped early has whole seeds.
     """
     for name in arms:
         if name not in plan.arm:
@@ -85,9 +86,11 @@ def expand(plan: Plan, *, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -
     builder = _Builder(plan)
     found = {
         (arm, seed): builder.evaluation(arm, seed)
+        for is_primary in (True, False)
         for seed in plan.seeds
         if not seeds or seed in seeds
         for arm in chosen
+        if (arm in plan.primary) == is_primary
     }
     evaluations = [found[arm, seed] for arm in chosen for seed in plan.seeds if (arm, seed) in found]
     return Graph(steps=builder.steps, evaluations=tuple(evaluations))
@@ -135,7 +138,8 @@ class _Builder:
     def _add(self, name: str, spec: StepSpec, seed: int, given: Mapping[str, str], *, more: Sequence[str] = ()) -> str:
         """Adds a step for a seed, and what it needs, and returns its id."""
         plan = self.plan
-        numbers = {"seed": seed, "scenes": plan.scenes, "first": plan.scenes * plan.seeds.index(seed)}
+        first = plan.first_scene + plan.scenes * plan.seeds.index(seed)
+        numbers = {"seed": seed, "scenes": plan.scenes, "first": first}
         values: dict[str, str] = {key: str(value) for key, value in numbers.items()} | dict(given)
         for used in spec.names:
             if used in ("matched", "shipped-base"):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -107,7 +107,7 @@ class Plan:
     seeds: tuple[int, ...]
     """Training seeds."""
     scenes: int
-    """Evaluation scenes of each seed; seed number i (in `seeds`) gets scenes i * scenes to (i + 1) * scenes - 1."""
+    """Evaluation scenes of each seed; no two seeds share one."""
     template: Template
     """Commands that every arm has in common."""
     step: Mapping[str, StepSpec]
@@ -118,7 +118,9 @@ class Plan:
     """The two arms of the one hypothesis: the first is expected to be better than the second."""
     secondary: tuple[tuple[str, ...], ...] = ()
     """Further pairs, with Holm's correction."""
-    notes: tuple[str, ...] = field(default=())
+    first_scene: int = 0
+    """Number of the first evaluation scene; scenes that were looked at while arms were chosen lie before it."""
+    notes: tuple[str, ...] = ()
     """What a reader of the results must know about this plan."""
 
     def __post_init__(self) -> None:
@@ -126,6 +128,8 @@ class Plan:
             raise ConfigError(f"seeds is {list(self.seeds)}, expected different numbers, at least one")
         if self.scenes < 1:
             raise ConfigError(f"scenes is {self.scenes}, expected at least 1")
+        if self.first_scene < 0:
+            raise ConfigError(f"first_scene is {self.first_scene}, expected 0 or more")
         for name in (*self.step, *self.arm):
             if not _NAME.fullmatch(name) or name in BUILT_IN:
                 raise ConfigError(

@@ -22,7 +22,7 @@ from roboalign.steps import last_error, outcome_of, stop, terminated_as_interrup
 
 __all__ = ["Running", "run_steps"]
 
-_POLL_S = 0.2
+_POLL_S = 0.05
 _SINGLE_THREADED = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "OMP_WAIT_POLICY": "PASSIVE",
