@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from roboalign.sdk.errors import ConfigError, DataError
+from roboalign.sdk.errors import ConfigError, DataError, unknown_name
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES, FloatArray
@@ -28,7 +28,7 @@ from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.probe import answer_accuracy, probe_actions
 from roboalign.trainer.replies import keep_replies
 from roboalign.trainer.run import stage_run
-from roboalign.trainer.samples import Sample, make_sample
+from roboalign.trainer.samples import SAMPLE_KINDS, Sample, make_sample
 from roboalign.trainer.source import open_source
 from roboalign.trainer.supervised import FitConfig, draw_kinds, fit, training_device
 from roboalign.trainer.vocabulary import add_action_tokens, spread_action_rows
@@ -83,6 +83,9 @@ class SftConfig:
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
             raise ConfigError(f"SftConfig.pairing is {self.pairing!r}, expected one of {', '.join(PAIRINGS)}")
+        for kind in self.weights:
+            if kind not in SAMPLE_KINDS:
+                raise ConfigError(f"SftConfig.weights: {unknown_name('kind of sample', kind, SAMPLE_KINDS)}")
 
 
 @stage_run("sft")
@@ -154,6 +157,7 @@ def train_sft(config: SftConfig) -> Path:
         cpu_s=timer.cpu_s,
         notes={
             "pairing": config.pairing,
+            "shares": dict(weights),
             "frames": len(train),
             "fit": asdict(config.fit),
             "families": config.families,

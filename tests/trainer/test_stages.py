@@ -118,7 +118,7 @@ def test_a_stage_refuses_data_of_another_rate_with_both_rates(data, sft, tmp_pat
         "align": lambda: align(DEBUG.align_config(data=other, sft=sft, out=out)),
         "head": lambda: train_head(DEBUG.head_config(data=other, backbone=sft, out=out)),
     }[stage]
-    with pytest.raises(DataError, match="other was recorded at 5 Hz, the checkpoint.s actions are of 10 Hz"):
+    with pytest.raises(DataError, match=r"other was recorded at 5 Hz, the checkpoint.s actions are of 10 Hz"):
         run()
 
 

@@ -86,6 +86,16 @@ def sft(
             show_default="the recipe's",
         ),
     ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            "--shares",
+            metavar="KIND=SHARE,...",
+            help="Kinds of sample by share: vqa, reason, action, paired; e.g. vqa=0.3,reason=0.7.",
+            show_default="the pairing's",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Updates.", show_default="the recipe's")] = None,
     lora: Annotated[
         int | None,
         typer.Option("--lora", help="Rank of low-rank additions; 0 trains all.", show_default="the recipe's"),
@@ -113,7 +123,8 @@ def sft(
     from roboalign.trainer.recipes import recipe as find_recipe
     from roboalign.trainer.sft import train_sft
 
-    changes: dict[str, object] = {} if micro_batch is None else {"micro_batch": micro_batch}
+    asked = {"micro_batch": micro_batch, "steps": steps}
+    changes: dict[str, object] = {name: value for name, value in asked.items() if value is not None}
     if lora is not None:
         changes["lora"] = LoraSettings(rank=lora) if lora else None
     config = find_recipe(recipe).sft_config(
@@ -125,7 +136,7 @@ def sft(
         seed=seed,
         **changes,
     )
-    config = replace(config, mixture=mixture)
+    config = replace(config, mixture=mixture, weights=_parse_shares(shares) if shares else config.weights)
     if dry_run:
         _show_plan("sft", config, as_json=as_json)
         return
@@ -232,6 +243,16 @@ def head(
         _show_plan("head", config, as_json=as_json)
         return
     _finish(train_head(config, run=_options(resume, tensorboard)), as_json=as_json)
+
+
+def _parse_shares(text: str) -> dict[str, float]:
+    from roboalign.sdk.errors import ConfigError
+
+    try:
+        pairs = [item.split("=") for item in text.split(",")]
+        return {name.strip(): float(share) for name, share in pairs}
+    except ValueError:
+        raise ConfigError(f"--shares is {text!r}, expected KIND=SHARE,..., e.g. vqa=0.3,reason=0.7") from None
 
 
 def _default_out(stage: str, recipe: str) -> Path:
