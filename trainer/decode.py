@@ -40,7 +40,7 @@ class Decoder(Protocol):
 def make_decoder(backbone: Backbone, state: DecoderState, num_samples: int) -> Decoder:
     """Returns the fastest decoder that fits the backbone, for `num_samples` rows a prompt."""
     if SharedPromptDecoder.fits(backbone):
-        return SharedPromptDecoder(cast(HuggingFaceBackbone, backbone), state, num_samples)
+        return SharedPromptDecoder(backbone, state, num_samples)
     return PlainDecoder(backbone, state, num_samples)
 
 

@@ -140,14 +140,14 @@ class Judge:
         tokenizer = prompts.backbone.tokenizer
         return replace(
             case,
-            truth=prompts.table.truths[row],
+            truth=prompts.table.require_truths(f"the reward {self.rule.name}")[row],
             fmt=prompts.backbone.processor.prompt_format,
             words=lambda ids: str(tokenizer.decode(list(ids))),
         )
 
     def _simulated(self, rows: Sequence[int], scores: Sequence[ReplyScore]) -> list[ReplyScore]:
         assert self._pool is not None
-        truths = self.prompts.table.truths
+        truths = self.prompts.table.require_truths(f"the reward {self.rule.name}")
         rollouts = [Rollout(truth=truths[row], actions=s.actions) for row, s in zip(rows, scores, strict=True)]
         values = self._pool.outcomes(rows, rollouts, self.prompts.codec.config.horizon)
         return [replace(score, outcome=value) for score, value in zip(scores, values, strict=True)]

@@ -239,7 +239,9 @@ def _backward(
     sums: dict[str, float] = {}
     for batch in batches:
         share = len(batch.labels) / (len(samples) * parallel.size)
-        loss, parts = trained(partial(_loss, backbone, trained["readout"], batch, config, rng, num_tokens, share))
+        loss, parts = trained(
+            partial(_loss, backbone, cast(PlaceReadout, trained["readout"]), batch, config, rng, num_tokens, share)
+        )
         (loss * parallel.size).backward()  # sharded gradients are averaged over the processes
         sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
     return {name: parallel.total(value) for name, value in sums.items()}

@@ -49,7 +49,7 @@ def find_neighbours(frames: FrameTable, source: FrameTable) -> list[tuple[int, .
 
 def _by_moment(table: FrameTable) -> dict[Hashable, list[int]]:
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for row, truth in enumerate(table.truths):
+    for row, truth in enumerate(table.require_truths("the reward multi")):
         names = (*sorted(item.name for item in truth.objects), *sorted(item.name for item in truth.fixtures))
         groups[truth.robot, truth.task_name, truth.target, truth.goal, truth.stage, names].append(row)
     return groups
@@ -57,7 +57,8 @@ def _by_moment(table: FrameTable) -> dict[Hashable, list[int]]:
 
 def _features(table: FrameTable) -> NDArray[np.float64]:
     """Returns float64[N, F] in radii: two frames are near when no entry differs by more than 1."""
-    return np.stack([_feature(truth, state) for truth, state in zip(table.truths, table.states, strict=True)])
+    truths = table.require_truths("the reward multi")
+    return np.stack([_feature(truth, state) for truth, state in zip(truths, table.states, strict=True)])
 
 
 def _feature(truth: SceneTruth, state: NDArray[np.float32]) -> NDArray[np.float64]:
