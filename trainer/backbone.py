@@ -49,6 +49,7 @@ ENTRY_POINT_GROUP = "roboalign.backbones"
 
 _OWN = {
     "roboalign_nano": "roboalign.trainer.nano.backbone:NanoBackbone",
+    "roboalign_smol": "roboalign.trainer.smol.backbone:SmolBackbone",
     "qwen2_5_vl": "roboalign.trainer.qwen:QwenBackbone",
     "qwen3_vl": "roboalign.trainer.qwen:QwenBackbone",
 }
@@ -154,7 +155,12 @@ class HuggingFaceBackbone(ABC):
         ]
         batch = dict(processor(images=[image for image in images if image is not None], text=texts))
         ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
-        return PromptInputs(input_ids=ids, attention_mask=mask, extra=batch).to(self.model.device)
+        extra = {name: part.to(self.model.dtype) if part.is_floating_point() else part for name, part in batch.items()}
+        return PromptInputs(input_ids=ids, attention_mask=mask, extra=extra).to(self.model.device)
+
+    def picture_inputs(self, pixel_values: FloatArray, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns what the model takes besides ids and mask, for the policy's picture float32[3, size, size]."""
+        return {"pixel_values": torch.from_numpy(pixel_values)[None]}
 
     @abstractmethod
     def encode_images(self, inputs: PromptInputs) -> torch.Tensor:

@@ -149,7 +149,7 @@ def train_sft(config: SftConfig) -> Path:
             "families": config.families,
             "robot": table.robot,
             **({} if stream is None else {"mixture": stream.describe()}),
-            **source.notes,
+            "origin": getattr(backbone.model.config, "origin", None),
         },
     )
     save_checkpoint(
@@ -179,7 +179,7 @@ def _draw_from_mixture(stream: SampleStream, step: int, count: int, _rng: np.ran
 
 def _load_dtype(fit: FitConfig) -> torch.dtype:
     """Weights that do not learn take half the memory on a GPU; those that do stay float32."""
-    is_half = fit.lora is not None and training_device().type == "cuda"
+    is_half = fit.lora is not None and fit.freeze_vision and training_device().type == "cuda"
     return torch.bfloat16 if is_half else torch.float32
 
 

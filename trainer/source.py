@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,8 +29,6 @@ class Source:
     """Name for the child's metadata: the checkpoint's folder, or the id or folder as it was given."""
     sha256: str | None
     """`Checkpoint.sha256`; None for weights that are no checkpoint of ours."""
-    notes: Mapping[str, Any]
-    """What the origin says about itself, for the child's notes."""
 
 
 def open_source(base: Path, *, expect_stage: str = "base", dtype: torch.dtype = torch.float32) -> Source:
@@ -44,21 +40,11 @@ def open_source(base: Path, *, expect_stage: str = "base", dtype: torch.dtype = 
     base = Path(base)
     if (base / META_FILE).is_file():
         parent = load_checkpoint(base, expect_stage=expect_stage)
-        origin = parent.meta.notes.get("origin")
-        return Source(
-            backbone=load_backbone(base, dtype=dtype),
-            parent=parent.path.name,
-            sha256=parent.sha256,
-            notes={"origin": origin} if origin else {},
-        )
+        return Source(backbone=load_backbone(base, dtype=dtype), parent=parent.path.name, sha256=parent.sha256)
     folder = find_folder(base)
-    revision = None if folder == base else folder.name
-    return Source(
-        backbone=load_backbone(folder, dtype=dtype),
-        parent=str(base),
-        sha256=None,
-        notes={"origin": {"source": str(base), "revision": revision}},
-    )
+    backbone = load_backbone(folder, dtype=dtype)
+    backbone.model.config.origin = str(base) if folder == base else f"{base}, revision {folder.name}"
+    return Source(backbone=backbone, parent=str(base), sha256=None)
 
 
 def find_folder(base: Path) -> Path:

@@ -23,7 +23,7 @@ from roboalign.sdk.errors import ConfigError
 from roboalign.trainer.backbone import HuggingFaceBackbone, PromptInputs
 from roboalign.trainer.lora import LoraSettings
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
-from roboalign.trainer.response import response_loss
+from roboalign.trainer.response import ResponseLoss, response_loss
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.samples import Batch, Sample, collate
 
@@ -230,23 +230,31 @@ def _backward(
     sums = {"loss": 0.0, "token_accuracy": 0.0, "place_loss": 0.0}
     for batch in batches:
         inputs = _shifted(batch.inputs, config, rng)
-        device = inputs.input_ids.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            hidden_BLD, embeds_BLD = backbone.read(inputs)
-            text = response_loss(backbone.model.get_output_embeddings(), hidden_BLD, batch.labels)
+        text, embeds_BLD = _read(backbone, inputs, batch.labels)
         loss = text.total / num_tokens
         sums["loss"] += float(loss.detach())
         sums["token_accuracy"] += text.num_right / num_tokens
         if config.place_weight:
             first = (inputs.input_ids == cast(Any, backbone.processor).image_token_id).int().argmax(dim=1)
-            index = (first[:, None] + torch.arange(2, device=device))[:, :, None].expand(-1, -1, embeds_BLD.shape[2])
-            place = readout.loss(embeds_BLD.gather(1, index), batch.places) * (len(batch.labels) / len(samples))
+            index = (first[:, None] + torch.arange(2, device=first.device))[:, :, None]
+            tokens_B2D = embeds_BLD.gather(1, index.expand(-1, -1, embeds_BLD.shape[2])).float()
+            place = readout.loss(tokens_B2D, batch.places) * (len(batch.labels) / len(samples))
             sums["place_loss"] += float(place.detach())
             loss = loss + config.place_weight * place
         loss.backward()
     if not config.place_weight:
         del sums["place_loss"]
     return sums
+
+
+def _read(
+    backbone: HuggingFaceBackbone, inputs: PromptInputs, labels_BL: torch.Tensor
+) -> tuple[ResponseLoss, torch.Tensor]:
+    """Returns the loss on the replies, and what the decoder got; bfloat16 on a GPU."""
+    device = inputs.input_ids.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        hidden_BLD, embeds_BLD = backbone.read(inputs)
+        return response_loss(backbone.model.get_output_embeddings(), hidden_BLD, labels_BL), embeds_BLD
 
 
 def _shifted(inputs: PromptInputs, config: FitConfig, rng: np.random.Generator) -> PromptInputs:
@@ -268,8 +276,7 @@ def held_out_loss(backbone: HuggingFaceBackbone, draw: Draw, config: FitConfig, 
     for index in range(batches):
         total, num_tokens = 0.0, 0
         for batch in _batches(draw(index, config.batch_size, rng), backbone, config):
-            hidden_BLD, _ = backbone.read(batch.inputs)
-            text = response_loss(backbone.model.get_output_embeddings(), hidden_BLD, batch.labels)
+            text, _ = _read(backbone, batch.inputs, batch.labels)
             total, num_tokens = total + float(text.total), num_tokens + text.num_tokens
         means.append(total / num_tokens)
     backbone.model.train(was_training)

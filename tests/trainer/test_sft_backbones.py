@@ -79,7 +79,7 @@ def test_a_published_model_learns_and_a_killed_run_goes_on_to_the_same_weights(
     tiny_qwen.folder(version, config.base)
     config = replace(config, fit=replace(FIT, lora=lora))
     whole = load_checkpoint(train_sft(config), expect_stage="sft")
-    assert (whole.meta.parent, whole.meta.notes["origin"]["source"]) == (str(config.base), str(config.base))
+    assert (whole.meta.parent, whole.meta.notes["origin"]) == (str(config.base), str(config.base))
     again = replace(config, out=tmp_path / "again")
     with monkeypatch.context() as patch:
         _kill_after_the_first_state(patch)

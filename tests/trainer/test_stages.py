@@ -301,15 +301,18 @@ def test_a_probe_of_which_nothing_decodes_has_no_error() -> None:
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_needs_nothing_but_paths(name) -> None:
     made, path = recipe(name), Path("x")
+    if made.base_fit is None:
+        with pytest.raises(ConfigError, match="has no base stage: its model comes trained"):
+            made.base_config(data=path, out=path)
     configs = (
-        made.base_config(data=path, out=path, seed=7, threads=2),
+        *([made.base_config(data=path, out=path, seed=7, threads=2)] if made.base_fit else ()),
         made.sft_config(data=path, base=path, out=path, seed=7, threads=2),
         made.align_config(data=path, sft=path, out=path, seed=7, threads=2),
         made.head_config(data=path, backbone=path, out=path, seed=7, threads=2),
     )
-    assert [config.recipe for config in configs] == [name] * 4
-    runs = [config.fit for config in configs[:2]] + list(configs[2:])
-    assert [(run.seed, run.threads) for run in runs] == [(7, 2)] * 4
+    assert [config.recipe for config in configs] == [name] * len(configs)
+    runs = [getattr(config, "fit", config) for config in configs]
+    assert [(run.seed, run.threads) for run in runs] == [(7, 2)] * len(configs)
 
 
 def test_align_settings_of_a_recipe_can_be_overridden() -> None:

@@ -19,7 +19,7 @@ Data = Annotated[Path, typer.Option("--data", help="Dataset folder, from roboali
 Out = Annotated[
     Path | None, typer.Option("--out", help="Checkpoint folder to write.", show_default="runs/STAGE-RECIPE")
 ]
-RecipeName = Annotated[str, typer.Option("--recipe", help="Settings by name: nano, nano-demo or nano-debug.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="Settings by name; an unknown name lists all.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -34,7 +34,7 @@ def base(
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Grounding: a nano model learns to answer questions about what it sees."""
+    """Grounding: a nano or smol model learns to answer questions about what it sees."""
     from roboalign.trainer.base import train_base
     from roboalign.trainer.recipes import recipe as find_recipe
 
@@ -48,7 +48,12 @@ def base(
 def sft(
     data: Data,
     parent: Annotated[
-        Path | None, typer.Argument(metavar="BASE", help="Checkpoint of stage base.", show_default="the shipped base")
+        Path | None,
+        typer.Argument(
+            metavar="BASE",
+            help="Checkpoint of stage base, a Hugging Face folder, or a hub id.",
+            show_default="the shipped base of nano",
+        ),
     ] = None,
     out: Out = None,
     recipe: RecipeName = "nano",
@@ -66,21 +71,34 @@ def sft(
             "--mixture", help="Mixture file (.toml or .json) to draw from; --data gives codec and held-out frames."
         ),
     ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option("--lora", help="Rank of low-rank additions; 0 trains all.", show_default="the recipe's"),
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", help="Samples in memory at once.", show_default="the recipe's"),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
     """Supervised fine-tuning: reason in words, and answer with action tokens."""
+    from roboalign.trainer.lora import LoraSettings
     from roboalign.trainer.recipes import recipe as find_recipe
     from roboalign.trainer.sft import train_sft
 
+    changes: dict[str, object] = {} if micro_batch is None else {"micro_batch": micro_batch}
+    if lora is not None:
+        changes["lora"] = LoraSettings(rank=lora) if lora else None
     config = find_recipe(recipe).sft_config(
         data=data,
-        base=parent or _shipped_base(),
+        base=parent or _shipped_base(recipe),
         out=out or _default_out("sft", recipe),
         pairing=pairing,
         threads=threads,
         seed=seed,
+        **changes,
     )
     _finish(train_sft(replace(config, mixture=mixture)), as_json=as_json)
 
@@ -147,9 +165,13 @@ def _default_out(stage: str, recipe: str) -> Path:
     return Path("runs") / f"{stage}-{recipe}"
 
 
-def _shipped_base() -> Path:
+def _shipped_base(recipe: str) -> Path:
     from roboalign.sdk.bundle import shipped_bundle_path
+    from roboalign.sdk.errors import ConfigError
+    from roboalign.trainer.recipes import recipe as find_recipe
 
+    if (family := find_recipe(recipe).family) != "nano":
+        raise ConfigError(f"no {family} base is shipped; name what recipe {recipe!r} is to start from, as BASE")
     return shipped_bundle_path().parent / "nano-base"
 
 
