@@ -9,13 +9,13 @@ from typing import cast
 
 from roboalign.sdk.data.arrow import encode_png
 from roboalign.sdk.data.lerobot import LeRobotDataset
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.evaluation.page import data_uri, escape, write_page
 from roboalign.sdk.fast import FastCodec
+from roboalign.sdk.fast_file import FAST_FILE
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES
 from roboalign.trainer.backbone import BackboneProcessor, load_processor
-from roboalign.trainer.checkpoint import load_checkpoint
 from roboalign.trainer.data.mixture import ACTION_KINDS, SAMPLE_KINDS, Mixture, SourceSpec, load_mixture
 from roboalign.trainer.data.sources import Opening, open_mixture, usable_rows
 from roboalign.trainer.frames import load_frames
@@ -71,8 +71,8 @@ def preview_samples(
     Args:
         source: Dataset folder, chat file (`.jsonl`, `.parquet`), or mixture (`.toml`, `.json`, or `paper`).
         count: Samples.
-        checkpoint: Writes the prompts, counts the tokens, and brings its codec; None shows nano's prompts, with a
-            codec that is fitted on the frames.
+        checkpoint: Folder of a model, which writes the prompts, counts the tokens, and brings its codec where it has
+            one; None shows nano's prompts, with a codec that is fitted on the frames.
         style: Style of reasoning for a dataset folder, see `STYLES`.
         root: Where relative paths of a mixture start.
         seed: Seed of order and wording.
@@ -81,8 +81,9 @@ def preview_samples(
         raise ConfigError(f"the number of samples to show is {count}, expected 1 or more")
     processor = None if checkpoint is None else cast(BackboneProcessor, load_processor(checkpoint))
     fmt = processor.prompt_format if processor else _format_of(Path(source))
-    mixture = _mixture(source, fmt, style, root)
-    codec, notes = _codec(mixture, fmt, checkpoint, processor)
+    has_codec = checkpoint is None or (checkpoint / FAST_FILE).is_file()
+    mixture = _mixture(source, fmt, style, root, has_codec=has_codec)
+    codec, notes = _codec(mixture, fmt, checkpoint, processor) if has_codec else (None, ("no actions: no codec yet",))
     opening = Opening(fmt=fmt, codec=codec, max_frames=MAX_FRAMES)
     stream = open_mixture(mixture, opening, seed=seed)
     samples = tuple(_written(number, stream.at(number), fmt, processor) for number in range(count))
@@ -96,7 +97,9 @@ def _format_of(source: Path) -> PromptFormat:
     return PromptFormat(image_size_px=LeRobotDataset(source).info.image_size_px) if source.is_dir() else PromptFormat()
 
 
-def _mixture(source: Path | str, fmt: PromptFormat, style: str | None, root: Path | None) -> Mixture:
+def _mixture(
+    source: Path | str, fmt: PromptFormat, style: str | None, root: Path | None, *, has_codec: bool
+) -> Mixture:
     path = Path(source)
     if path.suffix in (".jsonl", ".parquet"):
         spec = SourceSpec(name=path.stem, format="chat", path=path, weight=1.0, on_bad_image="skip")
@@ -106,9 +109,12 @@ def _mixture(source: Path | str, fmt: PromptFormat, style: str | None, root: Pat
             raise ConfigError("a style was given for a mixture, which has its own; write style into its sources")
         return load_mixture(source, root=root)
     table = load_frames(path, horizon=1, image_size_px=fmt.image_size_px, max_frames=MAX_FRAMES)
-    kinds = [kind for kind in SAMPLE_KINDS if len(usable_rows(table, kind, style))]
-    if style == "choice":
-        kinds.remove("paired")
+    left_out = {*(("paired",) if style == "choice" else ()), *(() if has_codec else ACTION_KINDS)}
+    kinds = [kind for kind in SAMPLE_KINDS if kind not in left_out and len(usable_rows(table, kind, style))]
+    if not kinds:
+        raise DataError(
+            f"{path} has no words to show, and the checkpoint no codec for its actions; give none, or another"
+        )
     spec = SourceSpec(
         name=path.resolve().name, format="lerobot", path=path, weight=1.0, kinds=dict.fromkeys(kinds, 1.0), style=style
     )
@@ -120,10 +126,7 @@ def _codec(
 ) -> tuple[FastCodec | None, tuple[str, ...]]:
     """The codec of the checkpoint, or one fitted on the first dataset with actions."""
     if checkpoint is not None and processor is not None:
-        found = load_checkpoint(checkpoint, verify=False)
-        if "fast.json" not in found.meta.files:
-            return None, ()
-        codec = found.load_codec()
+        codec = FastCodec.load(checkpoint)
         require_action_tokens(processor.tokenizer, codec.vocab_size, checkpoint)
         return codec, ()
     for spec in mixture.sources:
