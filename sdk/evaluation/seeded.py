@@ -4,8 +4,9 @@ Each seed gives a pair of models that were run on scenes of their own, the same 
 apart. *These models*: the scenes of all seeds are pooled, with Tango's interval and the exact McNemar test; nothing is
 said about other seeds. *New training runs*: each seed gives one difference, which holds the noise of its scenes and of
 its training, and the mean over seeds has a t interval. With few seeds their spread can come out far too small by
-chance, so the standard error is never taken smaller than what the scenes alone explain (the modification of Hartung and
-Knapp's method by Roever, Knapp & Friede 2015). `benchmarks/evidence.py` simulates the coverage of both intervals.
+chance, so the standard error is never taken smaller than what the scenes alone explain, which is read off Tango's
+interval (the idea is the modification of Hartung and Knapp's method by Roever, Knapp & Friede 2015). It is therefore
+never the shorter one of the two intervals. `benchmarks/evidence.py` simulates the coverage of both intervals.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -48,12 +50,6 @@ class SeedDifference:
     def difference(self) -> float:
         """Success rate of the first minus that of the second."""
         return (self.num_first - self.num_second) / self.num_pairs
-
-    @property
-    def scene_variance(self) -> float:
-        """Variance of `difference` that the draw of the scenes explains."""
-        share = (self.num_only_first + self.num_only_second) / self.num_pairs
-        return max(0.0, share - self.difference**2) / self.num_pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,15 +113,16 @@ def seeded_difference(
     rows = tuple(_of_seed(*row) for row in zip(first, second, seeds, strict=True))
     differences = [row.difference for row in rows]
     mean = float(np.mean(differences))
-    interval, p_value = _over_seeds(differences, [row.scene_variance for row in rows])
     only_first, only_second = (sum(getattr(row, f"num_only_{who}") for row in rows) for who in ("first", "second"))
+    scenes = tango(only_first, only_second, sum(row.num_pairs for row in rows), CONFIDENCE)
+    interval, p_value = _over_seeds(differences, scenes)
     return SeededDifference(
         seeds=rows,
         difference=mean,
         rate_second=float(np.mean([row.num_second / row.num_pairs for row in rows])),
         interval=interval,
         p_value=p_value,
-        scene_interval=tango(only_first, only_second, sum(row.num_pairs for row in rows), CONFIDENCE),
+        scene_interval=scenes,
         scene_p_value=mcnemar_exact(only_first, only_second),
     )
 
@@ -183,15 +180,13 @@ def _of_seed(first: Sequence[bool], second: Sequence[bool], seed: int) -> SeedDi
     )
 
 
-def _over_seeds(differences: Sequence[float], scene_variances: Sequence[float]) -> tuple[Interval | None, float | None]:
+def _over_seeds(differences: Sequence[float], scenes: Interval) -> tuple[Interval | None, float | None]:
     """Returns the t interval of the mean over seeds and its probability; None for a single seed."""
     num = len(differences)
     if num < 2:
         return None, None
-    variance = max(float(np.var(differences, ddof=1)), float(np.mean(scene_variances))) / num
-    mean, error = float(np.mean(differences)), math.sqrt(variance)
+    least = scenes.width / (2.0 * NormalDist().inv_cdf(0.5 + scenes.confidence / 2.0))
+    mean, error = float(np.mean(differences)), max(float(np.std(differences, ddof=1)) / math.sqrt(num), least)
     half = t_quantile(CONFIDENCE, num - 1) * error
     interval = Interval(low=max(-1.0, mean - half), high=min(1.0, mean + half), confidence=CONFIDENCE)
-    if error == 0.0:
-        return interval, 1.0 if mean == 0.0 else 0.0
     return interval, t_tail(mean / error, num - 1)

@@ -111,6 +111,11 @@ def test_only_seeds_that_both_arms_have_are_compared():
     assert [seed.seed for seed in contrasts(fewer)[0].found.seeds] == [1, 2]
 
 
+def test_the_hypothesis_needs_every_seed():
+    fewer = replace(LEDGER, results=LEDGER.results[1:])
+    assert say(contrasts(fewer)[0], LEDGER) == "SFT + RL better than SFT: not decided, 1 of 3 seeds are missing"
+
+
 def test_other_scenes_are_not_paired():
     odd = replace(LEDGER, results=(result("rl", 0, 80, scenes="other"), *LEDGER.results[1:]))
     with pytest.raises(DataError, match="rl and sft are not paired: seed 0"):
@@ -119,7 +124,7 @@ def test_other_scenes_are_not_paired():
 
 def test_an_arm_without_a_result_keeps_its_row_and_its_reason():
     row = arm_rows(LEDGER)[2]
-    assert (row.n, row.gaps) == (0, ("No such command 'act'",))
+    assert (row.n, row.gaps) == (0, ("No such command 'act' (seed 0, 1, 2)",))
 
 
 def test_the_cost_is_what_the_stage_counted():
@@ -138,12 +143,10 @@ def test_compute_of_a_step_that_counted_nothing_cannot_be_matched():
 
 def test_the_table_has_every_arm_and_the_reason_of_those_without_a_result():
     text = markdown(LEDGER)
-    assert text.startswith(
-        "Primary: SFT + RL against SFT: better, also to be expected of new training runs (3 training"
-    )
+    assert text.startswith("Primary: SFT + RL better than SFT: holds (3 training seeds, 300 paired episodes).\n")
     assert "| SFT + RL | 3 | 300 | 80.0 % |" in text
     assert "| SFT + RL minus SFT (primary) | +20.0 | +1" in text
-    assert "- ACT-like: No such command 'act'" in text
+    assert "- ACT-like: No such command 'act' (seed 0, 1, 2)" in text
 
 
 def test_the_page_stands_alone(tmp_path):

@@ -16,6 +16,14 @@ __all__ = ["ArmRow", "Contrast", "Cost", "arm_rows", "contrasts", "costs", "say"
 
 _BACKBONE = ("base", "sft", "align")
 """Stages that make the model on which a head is trained."""
+_PRIMARY = {
+    "better": "holds",
+    "worse": "reversed",
+    "better here": "holds for these models only",
+    "worse here": "not shown: these models differ the other way",
+    "not separated": "not shown",
+}
+"""The words of the protocol in docs/evidence.md."""
 _VERDICTS = {
     "better": "better, also to be expected of new training runs",
     "worse": "worse, also to be expected of new training runs",
@@ -36,7 +44,7 @@ class ArmRow:
     results: tuple[Result, ...]
     """One for each seed that has a result."""
     gaps: tuple[str, ...]
-    """Why the other seeds have none, each reason once."""
+    """Why the other seeds have none: each reason once, with its seeds."""
 
     @property
     def n(self) -> int:
@@ -109,8 +117,12 @@ def arm_rows(ledger: Ledger) -> tuple[ArmRow, ...]:
     """Returns every arm of the plan, those without a result too."""
     rows = []
     for arm, label in ledger.header.labels.items():
-        reasons = dict.fromkeys(gap.reason for gap in ledger.gaps if gap.arm == arm)
-        rows.append(ArmRow(arm=arm, label=label, results=tuple(ledger.of(arm).values()), gaps=tuple(reasons)))
+        reasons: dict[str, list[str]] = {}
+        for gap in ledger.gaps:
+            if gap.arm == arm:
+                reasons.setdefault(gap.reason, []).append(str(gap.seed))
+        gaps = tuple(f"{reason} (seed {', '.join(seeds)})" for reason, seeds in reasons.items())
+        rows.append(ArmRow(arm=arm, label=label, results=tuple(ledger.of(arm).values()), gaps=gaps))
     return tuple(rows)
 
 
@@ -159,8 +171,14 @@ def say(contrast: Contrast, ledger: Ledger) -> str:
     found = contrast.found
     if found is None:
         return f"{first} against {second}: no seed has both"
+    missing = len(ledger.header.seeds) - len(found.seeds)
+    if contrast.is_primary and missing:
+        return f"{first} better than {second}: not decided, {missing} of {len(ledger.header.seeds)} seeds are missing"
     seeds = "1 training seed" if len(found.seeds) == 1 else f"{len(found.seeds)} training seeds"
-    return f"{first} against {second}: {_VERDICTS[found.verdict]} ({seeds}, {found.num_pairs} paired episodes)"
+    counts = f"({seeds}, {found.num_pairs} paired episodes)"
+    if contrast.is_primary:
+        return f"{first} better than {second}: {_PRIMARY[found.verdict]} {counts}"
+    return f"{first} against {second}: {_VERDICTS[found.verdict]} {counts}"
 
 
 def _difference(ledger: Ledger, first: str, second: str) -> SeededDifference | None:

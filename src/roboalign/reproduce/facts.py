@@ -125,7 +125,7 @@ def _part(row: Mapping[str, object], name: str) -> dict[str, object]:
 
 
 def _float(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
+    return round(float(value), 1) if isinstance(value, (int, float)) else None
 
 
 def _int(value: object) -> int | None:

@@ -95,7 +95,7 @@ class Workplace:
             state.status = "blocked"
             cause = stuck[0]
             state.reason = (
-                cause.reason if cause.status == "blocked" else f"{cause.planned.id} {cause.status}: {cause.reason}"
+                cause.reason if cause.status == "blocked" else f"{cause.planned.name} {cause.status}: {cause.reason}"
             )
             return
         if any(need.status != "done" for need in needs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from roboalign.reproduce.analysis import Contrast, Cost, arm_rows, contrasts, costs, say
@@ -133,7 +134,7 @@ def _contrast_row(contrast: Contrast, ledger: Ledger) -> tuple[str, ...]:
         points(found.scene_interval),
         f"{found.scene_p_value:.2g}",
         f"{contrast.adjusted_p:.2g}" if contrast.adjusted_p is not None else "-",
-        f"{100 * found.relative:+.0f} %",
+        f"{100 * found.relative:+.0f} %" if math.isfinite(found.relative) else "-",
         str(found.num_pairs),
         found.verdict,
     )

@@ -34,8 +34,11 @@ def test_the_interval_is_the_t_interval_of_the_seeds_where_they_differ_more_than
 
 def test_seeds_that_agree_by_chance_do_not_make_the_interval_shorter_than_the_scenes_allow():
     found = compared(*[(40, 20, 10, 30)] * 3)
-    error = math.sqrt((0.3 - 0.1**2) / 100 / 3)
-    assert found.interval.high - found.difference == pytest.approx(t_quantile(0.95, 2) * error)
+    assert found.interval.width == pytest.approx(found.scene_interval.width * t_quantile(0.95, 2) / 1.95996, rel=1e-4)
+
+
+def test_models_that_never_differ_still_have_an_interval():
+    assert compared(*[(0, 0, 0, 20)] * 3).interval.width > 0.1
 
 
 def test_the_scenes_of_all_seeds_are_pooled():
