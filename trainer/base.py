@@ -120,7 +120,9 @@ def train_base(config: BaseConfig) -> Path:
         notes={"frames": len(train), "fit": asdict(config.fit)},
     )
     files = {"metrics.jsonl": work / "metrics.jsonl"}
-    save_checkpoint(config.out, model=model, processor=processor, meta=meta, dtype=config.dtype, extra_files=files)
+    save_checkpoint(
+        config.out, model=backbone.model, processor=processor, meta=meta, dtype=config.dtype, extra_files=files
+    )
     return config.out
 
 
