@@ -20,8 +20,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -192,12 +193,15 @@ def last_step(out: Path) -> int:
 
 
 def examine(stage: str, folder: Path, kills: int, rng: random.Random) -> Outcome:
-    """Runs a stage undisturbed, then with `kills` kills."""
+    """Runs a stage undisturbed (if it is not there yet), then with `kills` kills."""
+    from roboalign.trainer.run import read_status
+
     whole = folder / stage
-    process = start(stage, folder, whole)
-    began = time.monotonic()
-    finish(process, stage)
-    length_s = time.monotonic() - began
+    if not whole.is_dir():
+        finish(start(stage, folder, whole), stage)
+    status = read_status(whole)
+    began, ended = (datetime.fromisoformat(text) for text in (status.started_utc, status.updated_utc))
+    length_s = (ended - began).total_seconds()
     kill_steps: list[int] = []
     runs, looks, half_written, equal = 0, 0, 0, True
     while len(kill_steps) < kills:
@@ -217,16 +221,18 @@ def examine(stage: str, folder: Path, kills: int, rng: random.Random) -> Outcome
     return Outcome(stage, len(kill_steps), tuple(kill_steps), runs, equal, varied, looks, half_written)
 
 
-def measure(folder: Path, kills: int, seed: int, show: Callable[[str], None]) -> list[Outcome]:
-    """Examines every stage; the kills are dealt evenly."""
+def measure(
+    folder: Path, kills: int, seed: int, show: Callable[[str], None], stages: Sequence[str] = STAGES
+) -> list[Outcome]:
+    """Examines the stages; the kills are dealt evenly. Data and checkpoints that are in `folder` already are used."""
     from roboalign.sdk.data.collect import CollectConfig, collect
 
-    collect(CollectConfig(out=folder / "data", episodes=EPISODES, workers=1), show_progress=False)
-    rng = random.Random(seed)
+    if not (folder / "data").is_dir():
+        collect(CollectConfig(out=folder / "data", episodes=EPISODES, workers=1), show_progress=False)
     outcomes = []
-    for index, stage in enumerate(STAGES):
-        share = kills // len(STAGES) + (index < kills % len(STAGES))
-        outcome = examine(stage, folder, share, rng)
+    for index, stage in enumerate(stages):
+        share = kills // len(stages) + (index < kills % len(stages))
+        outcome = examine(stage, folder, share, random.Random(f"{seed} {stage}"))
         outcomes.append(outcome)
         show(
             f"{stage:6} {outcome.kills} kills at steps {list(outcome.kill_steps)}, {outcome.runs} runs: "
@@ -242,10 +248,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/resume.json"))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--folder", type=Path, help="keep data and checkpoints here; default: a temporary folder")
     args = parser.parse_args()
     PROCESSES.set_forkserver_preload(["roboalign.trainer.recipes", "roboalign.sdk.data.lerobot"])
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes = measure(Path(folder), args.kills, args.seed, lambda text: print(text, flush=True))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        outcomes = measure(folder, args.kills, args.seed, lambda text: print(text, flush=True), args.stages)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     record = {"kills": args.kills, "seed": args.seed, "stages": [asdict(outcome) for outcome in outcomes]}
     args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

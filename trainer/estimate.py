@@ -28,6 +28,7 @@ _SAMPLE_CPU_S = {"base": 1952 / (2600 * 64), "sft": 960 / (800 * 64), "align": 3
 """CPU seconds a sample (align: a reply) of the recipe `nano`, measurements and probes included."""
 _THOUGHT_CPU_S, _CHUNK_CPU_S = 0.012, 630 / (3000 * 96)
 """The head's 960 CPU seconds: 27,723 thoughts, and the rest on 3000 updates of 96 chunks. The split is a guess."""
+_LIBRARIES_BYTES = 0.5e9
 _TOKENS = 120
 """Tokens of a prompt with its picture and reply, of `nano`."""
 _FLOATS_A_TOKEN = 34
@@ -60,12 +61,12 @@ def estimate_stage(stage: str, config: Any, *, num_frames: int = 0, image_size_p
         image_size_px: their size.
     """
     parent = parent_of(stage, config)
-    parameters = count_parameters(parent) if parent else _count_nano(config)
-    sizes = _read_sizes(parent) if parent else _nano_sizes(config)
+    parameters, sizes = _model_of(stage, config, parent)
     frames = min(num_frames, getattr(config, "max_frames", None) or num_frames)
     done = _done_share(config)
     memory = _memory(stage, config, parameters or 0, sizes, frames)
-    memory["pictures"] = 3.0 * frames * image_size_px**2
+    memory["pictures"] = 2 * 3.0 * frames * image_size_px**2  # the table, and its two parts
+    memory["libraries"] = _LIBRARIES_BYTES
     cpu_s = _cpu_s(stage, config, parameters or 0, frames)
     return Estimate(
         parameters=parameters,
@@ -105,20 +106,20 @@ def _header(file: Path) -> Iterator[tuple[str, Any]]:
         yield from json.loads(stream.read(int.from_bytes(stream.read(8), "little"))).items()
 
 
-def _count_nano(config: Any) -> int:
+def _model_of(stage: str, config: Any, parent: Path | None) -> tuple[int | None, dict[str, int]]:
+    """Returns the number of parameters (None where it is not known) and the sizes of the decoder."""
+    if parent is not None:
+        return count_parameters(parent), _read_sizes(parent)
+    if stage != "base":
+        return None, _sizes_of({})
     import torch
 
     from roboalign.trainer.nano import NanoConfig, NanoForConditionalGeneration
 
+    sizes = NanoConfig(**config.model)
     with torch.device("meta"):
-        model = NanoForConditionalGeneration(NanoConfig(**config.model))
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _nano_sizes(config: Any) -> dict[str, int]:
-    from roboalign.trainer.nano import NanoConfig
-
-    return _sizes_of(NanoConfig(**config.model).to_dict())
+        model = NanoForConditionalGeneration(sizes)
+    return sum(parameter.numel() for parameter in model.parameters()), _sizes_of(sizes.to_dict())
 
 
 def _read_sizes(folder: Path) -> dict[str, int]:
@@ -146,7 +147,8 @@ def _memory(stage: str, config: Any, parameters: int, sizes: Mapping[str, int], 
         memory |= {"reference weights": 4.0 * parameters, "keys and values": 8.0 * replies * _TOKENS * layers * width}
         samples = config.micro_batch
     else:
-        samples = getattr(config.fit, "micro_batch", None) or config.fit.batch_size
+        fit = getattr(config, "fit", config)
+        samples = getattr(fit, "micro_batch", None) or fit.batch_size
     memory["activations"] = 4.0 * samples * _TOKENS * (_FLOATS_A_TOKEN * layers * width + vocab)
     return memory
 
@@ -171,7 +173,7 @@ def _cpu_s(stage: str, config: Any, parameters: int, frames: int) -> float | Non
 
 def _done_share(config: Any) -> float:
     state = partial_dir(Path(config.out)) / "state"
-    steps = getattr(config, "steps", None) or config.fit.steps
+    steps = getattr(config, "fit", config).steps
     for name in ("state.json", "extra.json"):
         try:
             return min(1.0, json.loads((state / name).read_text(encoding="utf-8"))["step"] / steps)

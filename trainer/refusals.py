@@ -73,8 +73,15 @@ def _presence(stage: str, config: Any) -> Iterator[Callable[[], object]]:
     if getattr(config, "data", None) is not None:
         yield lambda: read_info(Path(config.data))
     parent = parent_of(stage, config)
-    if parent is not None and (parent.is_dir() or parent.is_absolute()):
+    if parent is not None and not (stage == "sft" and _is_published(parent)):
         yield lambda: load_checkpoint(parent, expect_stage=PARENTS[stage][1], verify=False)
+
+
+def _is_published(parent: Path) -> bool:
+    """Whether this is a model in the format of its publisher, by folder or by hub id; `sft` may start from one."""
+    if parent.is_dir():
+        return (parent / "config.json").is_file() and not (parent / META_FILE).is_file()
+    return not parent.is_absolute() and len(parent.parts) == 2 and not parent.parent.is_dir()
 
 
 def _checks(stage: str, config: Any) -> Iterator[Callable[[], object]]:

@@ -161,14 +161,14 @@ class _Run:
             recover(folder)
         check_start(self._status.stage, self._config)
         self._check_interrupted()
-        self._work.mkdir(parents=True, exist_ok=True)
-        self._write_json(self._work / SETTINGS_FILE, self._settings)
-        self._write_status(self._work)
         followers: list[Callable[[Mapping[str, Any]], None]] = [self._follow]
         if self._options.tensorboard:
             from roboalign.trainer.events import EventFiles
 
             followers.append(EventFiles(self._out.with_name(self._out.name + ".tensorboard")).write)
+        self._work.mkdir(parents=True, exist_ok=True)
+        self._write_json(self._work / SETTINGS_FILE, self._settings)
+        self._write_status(self._work)
         info = data_info(self._config)
         robot = info.robot_type if info else None
         for context in (_terminated_as_exit(), following(*followers), trained_for(robot)):
