@@ -1,5 +1,6 @@
 """`roboalign train`: the four stages, each from a recipe, a dataset and (after the first) the checkpoint before it."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -7,11 +8,12 @@ import typer
 
 from roboalign.cli.output import print_result
 
-__all__ = ["align", "app", "base", "head", "sft"]
+__all__ = ["act", "align", "app", "base", "head", "sft"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Train a stage: base, sft, align, head. An interrupted stage goes on when the same command is given again.",
+    help="Train a stage: base, sft, align, head; or a baseline: act. "
+    "An interrupted stage goes on when the same command is given again.",
 )
 
 Data = Annotated[Path, typer.Option("--data", help="Dataset folder, from roboalign collect.")]
@@ -134,6 +136,24 @@ def head(
         data=data, backbone=parent, out=out or _default_out("head", recipe), threads=threads, seed=seed
     )
     _finish(train_head(config), as_json=as_json)
+
+
+@app.command("act")
+def act(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("runs/act"),
+    steps: Annotated[int | None, typer.Option("--steps", help="Updates.", show_default="1600")] = None,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Baseline: an ACT-like policy without a language model, on the same demonstrations."""
+    from roboalign.trainer.act import ActConfig, train_act
+
+    changes = {} if steps is None else {"steps": steps}
+    folder = train_act(ActConfig(data=data, out=out, seed=seed, threads=threads, **changes))
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    print_result(folder, as_json=as_json, training=training)
 
 
 def _default_out(stage: str, recipe: str) -> Path:
