@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 from roboalign import __version__
-from roboalign.cli import check_robot, collect, compare, data, demo, evaluate, export, libero, run, serve, tasks, train
+from roboalign.cli import (
+    check_robot,
+    collect,
+    compare,
+    data,
+    demo,
+    evaluate,
+    export,
+    libero,
+    probe,
+    run,
+    serve,
+    tasks,
+    train,
+)
 
 __all__ = ["app", "main"]
 
@@ -57,6 +71,7 @@ app.command("collect", rich_help_panel=LEARN)(collect.collect)
 app.add_typer(data.app, name="data", rich_help_panel=LEARN)
 app.add_typer(libero.app, name="libero", rich_help_panel=LEARN)
 app.add_typer(train.app, name="train", rich_help_panel=LEARN)
+app.command("probe", rich_help_panel=LEARN)(probe.probe)
 app.command("export", rich_help_panel=SHIP)(export.export)
 app.command("run", rich_help_panel=RUN)(run.run)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
