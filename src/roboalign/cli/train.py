@@ -1,6 +1,7 @@
 """`roboalign train`: the four stages, each from a recipe, a dataset and (after the first) the checkpoint before it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -124,6 +125,12 @@ def head(
     data: Data,
     out: Out = None,
     recipe: RecipeName = "nano",
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            "--features", help="Folder that keeps the thoughts for other heads.", show_default="dropped at the end"
+        ),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 1,
     as_json: AsJson = False,
@@ -135,7 +142,7 @@ def head(
     config = find_recipe(recipe).head_config(
         data=data, backbone=parent, out=out or _default_out("head", recipe), threads=threads, seed=seed
     )
-    _finish(train_head(config), as_json=as_json)
+    _finish(train_head(replace(config, features=features)), as_json=as_json)
 
 
 @app.command("act")
