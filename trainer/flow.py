@@ -128,17 +128,20 @@ class _Fold:
         scaled_ED = linear.weight * norm.weight
         self.attention = attention
         split = (attention.num_heads, -1, scaled_ED.shape[1])
-        self.key_HKD, self.value_HKD = (key_EE @ scaled_ED).view(split), (value_EE @ scaled_ED).view(split)
+        scale = (len(key_EE) // attention.num_heads) ** -0.5
+        self.key_HKD, self.value_HKD = (key_EE @ scaled_ED * scale).view(split), (value_EE @ scaled_ED).view(split)
         offset_E = linear.weight @ norm.bias + linear.bias
         self.value_bias_E = value_EE @ offset_E + attention.key_value.bias[len(offset_E) :]
 
-    def look(self, x_NTE: torch.Tensor, normal_BLD: torch.Tensor, bias_B1L: torch.Tensor) -> torch.Tensor:
+    def look(
+        self, x_NTE: torch.Tensor, normal_BLD: torch.Tensor, normal_BDL: torch.Tensor, bias_B1L: torch.Tensor
+    ) -> torch.Tensor:
         """Returns what `attention` finds for all draws of a sample at once."""
         batch, _, width = normal_BLD.shape
-        heads, size = self.key_HKD.shape[:2]
-        query_BQHK = self.attention.query(x_NTE).view(batch, -1, heads, size)
+        heads = self.attention.num_heads
+        query_BQHK = self.attention.query(x_NTE).view(batch, -1, *self.key_HKD.shape[:2])
         query_BXD = torch.einsum("bqhk,hkd->bhqd", query_BQHK, self.key_HKD).reshape(batch, -1, width)
-        score_BXL = torch.baddbmm(bias_B1L, query_BXD, normal_BLD.transpose(1, 2), alpha=size**-0.5)
+        score_BXL = torch.baddbmm(bias_B1L, query_BXD, normal_BDL)
         found_BHQD = (score_BXL.softmax(dim=2) @ normal_BLD).view(batch, heads, -1, width)
         value_BQHK = torch.einsum("bhqd,hkd->bqhk", found_BHQD, self.value_HKD)
         return self.attention.out(value_BQHK.reshape(x_NTE.shape) + self.value_bias_E)
@@ -258,10 +261,8 @@ class FlowHead(nn.Module):
         draws = noisy_BRTA.shape[1]
         normal_BLD = F.layer_norm(hidden_BLD, hidden_BLD.shape[2:], eps=cast(nn.LayerNorm, self.source[0]).eps)
         bias_B1L = torch.zeros_like(hidden_BLD[:, :, 0]).masked_fill(~mask_BL, float("-inf")).unsqueeze(1)
-        looks = [
-            partial(_Fold(self.source, block.cross).look, normal_BLD=normal_BLD, bias_B1L=bias_B1L)
-            for block in self._blocks()
-        ]
+        shared = {"normal_BLD": normal_BLD, "normal_BDL": normal_BLD.transpose(1, 2).contiguous(), "bias_B1L": bias_B1L}
+        looks = [partial(_Fold(self.source, block.cross).look, **shared) for block in self._blocks()]
         cond_NE = self.embed_time(time_BR.flatten()) + self.embed_state(state_BS).repeat_interleave(draws, dim=0)
         return self._run(noisy_BRTA.flatten(0, 1), cond_NE, looks).view(noisy_BRTA.shape)
 

@@ -56,6 +56,9 @@ class HeadConfig:
     """Oldest stale thought, in frames with a picture (1.6 s where every second frame at 10 Hz has one)."""
     max_gib: float = 8.0
     """Most that the cached features of the training frames may take, in memory and on disk alike."""
+    features: Path | None = None
+    """Folder that keeps the features for other heads on the same backbone and data; None drops them when this stage
+    ends."""
     batch_size: int = 128
     """Chunks an update."""
     draws: int = 2
@@ -122,7 +125,7 @@ def train_head(config: HeadConfig) -> Path:
     timer = Timer()
     features, held_features = (
         cache_features(
-            work / "features",
+            config.features or work / "features",
             backbone,
             part,
             FeatureSettings(layer=config.layer, budget=config.thought_budget, max_age=config.max_age),
@@ -199,7 +202,7 @@ def _fit(
     state = load_training_state(work / "state", model=head, optimizer=optimizer)
     first = state.step if state else 0
     settings = {**json.loads(json.dumps(asdict(config), default=str)), "data_hash": train.data_hash}
-    for name in ("threads", "save_every"):  # neither changes the result
+    for name in ("threads", "save_every", "features", "max_gib"):  # none of them changes the result
         del settings[name]
     if state:
         check_same_settings(state.extra["settings"], settings, folder=work)

@@ -32,6 +32,8 @@ COMMANDS = (
     "train sft",
     "train align",
     "train head",
+    "train act",
+    "probe",
     "export",
     "run",
     "eval",

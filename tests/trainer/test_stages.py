@@ -229,6 +229,17 @@ def test_a_killed_sft_goes_on_to_the_same_weights(data, base, sft, tmp_path, mon
     assert _same_weights(train_sft(config), sft, "model.safetensors")
 
 
+def test_a_second_head_takes_the_features_of_the_first(data, sft, tmp_path, monkeypatch) -> None:
+    """The first keeps them, another seed then trains without thinking."""
+    config = DEBUG.head_config(data=data, backbone=sft, out=tmp_path / "one")
+    config = replace(config, features=tmp_path / "features")
+    train_head(config)
+    monkeypatch.setattr("roboalign.trainer.features.compute_features", lambda *_, **__: pytest.fail("thought again"))
+    other = train_head(replace(config, out=tmp_path / "two", seed=1))
+    assert not _same_weights(other, tmp_path / "one", "head.safetensors")
+    assert len(list((tmp_path / "features").iterdir())) == 2  # of the training frames, and of the held-out ones
+
+
 def test_a_killed_head_goes_on_to_the_same_weights_and_counts_its_time(data, sft, head, tmp_path, monkeypatch) -> None:
     """The time before the kill was once forgotten."""
     config = DEBUG.head_config(data=data, backbone=sft, out=tmp_path / "head")

@@ -21,6 +21,7 @@ from roboalign.cli import (
     evaluate,
     export,
     libero,
+    probe,
     reproduce,
     run,
     serve,
@@ -71,6 +72,7 @@ app.command("collect", rich_help_panel=LEARN)(collect.collect)
 app.add_typer(data.app, name="data", rich_help_panel=LEARN)
 app.add_typer(libero.app, name="libero", rich_help_panel=LEARN)
 app.add_typer(train.app, name="train", rich_help_panel=LEARN)
+app.command("probe", rich_help_panel=LEARN)(probe.probe)
 app.command("export", rich_help_panel=SHIP)(export.export)
 app.command("run", rich_help_panel=RUN)(run.run)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)

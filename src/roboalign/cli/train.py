@@ -1,5 +1,6 @@
 """`roboalign train`: the four stages, each from a recipe, a dataset and (after the first) the checkpoint before it."""
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -13,11 +14,12 @@ from roboalign.cli.output import print_result
 if TYPE_CHECKING:
     from roboalign.trainer.run import RunOptions
 
-__all__ = ["align", "app", "base", "head", "sft"]
+__all__ = ["act", "align", "app", "base", "head", "sft"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Train a stage: base, sft, align, head. An interrupted stage goes on when the same command is given again.",
+    help="Train a stage: base, sft, align, head; or a baseline: act. "
+    "An interrupted stage goes on when the same command is given again.",
 )
 
 Data = Annotated[Path, typer.Option("--data", help="Dataset folder, from roboalign collect.")]
@@ -225,6 +227,12 @@ def head(
     data: Data,
     out: Out = None,
     recipe: RecipeName = "nano",
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            "--features", help="Folder that keeps the thoughts for other heads.", show_default="dropped at the end"
+        ),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 1,
     resume: Resume = False,
@@ -239,10 +247,29 @@ def head(
     config = find_recipe(recipe).head_config(
         data=data, backbone=parent, out=out or _default_out("head", recipe), threads=threads, seed=seed
     )
+    config = replace(config, features=features)
     if dry_run:
         _show_plan("head", config, as_json=as_json)
         return
     _finish(train_head(config, run=_options(resume, tensorboard)), as_json=as_json)
+
+
+@app.command("act")
+def act(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("runs/act"),
+    steps: Annotated[int | None, typer.Option("--steps", help="Updates.", show_default="1600")] = None,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Baseline: an ACT-like policy without a language model, on the same demonstrations."""
+    from roboalign.trainer.act import ActConfig, train_act
+
+    changes = {} if steps is None else {"steps": steps}
+    folder = train_act(ActConfig(data=data, out=out, seed=seed, threads=threads, **changes))
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    print_result(folder, as_json=as_json, training=training)
 
 
 def _parse_shares(text: str) -> dict[str, float]:
