@@ -137,7 +137,7 @@ def _loss(model: ActModel, train: FrameTable, config: ActConfig, step: int) -> t
         model,
         pixels(train.images[rows]),
         torch.from_numpy(train.states[rows]),
-        model.bag([train.truths[int(r)].instruction for r in rows]),
+        model.bag([train.instruction(int(r)) for r in rows]),
         torch.from_numpy(train.chunks[rows]),
         torch.from_numpy(noise),
         style_weight=config.style_weight,
@@ -152,7 +152,7 @@ def _held_error(model: ActModel, held: FrameTable, *, count: int = 512, batch_si
     errors = []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        words = [held.truths[int(r)].instruction for r in part]
+        words = [held.instruction(int(r)) for r in part]
         found = model.predict(held.images[part], held.states[part], words)
         distance = model.normalize(found) - model.normalize(torch.from_numpy(held.chunks[part]))
         errors.append(distance.abs().mean(dim=(1, 2)))
@@ -176,7 +176,7 @@ def _sizes(train: FrameTable, *, rate_hz: float) -> ActSizes:
     low, high = np.quantile(flat, (0.01, 0.99), axis=0)
     high = np.where(high - low < 1e-6, low + 1.0, high)
     clean = PromptFormat().clean_text
-    counts = Counter(word for truth in train.truths for word in clean(truth.instruction).split())
+    counts = Counter(word for row in range(len(train)) for word in clean(train.instruction(row)).split())
     return ActSizes(
         words=tuple(sorted(counts, key=lambda word: (-counts[word], word))),
         horizon=train.chunks.shape[1],

@@ -73,7 +73,7 @@ def prompt_states(
     for start in range(0, len(table), batch_size):
         rows = np.arange(start, min(start + batch_size, len(table)))
         inputs = backbone.encode_prompts(
-            [table.truths[int(r)].instruction for r in rows],
+            [table.instruction(int(r)) for r in rows],
             table.states[rows],
             list(table.images[rows]),
             pace="quick",
@@ -104,15 +104,16 @@ def neighbour_probe(
     if len(train) < K:
         raise DataError(f"the probe needs at least {K} reference frames, found {len(train)}; give more data")
     references, queries = (prompt_states(backbone, part, layer=layer) for part in (train, held))
-    tasks = [truth.task_name for truth in held.truths]
+    train_truths, held_truths = (part.require_truths("the neighbour probe") for part in (train, held))
+    tasks = [truth.task_name for truth in held_truths]
     rows = []
     for name in LABELS:
-        known = [label_of(truth, name) for truth in train.truths]
-        wanted = [label_of(truth, name) for truth in held.truths]
+        known = [label_of(truth, name) for truth in train_truths]
+        wanted = [label_of(truth, name) for truth in held_truths]
         found = nearest_labels(references, known, queries)
         for task in ("all", *sorted(set(tasks))):
             mine = [i for i, other in enumerate(tasks) if task in ("all", other)]
-            usual = [label for label, t in zip(known, train.truths, strict=True) if task in ("all", t.task_name)]
+            usual = [label for label, t in zip(known, train_truths, strict=True) if task in ("all", t.task_name)]
             most = Counter(usual).most_common(1)[0][0] if usual else None
             rows.append(
                 NeighbourRow(

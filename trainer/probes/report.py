@@ -142,8 +142,7 @@ def run_probes(config: ProbeConfig) -> ProbeReport:
 
 def _answers(backbone: HuggingFaceBackbone, held: FrameTable, config: ProbeConfig) -> list[ProbeRow]:
     """Returns the share of held-out questions answered word for word: what was kept of seeing and telling."""
-    model, processor = cast(Any, backbone.model), cast(Any, backbone.processor)
-    shares = answer_accuracy(model, processor, held, seed=config.seed, count=config.questions)
+    shares = answer_accuracy(backbone, held, seed=config.seed, count=config.questions)
     names = [name for name in shares if name in QUESTION_KINDS or name.endswith("_within_10mm")]
     return [_row("answers", name, "all", round(shares[name] * config.questions), config.questions) for name in names]
 

@@ -90,7 +90,7 @@ def written_thoughts(
     for start in range(0, len(table), batch_size):
         rows = np.arange(start, min(start + batch_size, len(table)))
         inputs = backbone.encode_prompts(
-            [table.truths[int(r)].instruction for r in rows],
+            [table.instruction(int(r)) for r in rows],
             table.states[rows],
             list(table.images[rows]),
             pace="slow",
@@ -108,7 +108,8 @@ def thought_quality(
 ) -> dict[str, int]:
     """Returns for every one of `FACTS` in how many of the frames it is right."""
     counts = dict.fromkeys(FACTS, 0)
-    for text, truth in zip(written_thoughts(backbone, held, budget=budget), held.truths, strict=True):
+    truths = held.require_truths("the probe of thoughts")
+    for text, truth in zip(written_thoughts(backbone, held, budget=budget), truths, strict=True):
         true = read_thought(thought(truth, fmt, np.random.default_rng(0)))
         for name, is_right in judge(read_thought(text), true, fmt).items():
             counts[name] += is_right
