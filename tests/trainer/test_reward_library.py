@@ -189,12 +189,13 @@ def test_a_thought_is_paid_by_its_fields() -> None:
     truth = TABLE.truths[0]
     x, y = FMT.position_numbers(truth.target_object.position_m[:2])
     assert thought_share("", truth, FMT) == 0.0
-    assert thought_share(f"it is at {x} {y} .", truth, FMT) == 0.25
-    assert thought_share(f"it is at {x + 5} {y} .", truth, FMT) == pytest.approx(0.25 * 0.75)
-    assert thought_share(f"it is at {x + 50} {y} .", truth, FMT) == pytest.approx(0.25 * 0.5)
+    assert thought_share(f"the red block is at {x} {y} .", truth, FMT) == 0.25
+    assert thought_share(f"red block at {x + 5} {y} .", truth, FMT) == pytest.approx(0.25 * 0.75)
+    assert thought_share(f"red block at {x + 50} {y} .", truth, FMT) == pytest.approx(0.25 * 0.5)
     assert thought_share(f"so {next_words(truth)} .", truth, FMT) == 0.25
     assert thought_share("the gripper is open .", truth, FMT) == 0.25
     assert thought_share("the gripper is closed .", truth, FMT) == 0.0
+    assert thought_share(f"the gripper is at {x} {y} and the bowl at {x} {y} .", truth, FMT) == 0.0
 
 
 def test_language_reads_the_thought_and_not_the_action() -> None:

@@ -1,9 +1,9 @@
 """How much of a thought is true: fields in words and numbers against the simulator's truth.
 
 The judge reads the truth itself and not the sentences that training made from it, so that it cannot share their
-mistakes. It looks for four fields, wherever they stand: the place of the thing that matters now (`... at X Y`), its
-offset from the gripper (`N near|far M right|left`), the hand (`open`, `closed`, `holding the ...`) and the next step in
-words. A field that is not said earns nothing; further text costs nothing.
+mistakes. It looks for four fields, wherever they stand: the place of the thing that matters now (`NAME at X Y`), its
+offset from the gripper (the first `N near|far M right|left`), the hand (`open`, `closed`, `holding the ...`) and the
+next step in words. A field that is not said earns nothing; further text costs nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ TOLERANCE_UNITS = 10
 """Error (in length units of the prompt, 5 mm each) at which a number is worth nothing; it falls linearly."""
 
 _OPEN_WIDTH_M = 0.06
-_PLACE = re.compile(r"\bat (\d+) (\d+)\b")
 _OFFSET = re.compile(r"\b(\d+) (near|far) (\d+) (right|left)\b")
 _HAND = re.compile(r"\b(?:gripper|hand)(?: is)? (open|closed|holding the \w+ \w+)\b")
 
@@ -32,7 +31,9 @@ def thought_share(text: str, truth: SceneTruth, fmt: PromptFormat) -> float:
     text = " ".join(text.split())
     focus = _focus(truth)
     position_m = np.asarray(focus.position_m[:2], np.float32)
-    place, offset, hand = _PLACE.search(text), _OFFSET.search(text), _HAND.search(text)
+    name = focus.label if isinstance(focus, ObjectTruth) else focus.name
+    place = re.search(rf"\b{re.escape(name)} (?:is )?at (\d+) (\d+)\b", text)
+    offset, hand = _OFFSET.search(text), _HAND.search(text)
     parts = (
         0.0 if place is None else _numbers_share([int(place[1]), int(place[2])], fmt.position_numbers(position_m)),
         0.0 if offset is None else _offset_share(offset, (position_m - truth.state[:2]) / fmt.length_unit_m),
