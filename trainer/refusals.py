@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from roboalign.sdk.data.meta import DatasetInfo, read_info
-from roboalign.sdk.errors import BundleError, DataError, RoboalignError
+from roboalign.sdk.errors import BundleError, ConfigError, DataError, RoboalignError
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.types import FloatArray
 from roboalign.trainer.checkpoint import META_FILE, load_checkpoint
@@ -92,6 +92,8 @@ def _checks(stage: str, config: Any) -> Iterator[Callable[[], object]]:
         yield lambda: _check_data(info, Path(config.data), config, meta, codec)
     if parent is not None and codec is not None:
         yield lambda: _check_vocabulary(parent, codec)
+    if parent is not None:
+        yield lambda: _check_places(parent, Path(config.out))
     yield lambda: _check_disk(stage, config)
 
 
@@ -135,6 +137,11 @@ def _check_vocabulary(parent: Path, codec: Mapping[str, Any]) -> None:
             f"{parent}: the tokenizer has {found} action tokens{'' if found else ' and no <ACTION_START>'}, the codec "
             f"(fast.json) has {size}; the two are not of one checkpoint: copy the folder again, or train sft"
         )
+
+
+def _check_places(parent: Path, out: Path) -> None:
+    if parent.resolve() == out.resolve():
+        raise ConfigError(f"--out is {out}, the checkpoint that the stage starts from; choose another --out")
 
 
 def _check_disk(stage: str, config: Any) -> None:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -153,7 +153,7 @@ class _Run:
             roboalign=__version__,
         )
         self._refreshed_s = time.monotonic()
-        self._exits: list[Any] = []
+        self._contexts = ExitStack()
 
     def __enter__(self) -> _Run:
         _refuse_foreign_folder(self._out)
@@ -171,17 +171,18 @@ class _Run:
         self._write_status(self._work)
         info = data_info(self._config)
         robot = info.robot_type if info else None
-        for context in (_terminated_as_exit(), following(*followers), trained_for(robot)):
-            context.__enter__()
-            self._exits.append(context)
+        contexts: tuple[AbstractContextManager[None], ...] = (
+            _terminated_as_exit(),
+            following(*followers),
+            trained_for(robot),
+        )
+        for context in contexts:
+            self._contexts.enter_context(context)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        for context in reversed(self._exits):
-            context.__exit__(None, None, None)
-        if error is None:
-            return
-        if not self._work.is_dir():
+        self._contexts.close()
+        if error is None or not self._work.is_dir():
             return
         if not {path.name for path in self._work.iterdir()} - _OWN_FILES:
             remove_folder(self._work)

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from roboalign.sdk.bundle import shipped_bundle_path
-from roboalign.sdk.errors import BundleError, DataError
+from roboalign.sdk.errors import BundleError, ConfigError, DataError
 from roboalign.trainer import refusals
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint, trained_for
 from roboalign.trainer.estimate import count_parameters, estimate_stage
@@ -112,6 +112,12 @@ def test_a_full_disk_is_seen_before_the_first_step(sft, tmp_path, monkeypatch) -
     monkeypatch.setattr(refusals, "free_disk_bytes", lambda _folder: 1000)
     with pytest.raises(DataError, match=r"needs about 0\.0 GB beside .* and 0\.0 GB are free; free some space"):
         check_start("align", align_config(tmp_path / "none", sft, tmp_path))
+
+
+def test_a_stage_does_not_replace_what_it_starts_from(sft, tmp_path) -> None:
+    config = replace(align_config(tmp_path / "none", sft, tmp_path), out=sft)
+    with pytest.raises(ConfigError, match="the checkpoint that the stage starts from"):
+        check_start("align", config)
 
 
 def test_actions_of_another_robot_do_not_fit_the_codec() -> None:
