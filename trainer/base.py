@@ -1,10 +1,9 @@
 """Stage `base`: the grounded vision-language model that the other stages start from.
 
-The paper starts from a pretrained Qwen2.5-VL; `nano` has no such past, so this stage gives it one: questions about
-rendered scenes (where, how far, what colour, which is left of, is it held, what is on the table, what next),
-answered in words. It never sees an action token. An auxiliary loss reads the places of the named objects from the
-image tokens
-(see `supervised.PlaceReadout`); it has no part in the checkpoint.
+The paper starts from a pretrained Qwen2.5-VL; `nano` has no such past, and `smol` can read but not see. This stage
+teaches them with questions about rendered scenes (where, how far, what colour, which is left of, is it held, what is on
+the table, what next), answered in words. It never sees an action token. An auxiliary loss reads the places of the named
+objects from the image tokens (see `supervised.PlaceReadout`); it has no part in the checkpoint.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ __all__ = ["BaseConfig", "build_processor", "order_number_rows", "train_base"]
 
 
 FAMILIES = ("nano", "smol", "smol-random")
+"""Models that this stage can make; a Qwen comes trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -88,6 +88,11 @@ def test_an_update_is_the_same_however_it_is_cut(tmp_path) -> None:
     assert weights[1] == pytest.approx(weights[0], rel=1e-4)
 
 
+def test_activations_made_again_give_the_same_weights(whole, tmp_path) -> None:
+    weights, _ = train(tmp_path, config=replace(CONFIG, checkpointing=True))
+    assert all(torch.equal(weights[name], value) for name, value in whole[1].items())
+
+
 def test_a_frozen_vision_encoder_is_left_alone_and_not_in_the_state(tmp_path) -> None:
     before = tiny.backbone(CODEC).vision.state_dict()
     config = replace(CONFIG, steps=1, save_every=1, freeze_vision=True)

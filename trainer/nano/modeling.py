@@ -133,7 +133,7 @@ class NanoPreTrainedModel(PreTrainedModel):
 
     config_class: ClassVar[type[NanoConfig]] = NanoConfig
     base_model_prefix = "model"
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules: ClassVar = ["LlamaDecoderLayer"]
 
