@@ -4,7 +4,8 @@ The paper's reasoning data holds a set that was distilled from a model trained b
 not said. Here the model is asked about frames of a dataset, several times each, and one reply a frame is kept:
 
     action  think, then act; the reply whose decoded action is nearest to the demonstrated one, if it is near enough
-    words   think, then say the next step; a reply whose answer is the true step, or the recorded one
+    words   think, then say the next step; a reply whose answer is the true step, or the recorded one, and whose thought
+            does not settle on another step
 
 A row of `action` keeps the demonstrated chunk beside the thought, as numbers: tokens belong to one codec.
 """
@@ -24,7 +25,8 @@ import numpy as np
 import torch
 
 from roboalign.sdk.data.arrow import encode_png, import_pyarrow
-from roboalign.sdk.data.language import next_words
+from roboalign.sdk.data.language import next_words, step_words
+from roboalign.sdk.data.reasoning import steps_of
 from roboalign.sdk.errors import CheckFailed, ConfigError, DataError, unknown_name
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.reply import parse_reply, write_reply
@@ -97,7 +99,8 @@ class DistillReport:
     kept: int
     """Rows that were written."""
     rejected: Mapping[str, int]
-    """Replies that were not good enough, by reason: `form`, `action` (does not decode or is far), `answer` (wrong)."""
+    """Replies that were not good enough, by reason: `form`, `action` (far), `answer` (wrong), `thought`
+    (names another step)."""
 
 
 def distill(config: DistillConfig) -> DistillReport:
@@ -229,13 +232,18 @@ def _right_words(
     rejected: Counter[str],
 ) -> dict[str, Any] | None:
     """The first reply that names the step; the others are still counted."""
-    kept = None
+    kept, others = None, ()
+    if table.truths is not None:
+        truth = table.truths[frame]
+        others = tuple(step_words(truth, stage) for stage in steps_of(truth) if stage != truth.stage)
     for ids in replies:
         reply = parse_reply(_text(backbone, ids))
         if not reply.is_well_formed or reply.thought is None or reply.answer is None:
             rejected["form"] += 1
         elif wanted is None or reply.answer.split() != wanted.split():
             rejected["answer"] += 1
+        elif wanted not in reply.thought and any(step in reply.thought for step in others):
+            rejected["thought"] += 1
         elif kept is None:
             kept = _row(table, frame, write_reply(reply.thought.strip(), reply.answer.strip()))
     return kept

@@ -8,7 +8,8 @@ import pytest
 import tiny
 import tiny_scenes
 
-from roboalign.sdk.data.language import next_words
+from roboalign.sdk.data.language import next_words, step_words
+from roboalign.sdk.data.reasoning import steps_of
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, DataError
 from roboalign.sdk.reply import parse_reply, write_reply
 from roboalign.trainer.checkpoint import CheckpointMeta, save_checkpoint
@@ -102,6 +103,16 @@ def test_words_are_kept_where_they_name_the_true_step(checkpoint, say, tmp_path)
     found = ChatFile(tmp_path / "t.jsonl").at(0)
     assert (found.thought, found.answer) == ("it is so", words)
     assert report.rejected == {"form": 12, "answer": 2 * (12 - len(same))}
+
+
+def test_a_thought_that_settles_on_another_step_is_left_out(checkpoint, say, tmp_path) -> None:
+    truth = TABLE.truths[3]
+    words = next_words(truth)
+    other = next(step for step in (step_words(truth, stage) for stage in steps_of(truth)) if step != words)
+    say(write_reply(f"next {other} .", words) + "<eos>", write_reply(f"first {other} , now {words}", words) + "<eos>")
+    report = distill(config(checkpoint, tmp_path / "t.jsonl", accept="words", samples=2))
+    assert report.rejected["thought"] == report.kept
+    assert ChatFile(tmp_path / "t.jsonl").at(0).thought == f"first {other} , now {words}"
 
 
 def test_nothing_good_enough_is_a_failed_check_and_leaves_no_file(checkpoint, say, tmp_path) -> None:
