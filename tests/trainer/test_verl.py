@@ -17,7 +17,7 @@ from roboalign.trainer.align_config import AlignConfig
 from roboalign.trainer.checkpoint import CheckpointMeta, save_checkpoint
 from roboalign.trainer.judge import ActionPrompts, Judge
 from roboalign.trainer.rewards import RewardWeights, total_reward
-from roboalign.trainer.verl import EMITTED_REWARDS, emit_verl, reward_source
+from roboalign.trainer.verl import EMITTED_REWARDS, emit_prompts, emit_verl, reward_source
 
 TABLE = tiny_scenes.frames(24)
 TABLE.chunks[:, :, :2] += 0.006 * np.random.default_rng(0).standard_normal((24, 4, 2)).astype(np.float32)
@@ -131,3 +131,9 @@ def test_a_reward_that_needs_the_simulator_is_refused(tmp_path) -> None:
     config = AlignConfig(data=tmp_path, sft=tmp_path, out=tmp_path / "out", recipe="tiny", steps=4, reward="success")
     with pytest.raises(ConfigError, match="reward 'success' cannot be written for verl, expected one of prefix"):
         emit_verl(config)
+
+
+def test_another_program_is_refused_by_name(tmp_path) -> None:
+    config = AlignConfig(data=tmp_path, sft=tmp_path, out=tmp_path / "out", recipe="tiny", steps=4)
+    with pytest.raises(ConfigError, match="--emit is 'ray', expected verl"):
+        emit_prompts(config, "ray")
