@@ -58,7 +58,7 @@ def _write_checkpoint(folder: Path, words: list[str]) -> None:
     else:
         meta["notes"]["fit"] = {"steps": steps, "batch_size": 8}
     (folder / "roboalign.json").write_text(json.dumps(meta))
-    (folder / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 0.6}\n')
+    (folder / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
 
 
 def _content(word: str) -> str:
