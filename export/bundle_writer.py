@@ -32,6 +32,7 @@ from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
 from roboalign.trainer.checkpoint import META_FILE, Checkpoint, load_checkpoint
+from roboalign.trainer.nano import NanoForConditionalGeneration
 
 __all__ = ["ExportConfig", "export", "newest_run"]
 
@@ -169,6 +170,12 @@ def _write_parts(
             shutil.copyfile(checkpoint.path / part, work / part)
     backend = TorchBackend.open(checkpoint.path, threads=config.threads)
     model = backend.backbone.model
+    kind = str(model.config.model_type)
+    if not isinstance(model, NanoForConditionalGeneration):
+        raise ConfigError(
+            f"{checkpoint.path} holds a {kind} model; graphs are written for nano and smol models, which "
+            "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
+        )
     say(f"tracing the graphs of {checkpoint.path} ({config.precision} weights)")
     assert backend.head is not None
     graphs = write_graphs(model, backend.head, backend.spec, work, config.precision)
@@ -178,7 +185,7 @@ def _write_parts(
         roboalign_version=__version__,
         source_commit=_source_commit(),
         name=name,
-        model=f"nano-{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M",
+        model=f"{kind.removeprefix('roboalign_')}-{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M",
         tokenizer_sha256=file_record(work / "tokenizer.json").sha256,
         codec_hash=str(json.loads((work / "fast.json").read_text(encoding="utf-8"))["sha256"]),
         target=target.name,
@@ -203,6 +210,7 @@ def _write_manifest(work: Path, manifest: Manifest) -> None:
 def _card(manifest: Manifest, checkpoint: Checkpoint) -> str:
     policy, meta, parity = manifest.policy, checkpoint.meta, manifest.parity
     assert parity is not None
+    origin = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8")).get("origin")
     state = "ready to run" if manifest.built else f"not built; on the target type: `{manifest.next_command}`"
     seeds = ", ".join(f"{key} {value}" for key, value in sorted(meta.seeds.items()))
     measured = [
@@ -224,6 +232,8 @@ def _card(manifest: Manifest, checkpoint: Checkpoint) -> str:
         "",
         f"Made by recipe {meta.recipe}; seeds: {seeds}; data {meta.data_hash}; head training {meta.cpu_s:.0f} CPU s.",
     ]
+    if origin is not None:
+        lines += ["", f"Its first weights: {origin}."]
     if measured:
         lines += ["", "| measured by the head's training | |", "|---|---|", *measured]
     return "\n".join([*lines, ""])

@@ -62,7 +62,7 @@ def _prefill_interface(model: NanoForConditionalGeneration, spec: PolicySpec) ->
         (_spec("length", length, "tokens in the prompt"), length),
         _float("pixel_values", (1, 3, size, size), "(pixel / 255 - mean) / std, planes red green blue"),
     ]
-    rows = (2 * shape.num_layers, shape.num_heads, prompt, shape.head_dim)
+    rows = (2 * shape.num_layers, shape.num_kv_heads, prompt, shape.head_dim)
     outputs = [
         _out("logits", (1, shape.vocab_size), "scores of the next token"),
         _out("hidden", (1, prompt, shape.hidden_size), "hidden states of the tapped layer"),
@@ -74,7 +74,7 @@ def _prefill_interface(model: NanoForConditionalGeneration, spec: PolicySpec) ->
 def _step_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:
     shape = decoder_shape(model)
     token, length = torch.tensor([5]), torch.tensor([spec.max_prompt_tokens])
-    cache = (2 * shape.num_layers, shape.num_heads, spec.max_tokens, shape.head_dim)
+    cache = (2 * shape.num_layers, shape.num_kv_heads, spec.max_tokens, shape.head_dim)
     inputs = [
         (_spec("token", token, "token id"), token),
         (_spec("length", length, "tokens read before this one"), length),

@@ -30,7 +30,9 @@ class DecoderShape:
     num_layers: int
     """Decoder layers."""
     num_heads: int
-    """Attention heads; nano has as many key heads as query heads."""
+    """Attention heads."""
+    num_kv_heads: int
+    """Heads of keys and values; smol shares each among several attention heads, nano does not."""
     head_dim: int
     """Width of one head."""
     hidden_size: int
@@ -45,6 +47,7 @@ def decoder_shape(model: NanoForConditionalGeneration) -> DecoderShape:
     return DecoderShape(
         num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
+        num_kv_heads=getattr(config, "num_key_value_heads", config.num_attention_heads),
         head_dim=config.head_dim,
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
@@ -101,13 +104,19 @@ class _Decoder(nn.Module):
         past: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         length = x_LD.shape[0]
-        split = (length, self.shape.num_heads, self.shape.head_dim)
-        query = _rotate(attention.q_proj(x_LD).view(split).transpose(0, 1), cos_LK, sin_LK)
-        key = _rotate(attention.k_proj(x_LD).view(split).transpose(0, 1), cos_LK, sin_LK)
-        value = attention.v_proj(x_LD).view(split).transpose(0, 1)
+        shape = self.shape
+        query = attention.q_proj(x_LD).view(length, shape.num_heads, shape.head_dim).transpose(0, 1)
+        key, value = (
+            part(x_LD).view(length, shape.num_kv_heads, shape.head_dim).transpose(0, 1)
+            for part in (attention.k_proj, attention.v_proj)
+        )
+        query, key = _rotate(query, cos_LK, sin_LK), _rotate(key, cos_LK, sin_LK)
         rows = [key, value]
         if past is not None:
             key, value = torch.cat((past[0], key), dim=1), torch.cat((past[1], value), dim=1)
+        if shape.num_kv_heads != shape.num_heads:
+            times = shape.num_heads // shape.num_kv_heads
+            key, value = key.repeat_interleave(times, dim=0), value.repeat_interleave(times, dim=0)
         score = (query @ key.transpose(1, 2)) * (self.shape.head_dim**-0.5)
         # The lowest finite number, not -inf: no row is ever empty, and float16 engines survive it.
         score = torch.where(may_see, score, torch.finfo(score.dtype).min)

@@ -77,6 +77,7 @@ class FastCodec:
         vocab_size: int = 512,
         tolerance: Sequence[float] | None = None,
         scale: float = 10.0,
+        max_merges: int | None = None,
     ) -> FastCodec:
         """Learns statistics, alphabet and merges from demonstrated chunks; the same chunks give the same codec.
 
@@ -88,6 +89,8 @@ class FastCodec:
             tolerance: Absolute error per field that 95 % of the fitted actions must stay within; the smallest scale of
                 a fixed ladder that does so replaces `scale`. `inf` for a field that does not matter.
             scale: Quanta per normalised unit when no tolerance is given (10 in the FAST paper).
+            max_merges: Byte-pair merges at most; None fills the vocabulary (the FAST paper). With 0 every token is one
+                coefficient at a known place, so a wrong token cannot shift what the tokens behind it mean.
 
         Raises:
             DataError: The actions have another shape or are not finite.
@@ -96,6 +99,8 @@ class FastCodec:
         chunks = _checked(actions, (*np.asarray(actions).shape[1:2], len(names)))
         if vocab_size < 16:
             raise ConfigError(f"vocab_size is {vocab_size}, expected at least 16; the paper uses 2048")
+        if max_merges is not None and max_merges < 0:
+            raise ConfigError(f"max_merges is {max_merges}, expected 0 or more, or None to fill the vocabulary")
         low, high = _normalisation(chunks)
 
         empty = FastConfig(
@@ -116,7 +121,8 @@ class FastCodec:
             return cls(replace(config, min_coefficient=lowest, max_coefficient=highest))
 
         codec = without_merges(empty.scale) if tolerance is None else _pick_scale(without_merges, chunks, tolerance)
-        num_merges = vocab_size - codec.vocab_size
+        room = vocab_size - codec.vocab_size
+        num_merges = room if max_merges is None else min(max_merges, room)
         sample = np.linspace(0, len(chunks) - 1, min(len(chunks), _MAX_MERGE_CHUNKS)).astype(np.int64)
         symbols, _ = codec._quantise(chunks[sample])
         codec = cls(replace(codec.config, merges=learn_merges(symbols, codec.vocab_size, num_merges)))

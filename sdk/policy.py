@@ -9,7 +9,7 @@ becomes a hold with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -114,20 +114,29 @@ class Policy:
         """Starts a new episode: the noise begins anew."""
         self._num_calls = 0
 
-    def act(self, observation: Observation) -> ActionChunk:
+    def act(self, observation: Observation, *, thought_about: Observation | None = None) -> ActionChunk:
         """Returns the next actions, or a hold with its reason. Blocks while the model runs.
+
+        Args:
+            observation: what the robot senses now.
+            thought_about: think about this observation instead: an earlier one (a stale thought), or one of another
+                scene (a control of what thoughts are worth).
 
         Raises:
             DataError: the observation lacks a camera, or holds what cannot be right.
+            ConfigError: a policy that does not think was told what to think about.
         """
+        if thought_about is not None and not self._think:
+            raise ConfigError("this policy does not think, so it takes no thought_about; load it with think=True")
         if self._is_closed:
             raise BackendError("this policy is closed; load it again with Policy.load")
         turn = _Turn(self._backend, self._vocabulary, self._clock)
         noise = self._noise()
         try:
+            given = None if thought_about is None else self._thought_about(thought_about)
             turn.read(observation, think=self._think)
             if self._think:
-                turn.write_thought()
+                turn.write_thought(given)
             actions = turn.flow(observation.state, noise) if self._actions == "flow" else turn.write_actions()
         except _NoAnswerError as problem:
             return turn.hold(str(problem))
@@ -145,6 +154,11 @@ class Policy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _thought_about(self, observation: Observation) -> list[int]:
+        turn = _Turn(self._backend, self._vocabulary, self._clock)
+        turn.read(observation, think=True)
+        return turn.write_thought()
 
     def _noise(self) -> FloatArray:
         shape = (self.spec.horizon, len(self.spec.action_names))
@@ -243,12 +257,15 @@ class _Turn:
         self._decoding = self._backend.prefill(ids, prompt.pixel_values(observation.images[name]))
         self._lap("vision_prompt")
 
-    def write_thought(self) -> None:
-        """Writes `<think> ... </think>`; a thought that reaches the budget is closed there."""
+    def write_thought(self, given: Sequence[int] | None = None) -> list[int]:
+        """Writes `<think> ... </think>` and returns the words; a thought that reaches the budget is closed there.
+
+        The words that are `given` are written instead of the model's own.
+        """
         self._feed(self._words.think_open)
         written: list[int] = []
-        while len(written) < self._spec.max_thought_tokens:
-            token = self._best(self._words.thought_mask(len(self._logits())))
+        for position in range(self._spec.max_thought_tokens if given is None else len(given)):
+            token = self._next_word() if given is None else given[position]
             if token == self._words.think_close:
                 break
             written.append(token)
@@ -256,6 +273,7 @@ class _Turn:
         self._feed(self._words.think_close)
         self._thought = self._words.tokenizer.decode(written, skip_special_tokens=False).strip()
         self._lap("thought")
+        return written
 
     def write_actions(self) -> FloatArray:
         """Writes `<answer><ACTION_START>...<ACTION_END>` and returns the actions that it spells."""
@@ -307,6 +325,9 @@ class _Turn:
     def _logits(self) -> FloatArray:
         assert self._decoding is not None
         return self._decoding.logits
+
+    def _next_word(self) -> int:
+        return self._best(self._words.thought_mask(len(self._logits())))
 
     def _best(self, mask: NDArray[np.bool_]) -> int:
         logits = self._logits()

@@ -16,13 +16,24 @@ import numpy as np
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.types import STATE_NAMES, FloatArray, ImageArray
 
-__all__ = ["PACES", "TASKS", "PromptFormat"]
+__all__ = ["FORMS", "PACES", "TASKS", "PromptFormat"]
 
 PACES = ("quick", "slow")
 """`quick` answers at once; `slow` thinks first."""
 
 TASKS = ("ask", "act")
 """`ask` wants words; `act` wants an action."""
+
+FORMS = ("nano", "chat", "qwen")
+"""`nano` closes a prompt with two flags, `<slow><act>`; `chat` (SmolLM2) and `qwen` say them in a turn of a chat."""
+
+_LAYOUTS = {
+    "nano": "<bos>{text}{state}{image}<{pace}><{task}>",
+    "chat": "<|im_start|>user\n{text}{state}{image}\n{flags}<|im_end|>\n<|im_start|>assistant\n",
+    "qwen": "<|im_start|>user\n{image}{text}{state}\n{flags}<|im_end|>\n<|im_start|>assistant\n",
+}
+_PACE_WORDS = {"quick": "Answer at once.", "slow": "Think first."}
+_TASK_WORDS = {"ask": "Answer in words.", "act": "Answer with an action."}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +60,12 @@ class PromptFormat:
     """Subtracted from pixel / 255."""
     pixel_std: float = 0.25
     """Divides what is left."""
+    form: str = "nano"
+    """How the parts are put together, one of `FORMS`."""
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ConfigError(f"PromptFormat.form is {self.form!r}, expected one of {', '.join(FORMS)}")
 
     def numbers(self, values: FloatArray, units: FloatArray) -> list[int]:
         """Returns values / units as whole numbers inside 0..max_number."""
@@ -72,7 +89,12 @@ class PromptFormat:
         return self.position_numbers(np.asarray(state[:3], np.float32)) + yaw + width
 
     def clean_text(self, text: str) -> str:
-        """Returns an instruction in the form the model was trained on: lower case, no punctuation, no markup."""
+        """Returns an instruction as the model was trained on it: no markup; for nano also lower case, no punctuation.
+
+        A pretrained model knows capitals and punctuation; only what a marker could be made of is taken out.
+        """
+        if self.form != "nano":
+            return " ".join("".join(" " if c in "<>|" else c for c in text).split())
         kept = "".join(c if c.isalnum() or c.isspace() else " " for c in text.lower())
         return " ".join(kept.split())
 
@@ -85,7 +107,16 @@ class PromptFormat:
             raise DataError(
                 "the instruction is empty; say what the robot should do, e.g. 'put the red block in the blue bowl'"
             )
-        return f"<bos>{text}{self.state_text(state)}{'<image>' * self.num_image_tokens}<{pace}><{task}>"
+        flags = f"{_PACE_WORDS[pace]} {_TASK_WORDS[task]}"
+        parts = {"text": text, "state": self.state_text(state), "image": self.image_text, "flags": flags}
+        return _LAYOUTS[self.form].format(**parts, pace=pace, task=task)
+
+    @property
+    def image_text(self) -> str:
+        """The placeholders of a picture, with what a model wants around them."""
+        if self.form == "qwen":
+            return f"<|vision_start|>{'<|image_pad|>' * self.num_image_tokens}<|vision_end|>"
+        return "<image>" * self.num_image_tokens
 
     def state_text(self, state: FloatArray | None) -> str:
         """Returns ` state` and its numbers, or nothing when there is no state (a picture that no robot took)."""
@@ -107,13 +138,17 @@ class PromptFormat:
         return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
     def to_json(self) -> dict[str, object]:
-        """Returns a JSON-able description; `from_json` reads it back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Returns a JSON-able description; `from_json` reads it back. The first form goes without saying."""
+        data = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.form == FORMS[0]:
+            del data["form"]  # as in the files that were written before there were two
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> PromptFormat:
         """Builds the format from `to_json`'s result; unknown or missing fields are a ConfigError."""
         known = {f.name for f in fields(cls)}
+        data = {"form": FORMS[0], **data}
         if set(data) != known:
             odd = sorted(set(data) ^ known)
             raise ConfigError(f"prompt format has missing or unknown fields {odd}; it was written by another version")

@@ -13,7 +13,6 @@ from roboalign.export import ExportConfig, export
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import Observation
-from roboalign.trainer.backbone import add_action_tokens
 from roboalign.trainer.checkpoint import CheckpointMeta, save_checkpoint
 from roboalign.trainer.flow import FlowHead, FlowHeadConfig
 from roboalign.trainer.nano import (
@@ -23,6 +22,7 @@ from roboalign.trainer.nano import (
     NanoProcessor,
     train_tokenizer,
 )
+from roboalign.trainer.vocabulary import add_action_tokens
 
 __all__ = ["some_observations", "tiny_bundle", "tiny_run", "write_run"]
 

@@ -25,7 +25,8 @@ LARGEST_MODELS_BYTES = 24 * 2**20
 
 def source_files() -> list[Path]:
     """Every Python file of the rooms and of src/, without following links."""
-    folders = [ROOT / room for room in ROOMS] + [ROOT / "src" / "roboalign", ROOT / "src" / "roboalign" / "cli"]
+    package = ROOT / "src" / "roboalign"
+    folders = [ROOT / room for room in ROOMS] + [package, package / "cli", package / "reproduce"]
     found = {path for room in folders[:4] for path in room.rglob("*.py")}
     return sorted(found | {path for folder in folders[4:] for path in folder.glob("*.py")})
 
@@ -158,8 +159,9 @@ def test_registered_backends_can_be_found() -> None:
 def test_the_wheel_holds_every_file_found_on_disk(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     on_disk = {"sdk.py", "roboalign/py.typed"}
-    for folder in [*(ROOT / room for room in ROOMS), *(ROOT / "src" / "roboalign" / sub for sub in ("", "cli"))]:
-        inside = folder.rglob("*") if folder.name in ROOMS else folder.glob("*.py")
+    package = ROOT / "src" / "roboalign"
+    for folder in [*(ROOT / room for room in ROOMS), package, package / "cli", package / "reproduce"]:
+        inside = folder.glob("*.py") if folder in (package, package / "cli") else folder.rglob("*")
         base = ROOT / "src" / "roboalign" if folder.is_relative_to(ROOT / "src") else ROOT
         files = (
             path for path in inside if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"

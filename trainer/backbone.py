@@ -49,6 +49,7 @@ ENTRY_POINT_GROUP = "roboalign.backbones"
 
 _OWN = {
     "roboalign_nano": "roboalign.trainer.nano.backbone:NanoBackbone",
+    "roboalign_smol": "roboalign.trainer.smol.backbone:SmolBackbone",
     "qwen2_5_vl": "roboalign.trainer.qwen:QwenBackbone",
     "qwen3_vl": "roboalign.trainer.qwen:QwenBackbone",
 }
@@ -91,6 +92,10 @@ class HuggingFaceBackbone(ABC):
         """Units of the state and size of the picture, as the model was trained."""
         return cast(BackboneProcessor, self.processor).prompt_format
 
+    @prompt_format.setter
+    def prompt_format(self, wanted: PromptFormat) -> None:
+        cast(BackboneProcessor, self.processor).prompt_format = wanted
+
     @property
     def decoder(self) -> Any:
         """The text decoder (`layers`, `norm`, `embed_tokens`)."""
@@ -116,6 +121,12 @@ class HuggingFaceBackbone(ABC):
     def embedding_rows(self) -> int:
         """V, padding rows included: the width of the logits."""
         return int(cast(Any, self.model.get_input_embeddings()).weight.shape[0])
+
+    @property
+    def has_tied_rows(self) -> bool:
+        """True when the output head and the token embedding are one tensor."""
+        rows, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        return bool(cast(Any, rows).weight.data_ptr() == cast(Any, head).weight.data_ptr())
 
     @property
     def num_layers(self) -> int:
@@ -148,7 +159,12 @@ class HuggingFaceBackbone(ABC):
         ]
         batch = dict(processor(images=[image for image in images if image is not None], text=texts))
         ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
-        return PromptInputs(input_ids=ids, attention_mask=mask, extra=batch).to(self.model.device)
+        extra = {name: part.to(self.model.dtype) if part.is_floating_point() else part for name, part in batch.items()}
+        return PromptInputs(input_ids=ids, attention_mask=mask, extra=extra).to(self.model.device)
+
+    def picture_inputs(self, pixel_values: FloatArray, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns what the model takes besides ids and mask, for the policy's picture float32[3, size, size]."""
+        return {"pixel_values": torch.from_numpy(pixel_values)[None]}
 
     @abstractmethod
     def encode_images(self, inputs: PromptInputs) -> torch.Tensor:
@@ -244,6 +260,34 @@ class HuggingFaceBackbone(ABC):
     def hidden_after(self, inputs: PromptInputs, layer: int) -> torch.Tensor:
         """Returns float[B, L, D] after `layer` decoder layers, before the final norm."""
         return hidden_after_layer(self.model, layer, **self._arguments(inputs))
+
+    def hidden_behind(
+        self, state: DecoderState, ids_BC: torch.Tensor, mask_BC: torch.Tensor, layer: int
+    ) -> torch.Tensor:
+        """Returns float[B, C, D] after `layer` layers, of text (right-padded) behind what was read; its cache grows."""
+        places = torch.arange(ids_BC.shape[1], device=ids_BC.device)
+        return hidden_after_layer(
+            self.model,
+            layer,
+            input_ids=ids_BC,
+            attention_mask=torch.cat((state.attention_mask, mask_BC.to(state.attention_mask.dtype)), dim=1),
+            position_ids=self._next_positions(state.next_position[:, None] + places),
+            past_key_values=state.cache,
+        )
+
+    @contextmanager
+    def tapped(self, layer: int) -> Iterator[list[torch.Tensor]]:
+        """Yields a list that collects the hidden states after `layer` of whatever the model reads meanwhile."""
+        taken: list[torch.Tensor] = []
+
+        def take(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            taken.append(args[0] if args else kwargs["hidden_states"])
+
+        handle = [*self.decoder.layers, self.decoder.norm][layer].register_forward_pre_hook(take, with_kwargs=True)
+        try:
+            yield taken
+        finally:
+            handle.remove()
 
     def _next_positions(self, position_BL: torch.Tensor) -> torch.Tensor:
         """Returns the model's position ids for text behind a prompt."""

@@ -16,18 +16,17 @@ import torch
 
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.bundle import MANIFEST_NAME, PolicySpec, read_bundle
-from roboalign.sdk.errors import BackendError, BundleError, ConfigError
+from roboalign.sdk.errors import BackendError, BundleError
 from roboalign.sdk.fast import FAST_FILE, FastCodec
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, FloatArray
-from roboalign.trainer.backbone import DecoderState, PromptInputs, load_backbone
+from roboalign.trainer.backbone import DecoderState, HuggingFaceBackbone, PromptInputs, load_backbone
 from roboalign.trainer.checkpoint import load_checkpoint
 from roboalign.trainer.flow import FlowHead
-from roboalign.trainer.nano import NanoBackbone
 
-__all__ = ["MAX_PROMPT_TOKENS", "MAX_THOUGHT_TOKENS", "TorchBackend", "checkpoint_spec"]
+__all__ = ["MAX_TEXT_TOKENS", "MAX_THOUGHT_TOKENS", "TorchBackend", "checkpoint_spec"]
 
-MAX_PROMPT_TOKENS = 80
-"""Room for 24 image tokens, the state, the flags and an instruction of about 40 words."""
+MAX_TEXT_TOKENS = {"nano": 56, "chat": 104, "qwen": 256}
+"""By prompt form: room for an instruction of about 40 words, the state and the flags; a chat spells digits."""
 
 MAX_THOUGHT_TOKENS = 48
 """Thought budget of a checkpoint that does not state the one it was trained with."""
@@ -39,7 +38,11 @@ _CAMERA_NAMES = ("front",)
 
 
 def checkpoint_spec(
-    backbone: NanoBackbone, codec: FastCodec, head: FlowHead | None, *, max_thought_tokens: int = MAX_THOUGHT_TOKENS
+    backbone: HuggingFaceBackbone,
+    codec: FastCodec,
+    head: FlowHead | None,
+    *,
+    max_thought_tokens: int = MAX_THOUGHT_TOKENS,
 ) -> PolicySpec:
     """Returns how to act with a model; a head that was trained for other actions than the codec's is a BundleError."""
     config = codec.config
@@ -53,7 +56,8 @@ def checkpoint_spec(
                 f"the codec has {expected[0]} x {expected[1]} and the model {backbone.hidden_size}; "
                 "train the head on this model"
             )
-    prompt = backbone.processor.prompt_format
+    prompt = backbone.prompt_format
+    room = MAX_TEXT_TOKENS[prompt.form] + prompt.num_image_tokens
     return PolicySpec(
         horizon=config.horizon,
         rate_hz=config.rate_hz,
@@ -64,9 +68,9 @@ def checkpoint_spec(
         action_low=low,
         action_high=high,
         prompt=prompt,
-        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        max_prompt_tokens=room,
         max_thought_tokens=max_thought_tokens,
-        max_tokens=MAX_PROMPT_TOKENS + max_thought_tokens + _NUM_MARKERS + codec.num_coefficients,
+        max_tokens=room + max_thought_tokens + _NUM_MARKERS + codec.num_coefficients,
         hidden_size=backbone.hidden_size,
         has_head=head is not None,
     )
@@ -78,15 +82,15 @@ class _Cache:
 
     state: DecoderState
     ids: list[int]
-    pixel_values: torch.Tensor
+    pixel_values: FloatArray
 
 
 class TorchBackend:
     """The `Backend` of a checkpoint or bundle on PyTorch."""
 
-    def __init__(self, folder: Path, backbone: NanoBackbone, head: FlowHead | None, spec: PolicySpec) -> None:
+    def __init__(self, folder: Path, backbone: HuggingFaceBackbone, head: FlowHead | None, spec: PolicySpec) -> None:
         self._folder = folder
-        self._backbone: NanoBackbone | None = backbone
+        self._backbone: HuggingFaceBackbone | None = backbone
         self.head = head
         self._spec = spec
 
@@ -98,10 +102,6 @@ class TorchBackend:
         spec = read_bundle(folder).manifest.policy if (folder / MANIFEST_NAME).is_file() else None
         budget = _checked_budget(folder) if spec is None else spec.max_thought_tokens
         backbone = load_backbone(folder)
-        if not isinstance(backbone, NanoBackbone):
-            raise ConfigError(
-                f"{folder} holds a {backbone.model.config.model_type} model; sdk.Policy runs nano models so far"
-            )
         head = FlowHead.load(folder) if (folder / "head.safetensors").is_file() else None
         backbone.model.eval()
         if spec is None:
@@ -121,9 +121,8 @@ class TorchBackend:
     @torch.inference_mode()
     def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
         """Reads a prompt and a picture."""
-        pixels = torch.from_numpy(pixel_values)[None]
-        logits, state = self.backbone.prefill(_inputs(prompt_ids, pixels))
-        cache = _Cache(state=state, ids=list(prompt_ids), pixel_values=pixels)
+        logits, state = self.backbone.prefill(self._inputs(prompt_ids, pixel_values))
+        cache = _Cache(state=state, ids=list(prompt_ids), pixel_values=pixel_values)
         return Decoding(logits=logits[0].numpy(), length=len(prompt_ids), cache=cache)
 
     @torch.inference_mode()
@@ -141,18 +140,23 @@ class TorchBackend:
         if self.head is None:
             raise BackendError(f"{self._folder} has no action head; run 'roboalign train head' on it")
         cache = cast(_Cache, decoding.cache)
-        inputs = _inputs(cache.ids, cache.pixel_values)
+        inputs = self._inputs(cache.ids, cache.pixel_values)
         hidden_BLD = self.backbone.hidden_after(inputs, self.head.config.layer)
         mask_BL = inputs.attention_mask.bool()
         actions = self.head.sample(hidden_BLD, mask_BL, torch.from_numpy(state)[None], torch.from_numpy(noise)[None])
         return cast(FloatArray, actions[0].numpy())
+
+    def _inputs(self, ids: Sequence[int], pixel_values: FloatArray) -> PromptInputs:
+        input_ids = torch.tensor([list(ids)])
+        extra = self.backbone.picture_inputs(pixel_values, input_ids)
+        return PromptInputs(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), extra=extra)
 
     def close(self) -> None:
         """Drops the model."""
         self._backbone = None
 
     @property
-    def backbone(self) -> NanoBackbone:
+    def backbone(self) -> HuggingFaceBackbone:
         """The model; BackendError once closed."""
         if self._backbone is None:
             raise BackendError(f"the torch backend of {self._folder} was closed; load the policy again")
@@ -168,10 +172,3 @@ def _checked_budget(folder: Path) -> int:
             "train it on with 'roboalign train sft'"
         )
     return int(meta.notes.get("thought_budget", MAX_THOUGHT_TOKENS))
-
-
-def _inputs(ids: Sequence[int], pixel_values: torch.Tensor) -> PromptInputs:
-    input_ids = torch.tensor([list(ids)])
-    return PromptInputs(
-        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), extra={"pixel_values": pixel_values}
-    )

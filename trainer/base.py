@@ -23,8 +23,10 @@ from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.reply import parse_reply
 from roboalign.sdk.sim.language import instruction_for
+from roboalign.trainer.backbone import HuggingFaceBackbone
 from roboalign.trainer.checkpoint import CheckpointMeta, partial_dir, save_checkpoint
 from roboalign.trainer.frames import FrameTable, load_frames
+from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.nano import (
     NanoBackbone,
     NanoConfig,
@@ -41,6 +43,9 @@ from roboalign.trainer.supervised import FitConfig, fit
 __all__ = ["BaseConfig", "build_processor", "order_number_rows", "train_base"]
 
 
+FAMILIES = ("nano", "smol", "smol-random")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseConfig:
     """Settings of the `base` stage."""
@@ -53,8 +58,10 @@ class BaseConfig:
     """Name of the recipe that made this configuration."""
     fit: FitConfig
     """Settings of the supervised loop."""
+    family: str = "nano"
+    """`nano` (made from nothing), `smol` (a pretrained language model), or `smol-random` (the same, for tests)."""
     model: dict[str, object] = field(default_factory=dict)
-    """Overrides of `NanoConfig`."""
+    """Overrides of `NanoConfig` or `SmolConfig`."""
     prompt: PromptFormat = field(default_factory=PromptFormat)
     """Prompt format; its image size must be the dataset's."""
     held_share: float = 0.02
@@ -64,13 +71,17 @@ class BaseConfig:
     dtype: str = "fp16"
     """Type of the saved weights."""
 
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ConfigError(f"BaseConfig.family is {self.family!r}, expected one of {', '.join(FAMILIES)}")
+
 
 def build_processor(table: FrameTable, fmt: PromptFormat, *, seed: int, vocab_size: int) -> NanoProcessor:
     """Trains the tokenizer on sentences about the table's scenes and returns the processor."""
-    rng = np.random.default_rng((seed, 7))
+    rng, truths = np.random.default_rng((seed, 7)), table.require_truths("stage base")
     texts = []
     for _ in range(min(4000, 4 * len(table))):
-        truth = table.truths[int(rng.integers(len(table)))]
+        truth = truths[int(rng.integers(len(table)))]
         qa = question(truth, fmt, rng, QUESTION_KINDS[int(rng.integers(len(QUESTION_KINDS)))])
         texts += [f"{qa.question} state", qa.answer, next_words(truth)]
         sample = make_sample(table, int(rng.integers(len(table))), "reason", fmt, rng)
@@ -88,17 +99,17 @@ def train_base(config: BaseConfig) -> Path:
     train, held = table.split(config.held_share)
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)
-    vocab_size = config.model.get("vocab_size", 1024)
-    processor = build_processor(train, fmt, seed=config.fit.seed, vocab_size=int(str(vocab_size)))
-    torch.manual_seed(config.fit.seed)
-    model = NanoForConditionalGeneration(_model_config(config, processor))
-    order_number_rows(model, processor)
+    backbone = _start(config, train)
+    fmt = backbone.prompt_format
+    adapted = None
+    if config.fit.lora is not None:
+        first = backbone.tokenizer.convert_tokens_to_ids("<image>")
+        adapted = add_lora(backbone, config.fit.lora, new_ids=range(first, len(backbone.tokenizer)))
 
     def draw_from(frames: FrameTable, _step: int, count: int, rng: np.random.Generator) -> list[Sample]:
         rows = rng.integers(len(frames), size=count)
         return [make_sample(frames, int(row), "vqa", fmt, rng) for row in rows]
 
-    backbone = NanoBackbone(model, processor)
     timer = fit(
         backbone,
         partial(draw_from, train),
@@ -108,7 +119,11 @@ def train_base(config: BaseConfig) -> Path:
         folder=work,
         label="base",
     )
+    files = {"metrics.jsonl": work / "metrics.jsonl"}
+    if adapted is not None:
+        files |= {f"adapter/{path.name}": path for path in merge_lora(adapted, work)}
     accuracy = answer_accuracy(backbone, held, seed=config.fit.seed)
+    origin = getattr(backbone.model.config, "origin", None)
     meta = CheckpointMeta(
         stage="base",
         recipe=config.recipe,
@@ -117,13 +132,35 @@ def train_base(config: BaseConfig) -> Path:
         data_hash=table.data_hash,
         wall_s=timer.wall_s,
         cpu_s=timer.cpu_s,
-        notes={"frames": len(train), "fit": asdict(config.fit)},
+        notes={"frames": len(train), "fit": asdict(config.fit), "origin": origin},
     )
-    files = {"metrics.jsonl": work / "metrics.jsonl"}
     save_checkpoint(
-        config.out, model=backbone.model, processor=processor, meta=meta, dtype=config.dtype, extra_files=files
+        config.out,
+        model=backbone.model,
+        processor=backbone.processor,
+        meta=meta,
+        dtype=config.dtype,
+        extra_files=files,
     )
     return config.out
+
+
+def _start(config: BaseConfig, train: FrameTable) -> HuggingFaceBackbone:
+    """Returns the untrained model of the configured family."""
+    fmt, seed = config.prompt, config.fit.seed
+    processor = None
+    if config.family != "smol":
+        vocab_size = config.model.get("vocab_size", 1024)
+        processor = build_processor(train, fmt, seed=seed, vocab_size=int(str(vocab_size)))
+    if config.family != "nano":
+        from roboalign.trainer.smol import start_smol
+
+        return start_smol(config.model, fmt, None if processor is None else processor.tokenizer, seed=seed)
+    assert processor is not None
+    torch.manual_seed(seed)
+    model = NanoForConditionalGeneration(_model_config(config, processor))
+    order_number_rows(model, processor)
+    return NanoBackbone(model, processor)
 
 
 def order_number_rows(model: NanoForConditionalGeneration, processor: NanoProcessor) -> None:

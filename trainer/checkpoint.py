@@ -199,6 +199,7 @@ def save_checkpoint(
             if part is not None:
                 part.save(temporary)
         for name, source in (extra_files or {}).items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, temporary / name)
         files = {
             str(path.relative_to(temporary)): sha256_of_file(path)

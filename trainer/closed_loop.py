@@ -13,10 +13,9 @@ from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.sim.seeds import train_seed
-from roboalign.trainer.align import ClosedLoop
 from roboalign.trainer.backbone import HuggingFaceBackbone
 from roboalign.trainer.backend import TorchBackend, checkpoint_spec
-from roboalign.trainer.nano import NanoBackbone
+from roboalign.trainer.watch import ClosedLoop
 
 __all__ = ["FIRST_SEED", "token_rollouts"]
 
@@ -41,8 +40,6 @@ def token_rollouts(
         raise ConfigError(f"closed-loop episodes are {episodes}, expected at least 1")
 
     def play(backbone: HuggingFaceBackbone, codec: FastCodec) -> Mapping[str, float]:
-        if not isinstance(backbone, NanoBackbone):
-            raise ConfigError("closed-loop rollouts run nano models so far; leave them out for other models")
         backend = TorchBackend(folder, backbone, None, checkpoint_spec(backbone, codec, None))
         policy, env = Policy(backend, actions="fast"), SimEnv("mix", image_size_px=backend.spec.image_size_px)
         try:

@@ -3,16 +3,20 @@
 The maths are GR00T-N1.5's (paper, stage 3): noise at t = 0, actions at t = 1, x_t = (1 - t) noise + t actions, the head
 predicts the velocity actions - noise, training times are (s - Beta(1.5, 1)) / s with s = .999 clamped at 0, four Euler
 steps. Departures: one embodiment instead of tables for many, no extra "future" tokens, and the keys and values of the
-conditioning are computed once for all steps (`condition`), which is what makes the exported graph cheap.
+conditioning are computed once for all steps (`condition`), which is what makes the exported graph cheap. Training asks
+few queries of many tokens, whose hidden states need no gradient: there the projections are moved to the side of the
+queries (`_Fold`), which is the same function at half the cost.
 
-Shape suffixes: B batch, L conditioning tokens, D backbone width, E head width, T horizon, A action fields, S state
-fields.
+Shape suffixes: B batch, R noise draws, N = B x R, L conditioning tokens, D backbone width, E head width, H heads, K
+head size, Q queries, T horizon, A action fields, S state fields.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +35,9 @@ _BETA_A, _BETA_B, _TIME_SCALE = 1.5, 1.0, 0.999  # GR00T N1.5: noise_beta_alpha,
 
 Memory = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values [B, heads, L, E / heads] of the conditioning, one pair a layer."""
+
+_Look = Callable[[torch.Tensor], torch.Tensor]
+"""Cross-attention of one layer to the conditioning of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +115,38 @@ class _Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
+class _Fold:
+    """A head's `source` and the keys and values of one cross-attention, as one step from normalised hidden states.
+
+    Both are linear, so that q . (W h) = (W^T q) . h: the queries are projected instead of the hidden states, and the
+    attention runs on the hidden states themselves. The bias of the keys adds the same to every score and drops out.
+    """
+
+    def __init__(self, source: nn.Sequential, attention: _Attention) -> None:
+        norm, linear = cast(nn.LayerNorm, source[0]), cast(nn.Linear, source[1])
+        key_EE, value_EE = attention.key_value.weight.chunk(2)
+        scaled_ED = linear.weight * norm.weight
+        self.attention = attention
+        split = (attention.num_heads, -1, scaled_ED.shape[1])
+        scale = (len(key_EE) // attention.num_heads) ** -0.5
+        self.key_HKD, self.value_HKD = (key_EE @ scaled_ED * scale).view(split), (value_EE @ scaled_ED).view(split)
+        offset_E = linear.weight @ norm.bias + linear.bias
+        self.value_bias_E = value_EE @ offset_E + attention.key_value.bias[len(offset_E) :]
+
+    def look(
+        self, x_NTE: torch.Tensor, normal_BLD: torch.Tensor, normal_BDL: torch.Tensor, bias_B1L: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns what `attention` finds for all draws of a sample at once."""
+        batch, _, width = normal_BLD.shape
+        heads = self.attention.num_heads
+        query_BQHK = self.attention.query(x_NTE).view(batch, -1, *self.key_HKD.shape[:2])
+        query_BXD = torch.einsum("bqhk,hkd->bhqd", query_BQHK, self.key_HKD).reshape(batch, -1, width)
+        score_BXL = torch.baddbmm(bias_B1L, query_BXD, normal_BDL)
+        found_BHQD = (score_BXL.softmax(dim=2) @ normal_BLD).view(batch, heads, -1, width)
+        value_BQHK = torch.einsum("bhqd,hkd->bqhk", found_BHQD, self.value_HKD)
+        return self.attention.out(value_BQHK.reshape(x_NTE.shape) + self.value_bias_E)
+
+
 class _Block(nn.Module):
     """Self-attention, cross-attention to the backbone, feed-forward; each scaled and shifted by time and state."""
 
@@ -119,14 +158,12 @@ class _Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width))
         self.modulation = nn.Linear(width, 9 * width)
 
-    def forward(
-        self, x: torch.Tensor, cond: torch.Tensor, memory: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cond: torch.Tensor, look: _Look) -> torch.Tensor:
         parts = self.modulation(F.silu(cond)).chunk(9, dim=1)
         h = _modulate(self.norms[0](x), parts[0], parts[1])
         x = x + parts[2].unsqueeze(1) * self.mine(h, self.mine.memory(h), None)
         h = _modulate(self.norms[1](x), parts[3], parts[4])
-        x = x + parts[5].unsqueeze(1) * self.cross(h, memory, mask)
+        x = x + parts[5].unsqueeze(1) * look(h)
         h = _modulate(self.norms[2](x), parts[6], parts[7])
         return x + parts[8].unsqueeze(1) * self.feed(h)
 
@@ -208,11 +245,31 @@ class FlowHead(nn.Module):
             memory: from `condition`.
             mask_BL: bool, True where a hidden state is real.
         """
-        cond_BE = self.embed_time(time_B) + state_BE
-        x_BTE = self.action_in(noisy_BTA) + self.position
         mask = mask_BL[:, None, None, :]
-        for block, pair in zip(self.blocks, memory, strict=True):
-            x_BTE = block(x_BTE, cond_BE, pair, mask)
+        looks = [partial(b.cross, memory=pair, mask=mask) for b, pair in zip(self._blocks(), memory, strict=True)]
+        return self._run(noisy_BTA, self.embed_time(time_B) + state_BE, looks)
+
+    def velocities(
+        self,
+        noisy_BRTA: torch.Tensor,
+        time_BR: torch.Tensor,
+        state_BS: torch.Tensor,
+        hidden_BLD: torch.Tensor,
+        mask_BL: torch.Tensor,
+    ) -> torch.Tensor:
+        """Returns `velocity` [B, R, T, A] for R noisy chunks of each sample: the same function, made for training."""
+        draws = noisy_BRTA.shape[1]
+        normal_BLD = F.layer_norm(hidden_BLD, hidden_BLD.shape[2:], eps=cast(nn.LayerNorm, self.source[0]).eps)
+        bias_B1L = torch.zeros_like(hidden_BLD[:, :, 0]).masked_fill(~mask_BL, float("-inf")).unsqueeze(1)
+        shared = {"normal_BLD": normal_BLD, "normal_BDL": normal_BLD.transpose(1, 2).contiguous(), "bias_B1L": bias_B1L}
+        looks = [partial(_Fold(self.source, block.cross).look, **shared) for block in self._blocks()]
+        cond_NE = self.embed_time(time_BR.flatten()) + self.embed_state(state_BS).repeat_interleave(draws, dim=0)
+        return self._run(noisy_BRTA.flatten(0, 1), cond_NE, looks).view(noisy_BRTA.shape)
+
+    def _run(self, noisy_BTA: torch.Tensor, cond_BE: torch.Tensor, looks: Sequence[_Look]) -> torch.Tensor:
+        x_BTE = self.action_in(noisy_BTA) + self.position
+        for block, look in zip(self._blocks(), looks, strict=True):
+            x_BTE = block(x_BTE, cond_BE, look)
         return self.out(self.norm(x_BTE))
 
     def sample(
@@ -272,17 +329,15 @@ def flow_loss(
     *,
     draws: int = 1,
 ) -> torch.Tensor:
-    """Returns the mean squared error of the velocity over `draws` noise samples for each chunk.
-
-    The draws share one pass of the conditioning.
-    """
-    target = head.normalize(actions_BTA)
-    memory, state_BE = head.condition(hidden_BLD), head.embed_state(state_BS)
-    total = target.new_zeros(())
+    """Returns the mean squared error of the velocity over `draws` noise samples for each chunk."""
+    target_B1TA = head.normalize(actions_BTA).unsqueeze(1)
+    noises, times = [], []
     for _ in range(draws):
-        noise = torch.from_numpy(rng.standard_normal(target.shape).astype(np.float32))
-        time_B = sample_times(len(target), rng)
-        weight = time_B[:, None, None]
-        guess = head.velocity((1 - weight) * noise + weight * target, time_B, state_BE, memory, mask_BL)
-        total = total + F.mse_loss(guess, target - noise)
-    return total / draws
+        noises.append(torch.from_numpy(rng.standard_normal(actions_BTA.shape).astype(np.float32)))
+        times.append(sample_times(len(actions_BTA), rng))
+    noise_BRTA = torch.stack(noises, dim=1).to(actions_BTA.device)
+    time_BR = torch.stack(times, dim=1).to(actions_BTA.device)
+    weight = time_BR[:, :, None, None]
+    noisy_BRTA = (1 - weight) * noise_BRTA + weight * target_B1TA
+    guess_BRTA = head.velocities(noisy_BRTA, time_BR, state_BS, hidden_BLD, mask_BL)
+    return F.mse_loss(guess_BRTA, target_B1TA - noise_BRTA)

@@ -20,18 +20,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from roboalign.sdk.errors import BundleError
-from roboalign.trainer.backbone import HuggingFaceBackbone
 from roboalign.trainer.folders import move_into_place, temporary_dir
+from roboalign.trainer.inputs import PromptInputs
+from roboalign.trainer.judge import Judge
+from roboalign.trainer.measure import distinct_share, finite_error
 from roboalign.trainer.resume import read_optimizer, restore_weights, unique_tensors, write_optimizer
-from roboalign.trainer.rewards import RewardWeights, total_reward
 from roboalign.trainer.rollout import TokenMask, sample_replies
-from roboalign.trainer.watch import ActionPrompts, finite_error
 
 __all__ = ["AlignTrainer"]
 
@@ -44,31 +45,27 @@ class AlignTrainer(GRPOTrainer):
     def __init__(
         self,
         *,
-        backbone: HuggingFaceBackbone,
-        prompts: ActionPrompts,
+        judge: Judge,
         rows: Sequence[int],
         mask: TokenMask,
-        reward: str,
-        weights: RewardWeights,
         args: GRPOConfig,
+        rollout: str = "own",
         callbacks: Sequence[Any] = (),
     ) -> None:
         """Prepares a run.
 
         Args:
-            backbone: its model must come from a saved folder, which TRL reads again for the reference (KL) model.
-            prompts: the frames to train on.
+            judge: the frames to train on, and the reward; the backbone's model must come from a saved folder, which
+                TRL reads again for the reference (KL) model.
             rows: frame of each prompt, in the order of training.
             mask: what may be sampled.
-            reward: `prefix` or `soft`.
-            weights: of the parts of `soft`.
             args: TRL's settings.
+            rollout: who samples, see `AlignConfig.rollout`.
             callbacks: transformers trainer callbacks.
         """
+        backbone = judge.prompts.backbone
         self._backbone = backbone
-        self._prompts = prompts
-        self._mask = mask
-        self._reward, self._weights = reward, weights
+        self._judge, self._prompts, self._mask = judge, judge.prompts, mask
         self._rows: torch.Tensor | None = None
         self._log_probs: torch.Tensor | None = None
         self._buffered_inputs: list[dict[str, Any]] | None = None
@@ -81,7 +78,7 @@ class AlignTrainer(GRPOTrainer):
             train_dataset=dataset,
             processing_class=backbone.tokenizer,
             callbacks=list(callbacks),
-            rollout_func=lambda _prompts, _trainer: self._sample(),
+            rollout_func=lambda _prompts, _trainer: self._sample() if rollout == "own" else self._generate_by_trl(),
         )
         self.remove_callback(PrinterCallback)
 
@@ -113,27 +110,49 @@ class AlignTrainer(GRPOTrainer):
             eos_id=self._prompts.tokens.eos,
             temperature=self.temperature,
         )
-        self._log_metric("generate_s", time.perf_counter() - started)
-        lengths = inputs.attention_mask.sum(dim=1).tolist()
-        ids = [row[-length:] for row, length in zip(inputs.input_ids.tolist(), lengths, strict=True)]
+        self._log_rollout(started, replies.token_ids)
         return {
-            "prompt_ids": [row for row in ids for _ in range(times)],
+            "prompt_ids": [row for row in _unpadded(inputs) for _ in range(times)],
             "completion_ids": replies.token_ids,
             "logprobs": replies.log_probs,
         }
 
+    def _generate_by_trl(self) -> dict[str, Any]:
+        """Samples by TRL's own path: every prompt is repeated for each of its samples, or handed to vLLM."""
+        assert self._rows is not None
+        started = time.perf_counter()
+        rows = self._rows.tolist()
+        inputs = self._prompts.inputs(rows)
+        prompt_ids = _unpadded(inputs)
+        images = [[Image.fromarray(self._prompts.table.images[row])] for row in rows]
+        ids, log_probs = self._generate_single_turn(prompt_ids, images, dict(inputs.extra), self.num_generations)
+        self._log_rollout(started, ids)
+        return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": log_probs}
+
+    def _log_rollout(self, started: float, completion_ids: list[list[int]]) -> None:
+        seconds = time.perf_counter() - started
+        self._log_metric("generate_s", seconds)
+        self._log_metric("rollout_tokens_s", sum(map(len, completion_ids)) / seconds)
+
     def _score(self, completion_ids: list[list[int]], row: list[int], log_metric: Any, **_unused: Any) -> list[float]:
-        scores = [self._prompts.score(index, ids) for index, ids in zip(row, completion_ids, strict=True)]
+        started = time.perf_counter()
+        verdict = self._judge.judge(row, completion_ids)
+        scores = verdict.scores
         parts: dict[str, list[float]] = {
             "well_formed": [s.is_well_formed for s in scores],
             "decodable": [s.is_decodable for s in scores],
             "prefix": [s.prefix for s in scores],
             "first_token": [s.is_first_right for s in scores],
             "error": [finite_error(s) for s in scores],
+            "thought_tokens": [len(s.thought_ids) for s in scores],
+            "outcome": [s.outcome for s in scores if s.outcome is not None],
         }
         for name, values in parts.items():
-            log_metric(f"sampled_{name}", sum(values) / len(values))
-        return [total_reward(s, self._reward, self._weights) for s in scores]
+            if values:
+                log_metric(f"sampled_{name}", sum(values) / len(values))
+        log_metric("sampled_distinct", distinct_share(scores))
+        log_metric("score_s", time.perf_counter() - started)
+        return verdict.rewards
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -157,8 +176,7 @@ class AlignTrainer(GRPOTrainer):
             )
             chosen.append(log_probs.gather(2, completion_ids[:, :, None])[:, :, 0])
             if compute_entropy:
-                finite = log_probs.masked_fill(log_probs == -torch.inf, 0.0)
-                entropies.append(-(finite.exp() * finite).sum(dim=2).detach())
+                entropies.append(torch.special.entr(log_probs.detach().exp()).sum(dim=2))
         # Padding behind the end may stand at a forbidden place; TRL multiplies it by 0, and 0 * inf would be nan.
         completion_mask = attention_mask[:, -logits_to_keep:].bool()
         self._log_probs = torch.cat(chosen).masked_fill(~completion_mask, 0.0)
@@ -189,8 +207,10 @@ class AlignTrainer(GRPOTrainer):
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         self._rows = inputs["rows"]
         loss = super()._compute_loss(model, inputs)
-        if self._step % self.args.steps_per_generation == 0 and self._log_probs is not None:
-            gap = (self._log_probs.detach() - inputs["sampling_per_token_logps"]) * inputs["completion_mask"]
+        self._metrics["train"]["micro_batch_tokens"].append(float(inputs["completion_mask"].sum()))
+        sampled = inputs.get("sampling_per_token_logps")  # transformers' generate gives none
+        if self._step % self.args.steps_per_generation == 0 and self._log_probs is not None and sampled is not None:
+            gap = (self._log_probs.detach() - sampled) * inputs["completion_mask"]
             self._metrics["train"]["sampling_gap"].append(float(gap.abs().max()))
         return loss
 
@@ -226,6 +246,11 @@ class AlignTrainer(GRPOTrainer):
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Restores nothing: there is no loss scaling in float32 and bfloat16."""
+
+
+def _unpadded(inputs: PromptInputs) -> list[list[int]]:
+    lengths = inputs.attention_mask.sum(dim=1).tolist()
+    return [row[-length:] for row, length in zip(inputs.input_ids.tolist(), lengths, strict=True)]
 
 
 def _group_by_prompt(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:

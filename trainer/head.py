@@ -1,7 +1,9 @@
 """Stage `head`: a flow-matching action head on the frozen backbone (paper, stage 3).
 
 The backbone thinks about every training frame once (greedily, by the rule of the runtime) and its hidden states after
-layer k of prompt, picture and thought are cached in memory as float16; the head is then trained on the cache alone.
+layer k of prompt, picture and thought are cached (`trainer/features.py`); the head is then trained on the cache alone.
+The thought that it sees is fresh, stale or absent, by stated shares, so that one head serves a robot that waits for
+its thoughts, one that thinks beside the control loop, and one that does not think.
 Backbones are compared through heads trained by the same recipe and seed.
 """
 
@@ -19,15 +21,15 @@ from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.types import FloatArray
 from roboalign.trainer.backbone import HuggingFaceBackbone, load_backbone
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
+from roboalign.trainer.features import KINDS, Features, FeatureSettings, cache_features
 from roboalign.trainer.flow import FlowHead, FlowHeadConfig, flow_loss
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
 from roboalign.trainer.refusals import check_codec_range
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.run import stage_run
-from roboalign.trainer.thinking import greedy_thoughts
 
-__all__ = ["Features", "HeadConfig", "cache_features", "held_out_error", "train_head"]
+__all__ = ["HeadConfig", "held_out_error", "kinds_drawn", "train_head"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +50,15 @@ class HeadConfig:
     """Decoder layer after which the hidden states are taken (paper: 18 of 28)."""
     thought_budget: int = 48
     """Tokens a thought may take."""
+    shares: tuple[float, float, float] = (0.6, 0.25, 0.15)
+    """Shares of the chunks that see a fresh, a stale and no thought (paper: fresh only); they add up to 1."""
+    max_age: int = 8
+    """Oldest stale thought, in frames with a picture (1.6 s where every second frame at 10 Hz has one)."""
+    max_gib: float = 8.0
+    """Most that the cached features of the training frames may take, in memory and on disk alike."""
+    features: Path | None = None
+    """Folder that keeps the features for other heads on the same backbone and data; None drops them when this stage
+    ends."""
     batch_size: int = 128
     """Chunks an update."""
     draws: int = 2
@@ -75,20 +86,19 @@ class HeadConfig:
     dtype: str = "fp16"
     """Type of the saved weights."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shares", tuple(self.shares))
+        if len(self.shares) != len(KINDS) or min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6:
+            raise ConfigError(
+                f"HeadConfig.shares is {self.shares}, expected {len(KINDS)} shares ({', '.join(KINDS)}) with the sum 1"
+            )
+        if self.max_age < 1:
+            raise ConfigError(f"HeadConfig.max_age is {self.max_age}, expected 1 or more")
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Features:
-    """Cached conditioning of N frames."""
-
-    hidden: torch.Tensor
-    """float16[N, L, D], right-aligned padding rows are zero."""
-    mask: torch.Tensor
-    """bool[N, L]."""
-
-    def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (hidden float32[B, L, D], mask bool[B, L]) of some frames."""
-        index = torch.from_numpy(rows)
-        return self.hidden[index].float(), self.mask[index]
+    @property
+    def trained_kinds(self) -> tuple[str, ...]:
+        """The kinds of thought that occur during training."""
+        return tuple(kind for kind, share in zip(KINDS, self.shares, strict=True) if share > 0)
 
 
 @stage_run("head")
@@ -100,14 +110,30 @@ def train_head(config: HeadConfig) -> Path:
     if not 1 <= config.layer <= backbone.num_layers:
         raise ConfigError(f"HeadConfig.layer is {config.layer}, expected 1 to {backbone.num_layers}")
     size = backbone.prompt_format.image_size_px
-    table = load_frames(config.data, horizon=codec.config.horizon, image_size_px=size, max_frames=config.max_frames)
+    table = load_frames(
+        config.data,
+        horizon=codec.config.horizon,
+        image_size_px=size,
+        max_frames=config.max_frames,
+        rate_hz=codec.config.rate_hz,
+        robot=parent.meta.notes.get("robot"),
+    )
     check_codec_range(codec, table.chunks, where=config.data)
     train, held = table.split(config.held_share)
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)
     timer = Timer()
     features, held_features = (
-        cache_features(backbone, part, layer=config.layer, budget=config.thought_budget) for part in (train, held)
+        cache_features(
+            config.features or work / "features",
+            backbone,
+            part,
+            FeatureSettings(layer=config.layer, budget=config.thought_budget, max_age=config.max_age),
+            kinds=kinds,
+            content={"backbone": parent.sha256, "data": table.data_hash, "part": name, "held": config.held_share},
+            max_gib=config.max_gib,
+        )
+        for name, part, kinds in (("train", train, config.trained_kinds), ("held", held, KINDS))
     )
     torch.manual_seed(config.seed)
     head = FlowHead(_sizes(config, backbone, codec.config.low, codec.config.high, train))
@@ -126,6 +152,7 @@ def train_head(config: HeadConfig) -> Path:
         notes={
             "frames": len(train),
             "thought_budget": config.thought_budget,
+            "feature_bytes": features.num_bytes,
             "backbone_stage": parent.meta.stage,
             "backbone_notes": parent.meta.notes,
             "config": json.loads(json.dumps(asdict(config), default=str)),
@@ -142,39 +169,6 @@ def train_head(config: HeadConfig) -> Path:
         extra_files={"metrics.jsonl": work / "metrics.jsonl"},
     )
     return config.out
-
-
-def cache_features(
-    backbone: HuggingFaceBackbone, table: FrameTable, *, layer: int, budget: int, batch_size: int = 128
-) -> Features:
-    """Returns the hidden states after `layer` of prompt, picture and greedy thought, for every frame."""
-    hidden, masks = [], []
-    with progress_bar("thoughts", len(table)) as update, torch.no_grad():
-        for start in range(0, len(table), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(table)))
-            inputs = backbone.encode_prompts(
-                [table.truths[int(r)].instruction for r in rows],
-                table.states[rows],
-                list(table.images[rows]),
-                pace="slow",
-                task="act",
-            )
-            ids, mask = greedy_thoughts(backbone, inputs, budget=budget)
-            whole = inputs.extend(ids, mask)
-            hidden.append(backbone.hidden_after(whole, layer).half())
-            masks.append(whole.attention_mask.bool())
-            update(len(rows))
-    length = max(h.shape[1] for h in hidden)
-    width = hidden[0].shape[2]
-    all_hidden = torch.zeros((len(table), length, width), dtype=torch.float16)
-    all_mask = torch.zeros((len(table), length), dtype=torch.bool)
-    start = 0
-    for part, mask in zip(hidden, masks, strict=True):
-        rows_here, length_here = mask.shape
-        all_hidden[start : start + rows_here, :length_here] = part * mask.unsqueeze(2)
-        all_mask[start : start + rows_here, :length_here] = mask
-        start += rows_here
-    return Features(hidden=all_hidden, mask=all_mask)
 
 
 def _sizes(
@@ -204,11 +198,11 @@ def _fit(
     timer: Timer,
 ) -> None:
     """Trains the head in place; resumes from `work/state` when a state is there."""
-    optimizer = torch.optim.AdamW(head.parameters(), lr=config.peak_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.peak_rate, weight_decay=config.weight_decay, fused=True)
     state = load_training_state(work / "state", model=head, optimizer=optimizer)
     first = state.step if state else 0
     settings = {**json.loads(json.dumps(asdict(config), default=str)), "data_hash": train.data_hash}
-    for name in ("threads", "save_every"):  # neither changes the result
+    for name in ("threads", "save_every", "features", "max_gib"):  # none of them changes the result
         del settings[name]
     if state:
         check_same_settings(state.extra["settings"], settings, folder=work)
@@ -223,7 +217,7 @@ def _fit(
                 group["lr"] = rate
             rng = np.random.default_rng((config.seed, step))
             rows = rng.integers(len(train), size=config.batch_size)
-            hidden, mask = features.batch(rows)
+            hidden, mask = features.batch(rows, kinds_drawn(config, step))
             loss = flow_loss(head, hidden, mask, states[rows], chunks[rows], rng, draws=config.draws)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -238,22 +232,34 @@ def _fit(
     head.eval()
 
 
+def kinds_drawn(config: HeadConfig, step: int) -> np.ndarray:
+    """Returns the kind of thought (index in `KINDS`) of every chunk of an update."""
+    rng = np.random.default_rng((config.seed, step, 9))  # its own: rows and noise do not depend on the shares
+    return rng.choice(len(KINDS), size=config.batch_size, p=config.shares)
+
+
 @torch.no_grad()
 def held_out_error(
     head: FlowHead, features: Features, held: FrameTable, *, seed: int, count: int = 512
 ) -> dict[str, float]:
-    """Returns the mean absolute error of sampled chunks on held-out frames, in normalised units and per field."""
+    """Returns the mean absolute error of sampled chunks on held-out frames with a fresh thought, per field as well.
+
+    `held_error` and the errors with a stale and without a thought are in normalised units; all three look at the same
+    frames with the same noise.
+    """
     was_training = head.training
     head.eval()
     rows = np.random.default_rng((seed, 5)).permutation(len(held))[:count]
-    hidden, mask = features.batch(rows)
-    noise = torch.from_numpy(
-        np.random.default_rng((seed, 6)).standard_normal(held.chunks[rows].shape).astype(np.float32)
-    )
-    wanted = torch.from_numpy(held.chunks[rows])
-    found = head.sample(hidden, mask, torch.from_numpy(held.states[rows]), noise)
+    noise = np.random.default_rng((seed, 6)).standard_normal(held.chunks[rows].shape).astype(np.float32)
+    wanted, result = torch.from_numpy(held.chunks[rows]), {}
+    for index, kind in enumerate(KINDS):
+        hidden, mask = features.batch(rows, np.full(len(rows), index))
+        found = head.sample(hidden, mask, torch.from_numpy(held.states[rows]), torch.from_numpy(noise))
+        error = float((head.normalize(found) - head.normalize(wanted)).abs().mean())
+        result["held_error" if kind == "fresh" else f"held_error_{kind}"] = error
+        if kind == "fresh":
+            names = ("dx_m", "dy_m", "dz_m", "dyaw_rad", "gripper_open")
+            fields = (found - wanted).abs().mean(dim=(0, 1))
+            result |= {f"held_{n}": float(e) for n, e in zip(names, fields, strict=True)}
     head.train(was_training)
-    error = (found - wanted).abs().mean(dim=(0, 1))
-    normalised = float((head.normalize(found) - head.normalize(wanted)).abs().mean())
-    names = ("dx_m", "dy_m", "dz_m", "dyaw_rad", "gripper_open")
-    return {"held_error": normalised, **{f"held_{n}": float(e) for n, e in zip(names, error, strict=True)}}
+    return result

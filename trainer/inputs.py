@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from roboalign.sdk.errors import ConfigError
 
@@ -109,3 +110,13 @@ class DecoderState:
         """Returns the state of some rows only (int64[R]). Changes the cache in place."""
         self.cache.batch_select_indices(rows)
         return replace(self, attention_mask=self.attention_mask[rows], next_position=self.next_position[rows])
+
+    def cut(self, length: int) -> DecoderState:
+        """Returns the state after the first `length` tokens; the rest is text. Changes the cache in place."""
+        for layer in self.cache.layers:  # they differ where the layers behind the one of interest were not run
+            surplus = int(layer.get_seq_length()) - length
+            assert surplus >= 0, "the cache was cut shorter before"
+            if surplus > 0:
+                cast(DynamicLayer, layer).crop(-surplus)
+        removed = self.attention_mask.shape[1] - length
+        return replace(self, attention_mask=self.attention_mask[:, :length], next_position=self.next_position - removed)

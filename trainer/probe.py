@@ -16,7 +16,7 @@ from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.rewards import ReplyScore, score_reply
 from roboalign.trainer.rollout import TokenMask, sample_replies
 
-__all__ = ["ActionProbe", "answer_accuracy", "probe_actions", "reply_tokens"]
+__all__ = ["ActionProbe", "answer_accuracy", "probe_actions", "reply_mask", "reply_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +66,22 @@ def reply_tokens(backbone: HuggingFaceBackbone, num_action: int) -> ReplyTokens:
     )
 
 
+def reply_mask(backbone: HuggingFaceBackbone, codec: FastCodec, *, constrained: bool) -> TokenMask:
+    """Returns what a reply may hold: no padding and no placeholders, and with `constrained` spans that decode."""
+    vocab_size, constraint = backbone.embedding_rows, None
+    if constrained:
+        tokens = reply_tokens(backbone, codec.vocab_size)
+        constraint = ActionConstraint(
+            codec.token_lengths,
+            num_coefficients=codec.num_coefficients,
+            action_start_id=tokens.action_start,
+            action_end_id=tokens.action_end,
+            first_action_id=tokens.first_action,
+            lm_vocab_size=vocab_size,
+        )
+    return TokenMask(vocab_size=vocab_size, banned_ids=backbone.banned_ids, constraint=constraint)
+
+
 def probe_actions(
     backbone: HuggingFaceBackbone,
     codec: FastCodec,
@@ -81,20 +97,9 @@ def probe_actions(
     """Returns the probe over `count` frames, the same ones for the same seed; greedy unless a temperature is given."""
     rows = np.random.default_rng((seed, 13)).permutation(len(held))[:count]
     tokens = reply_tokens(backbone, codec.vocab_size)
-    vocab_size = backbone.embedding_rows
-    constraint = None
-    if constrained:
-        constraint = ActionConstraint(
-            codec.token_lengths,
-            num_coefficients=codec.num_coefficients,
-            action_start_id=tokens.action_start,
-            action_end_id=tokens.action_end,
-            first_action_id=tokens.first_action,
-            lm_vocab_size=vocab_size,
-        )
-    mask = TokenMask(vocab_size=vocab_size, banned_ids=backbone.banned_ids, constraint=constraint)
+    mask = reply_mask(backbone, codec, constrained=constrained)
     inputs = backbone.encode_prompts(
-        [held.truths[int(r)].instruction for r in rows],
+        [held.instruction(int(r)) for r in rows],
         held.states[rows],
         list(held.images[rows]),
         pace=pace,
@@ -120,13 +125,14 @@ def probe_actions(
 def answer_accuracy(backbone: HuggingFaceBackbone, held: FrameTable, *, seed: int, count: int = 64) -> dict[str, float]:
     """Returns, for every kind of question, the share of `count` held-out questions answered word for word.
 
-    For `where` and `offset` also the share within two units (10 mm) and the mean error in millimetres.
+    For `where` and `offset` also the share within two units (10 mm) and the mean error in millimetres. Without
+    simulator truth there is nothing to ask, and no share.
     """
     fmt, result = backbone.prompt_format, {}
-    for kind in QUESTION_KINDS:
+    for kind in QUESTION_KINDS if held.truths is not None else ():
         rng = np.random.default_rng((seed, 11))
         rows = rng.integers(len(held), size=count)
-        pairs = [question(held.truths[int(r)], fmt, rng, kind) for r in rows]
+        pairs = [question(held.require_truths(kind)[int(r)], fmt, rng, kind) for r in rows]
         replies = _answers(backbone, [qa.question for qa in pairs], held.states[rows], held.images[rows])
         result[kind] = float(
             np.mean([(parse_reply(r).answer or "").strip() == qa.answer for r, qa in zip(replies, pairs, strict=True)])

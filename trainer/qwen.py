@@ -1,8 +1,8 @@
 """Qwen2.5-VL and Qwen3-VL (the paper's backbones) behind the common interface.
 
 The processor is our own: transformers' Qwen processors need torchvision for a video half that is not used here. It
-keeps the tokenizer and the PIL image processor of the checkpoint. Prompts follow Qwen's chat form; the two flags of a
-prompt are sentences, because a pretrained model reads words and knows no `<slow>`.
+keeps the tokenizer and the PIL image processor of the checkpoint. Prompts follow Qwen's chat (form `qwen` in
+`roboalign.sdk.prompt`); the two flags of a prompt are sentences, because a pretrained model knows no `<slow>`.
 
 Proved on tiny random configurations only (forward, generate, hidden state); real weights were never loaded here.
 """
@@ -10,10 +10,11 @@ Proved on tiny random configurations only (forward, generate, hidden state); rea
 from __future__ import annotations
 
 import json
-import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin, Qwen2VLImageProcessorPil
 
@@ -26,11 +27,14 @@ __all__ = ["QwenBackbone", "QwenProcessor"]
 
 _IMAGE_TOKEN = "<|image_pad|>"
 _VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", _IMAGE_TOKEN, "<|video_pad|>")
-_PACE = {"quick": "Answer at once.", "slow": "Think first."}
-_TASK = {"ask": "Answer in words.", "act": "Answer with an action."}
-_MARKUP = re.compile(r"<\|[a-z_]+\|>")
-"""What an instruction could hold to pose as a turn of the chat, or as a picture."""
 _FORMAT_FILE = "prompt_format.json"
+
+
+def _num_tokens(image_processor: Any, size_px: int) -> int:
+    """Returns how many tokens the policy's picture becomes."""
+    blank = np.zeros((size_px, size_px, 3), np.uint8)
+    grid = image_processor(images=[blank], return_tensors="pt")["image_grid_thw"]
+    return int(grid.prod()) // int(image_processor.merge_size) ** 2
 
 
 class QwenProcessor(ProcessorMixin):
@@ -43,7 +47,8 @@ class QwenProcessor(ProcessorMixin):
         prompt_format: PromptFormat | None = None,
         chat_template: str | None = None,
     ) -> None:
-        self.prompt_format = prompt_format or PromptFormat()
+        fmt = prompt_format or PromptFormat(form="qwen")
+        self.prompt_format = replace(fmt, num_image_tokens=_num_tokens(image_processor, fmt.image_size_px))
         self.image_token_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
@@ -61,12 +66,10 @@ class QwenProcessor(ProcessorMixin):
     def prompt_text(
         self, instruction: str, state: FloatArray | None, *, pace: str, task: str, has_image: bool = True
     ) -> str:
-        """Returns the chat up to where the model answers, with one placeholder for the picture."""
-        picture = f"<|vision_start|>{_IMAGE_TOKEN}<|vision_end|>" if has_image else ""
-        text = _MARKUP.sub("", instruction).strip()
-        state_line = self.prompt_format.state_text(state).strip()
-        lines = [f"{picture}{text}", *([state_line] if state_line else []), f"{_PACE[pace]} {_TASK[task]}"]
-        return "<|im_start|>user\n" + "\n".join(lines) + "<|im_end|>\n<|im_start|>assistant\n"
+        """Returns the chat up to where the model answers, with one placeholder for a picture of any size."""
+        fmt = self.prompt_format
+        text = fmt.prompt_text(instruction, state, pace=pace, task=task)
+        return text.replace(fmt.image_text, replace(fmt, num_image_tokens=1).image_text if has_image else "")
 
     def save_pretrained(self, save_directory: Any, **_unused: Any) -> list[str]:
         """Writes tokenizer, image processor and prompt format; returns their paths."""
@@ -107,6 +110,14 @@ class QwenBackbone(HuggingFaceBackbone):
         """Tokens that a reply must never hold: padding and the placeholders of pictures."""
         known = self.tokenizer.get_vocab()
         return tuple(sorted({*super().banned_ids, *(known[name] for name in _VISION_TOKENS if name in known)}))
+
+    def picture_inputs(self, pixel_values: FloatArray, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns what the model takes besides ids and mask: Qwen's own patches of the picture."""
+        fmt, processor = self.prompt_format, cast(QwenProcessor, self.processor)
+        scaled = (pixel_values.transpose(1, 2, 0) * fmt.pixel_std + fmt.pixel_mean) * 255.0
+        picture = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        pixels = dict(processor.image_processor(images=[picture], return_tensors="pt"))
+        return {**pixels, "mm_token_type_ids": (input_ids == processor.image_token_id).long()}
 
     def encode_images(self, inputs: PromptInputs) -> torch.Tensor:
         """Returns what the decoder sees at the image placeholders, float[B, N, D]."""

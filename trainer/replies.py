@@ -36,7 +36,7 @@ def keep_replies(
     """Writes greedy think-then-act replies to `count` held-out frames to `folder/replies.json`, for the report."""
     rows = np.random.default_rng((seed, 23)).permutation(len(held))[:count]
     tokens = reply_tokens(backbone, codec.vocab_size)
-    instructions = [held.truths[int(row)].instruction for row in rows]
+    instructions = [held.instruction(int(row)) for row in rows]
     images = [held.images[int(row)] for row in rows]
     inputs = backbone.encode_prompts(instructions, held.states[rows], images, pace="slow", task="act")
     mask = TokenMask(vocab_size=backbone.embedding_rows, banned_ids=backbone.banned_ids)

@@ -6,6 +6,7 @@ Shape suffixes: N reply tokens, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def response_loss(
     """
     wanted_BL = labels_BL[:, 1:] != -100
     hidden_ND, target_N = hidden_BLD[:, :-1][wanted_BL], labels_BL[:, 1:][wanted_BL]
-    num_rows = max(1, max_logits // int(head.weight.shape[0]))  # type: ignore[union-attr, arg-type, index]  # a Linear
+    num_rows = max(1, max_logits // int(cast(nn.Linear, head).weight.shape[0]))
     pairs = list(zip(hidden_ND.split(num_rows), target_N.split(num_rows), strict=True))
     if len(pairs) == 1:
         total, num_right = _part(head, *pairs[0])

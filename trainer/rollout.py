@@ -18,8 +18,12 @@ import torch
 
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.trainer.backbone import Backbone, PromptInputs
+from roboalign.trainer.decode import make_decoder
 
 __all__ = ["Completions", "TokenMask", "pad_completions", "sample_replies"]
+
+_KEEP_SHARE = 0.85
+"""Rows that have ended are dropped once no more than this share is still written."""
 
 
 class TokenMask:
@@ -42,6 +46,7 @@ class TokenMask:
             table[:, : constraint.table.shape[1]] = constraint.table
         table[:, list(banned_ids)] = False
         self._forbidden = torch.from_numpy(~table)
+        self._lengths = None if constraint is None else torch.from_numpy(constraint.lengths.copy())
 
     def forbidden_rows(self, completion_ids: torch.Tensor) -> torch.Tensor:
         """Returns bool[B, C, V]: what may not stand at each place of `completion_ids` int64[B, C]."""
@@ -53,8 +58,7 @@ class TokenMask:
 
     def log_probs(self, logits: torch.Tensor, completion_ids: torch.Tensor, *, temperature: float) -> torch.Tensor:
         """Returns float[B, C, V], the log-distributions that `completion_ids` int64[B, C] were drawn from."""
-        forbidden = self.forbidden_rows(completion_ids)
-        return (logits.float() / temperature).masked_fill(forbidden, -torch.inf).log_softmax(dim=-1)
+        return _log_softmax(logits, self.forbidden_rows(completion_ids), temperature)
 
     def start(self, batch: int, device: torch.device) -> torch.Tensor:
         """Returns the state int64[B] of rows that have no token yet."""
@@ -62,22 +66,27 @@ class TokenMask:
 
     def step_log_probs(self, logits: torch.Tensor, states: torch.Tensor, *, temperature: float) -> torch.Tensor:
         """Returns float[B, V], the log-distribution of the next token in the states int64[B]."""
-        return (logits.float() / temperature).masked_fill(self._lookup(states), -torch.inf).log_softmax(dim=-1)
+        return _log_softmax(logits, self._lookup(states), temperature)
 
     def advance(self, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """Returns the states after one more token per row."""
-        if self.constraint is None:
+        """Returns the states after one more token per row: `ActionConstraint.advance` on tensors."""
+        if self.constraint is None or self._lengths is None:
             return states
-        after = [
-            self.constraint.advance(state, token)
-            for state, token in zip(states.tolist(), token_ids.tolist(), strict=True)
-        ]
-        return torch.tensor(after, dtype=torch.long, device=states.device)
+        self._lengths = self._lengths.to(states.device)
+        spelled = self._lengths[token_ids]
+        left = torch.where((spelled > 0) & (spelled <= states), states - spelled, -1)
+        return torch.where(token_ids == self.constraint.action_start_id, self.constraint.start(), left)
 
     def _lookup(self, states: torch.Tensor) -> torch.Tensor:
-        # State -1 (outside a span) is the last row of the table.
         self._forbidden = self._forbidden.to(states.device)
-        return self._forbidden[states]
+        if self.constraint is None:  # one row for every state
+            return self._forbidden[0].expand(*states.shape, -1)
+        return self._forbidden[states]  # state -1 (outside a span) is the last row of the table
+
+
+def _log_softmax(logits: torch.Tensor, forbidden: torch.Tensor, temperature: float) -> torch.Tensor:
+    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
+    return scaled.masked_fill(forbidden, -torch.inf).log_softmax(dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +124,7 @@ def sample_replies(
         generator: source of the draws; None is torch's global one.
     """
     logits, state = backbone.prefill(prompts)
-    state = state.repeat(num_samples)
+    decoder = make_decoder(backbone, state, num_samples)
     logits = logits.repeat_interleave(num_samples, dim=0)
     total = logits.shape[0]
     rows = torch.arange(total, device=logits.device)
@@ -125,26 +134,34 @@ def sample_replies(
     lengths = torch.full((total,), max_tokens, dtype=torch.long, device=logits.device)
     for place in range(max_tokens):
         log_probs = mask.step_log_probs(logits, spans, temperature=temperature or 1.0)
-        if temperature == 0:
-            tokens = log_probs.argmax(dim=-1)
-        else:
-            tokens = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
+        tokens = log_probs.argmax(dim=-1) if temperature == 0 else _draw(log_probs, generator)
         ids[rows, place] = tokens
         scores[rows, place] = log_probs.gather(1, tokens[:, None])[:, 0]
-        is_done = tokens == eos_id
-        lengths[rows[is_done]] = place + 1
-        if place + 1 == max_tokens or bool(is_done.all()):
+        lengths[rows] = torch.where((tokens == eos_id) & (lengths[rows] > place), place + 1, lengths[rows])
+        # A row that has ended is written on, and cut below, until it pays to copy the caches of the others.
+        alive = lengths[rows] == max_tokens
+        num_alive = int(alive.sum())
+        if place + 1 == max_tokens or num_alive == 0:
             break
         spans = mask.advance(spans, tokens)
-        if bool(is_done.any()):
-            alive = (~is_done).nonzero()[:, 0]
-            rows, tokens, spans, state = rows[alive], tokens[alive], spans[alive], state.select(alive)
-        logits, state = backbone.step(tokens, state)
+        if num_alive <= _KEEP_SHARE * len(rows):
+            kept = alive.nonzero()[:, 0]
+            rows, tokens, spans = rows[kept], tokens[kept], spans[kept]
+            decoder.select(kept)
+        logits = decoder.step(tokens)
     ends = lengths.tolist()
     return Completions(
         token_ids=[row[:end] for row, end in zip(ids.tolist(), ends, strict=True)],
         log_probs=[row[:end] for row, end in zip(scores.tolist(), ends, strict=True)],
     )
+
+
+def _draw(log_probs: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Returns one token a row, int64[B], drawn from the log-distributions float[B, V]."""
+    sums = log_probs.exp().cumsum(dim=-1)
+    # A little below 1, so that rounding can never reach behind the last token that is allowed.
+    share = torch.rand((len(sums), 1), generator=generator, device=sums.device) * (1 - 1e-6)
+    return torch.searchsorted(sums, share * sums[:, -1:], right=True)[:, 0]
 
 
 def pad_completions(token_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

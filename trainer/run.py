@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
-from typing import Any, Concatenate, ParamSpec, Protocol
+from typing import Any, Protocol
 
 from roboalign import __version__
 from roboalign.sdk.data.storage import one_writer, told_when_full
@@ -43,8 +43,6 @@ _REFRESH_S = 20.0
 _OWN_FILES = {STATUS_FILE, SETTINGS_FILE, "report.html"}
 _NOT_PART_OF_THE_RESULT = ("out", "threads", "save_every", "force")
 """Settings that may change between an interrupted run and the one that goes on, at any depth."""
-
-_Arguments = ParamSpec("_Arguments")
 
 
 class StageConfig(Protocol):
@@ -111,16 +109,14 @@ def plain_settings(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config), default=lambda value: getattr(value, "name", str(value))))
 
 
-def stage_run(
-    stage: str,
-) -> Callable[[Callable[Concatenate[Any, _Arguments], Path]], Callable[..., Path]]:
+def stage_run(stage: str) -> Callable[[Callable[..., Path]], Callable[..., Path]]:
     """Decorates the function of a stage (its configuration first): see the module.
 
     The decorated function takes one more keyword, `run` (`RunOptions`). Of the processes that `accelerate` started,
     only the first writes; the others begin when it has judged the folder, and end together with it.
     """
 
-    def decorate(function: Callable[Concatenate[Any, _Arguments], Path]) -> Callable[..., Path]:
+    def decorate(function: Callable[..., Path]) -> Callable[..., Path]:
         @functools.wraps(function)
         def run_stage(config: Any, *, run: RunOptions | None = None, **more: Any) -> Path:
             with all_processes():

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from roboalign.sdk.data.language import QUESTION_KINDS, named_objects, next_words, question, thought
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.data.language import QUESTION_KINDS, QuestionAnswer, named_objects, question
+from roboalign.sdk.data.reasoning import REASONING_STYLES, Reasoning, choice_question, reason
+from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.reply import write_reply
 from roboalign.sdk.types import FloatArray, ImageArray
 from roboalign.trainer.backbone import Backbone
+from roboalign.trainer.data.mixture import ACTION_KINDS, RECORDED, SAMPLE_KINDS
 from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.inputs import PromptInputs
 from roboalign.trainer.rollout import pad_completions
@@ -28,8 +30,6 @@ from roboalign.trainer.rollout import pad_completions
 __all__ = ["ACTION_END", "ACTION_START", "SAMPLE_KINDS", "Batch", "Sample", "action_text", "collate", "make_sample"]
 
 ACTION_START, ACTION_END = "<ACTION_START>", "<ACTION_END>"
-
-SAMPLE_KINDS = ("vqa", "reason", "action", "paired")
 
 
 def _nowhere() -> FloatArray:
@@ -82,21 +82,68 @@ def make_sample(
     fmt: PromptFormat,
     rng: np.random.Generator,
     codec: FastCodec | None = None,
+    *,
+    style: str | None = None,
 ) -> Sample:
-    """Returns one sample of the given kind; `action` and `paired` need the codec."""
-    truth = table.truths[frame]
-    if kind == "vqa":
-        qa = question(truth, fmt, rng, QUESTION_KINDS[int(rng.integers(len(QUESTION_KINDS)))])
-        return _sample(table, frame, kind, "quick ask", write_reply(None, qa.answer), qa.objects, text=qa.question)
-    objects = named_objects(truth)
-    if kind == "reason":
-        reply = write_reply(thought(truth, fmt, rng), next_words(truth))
-        return _sample(table, frame, kind, "slow ask", reply, objects)
-    if kind not in SAMPLE_KINDS or codec is None:
+    """Returns one sample of the given kind; `action` and `paired` need the codec.
+
+    `style` is one of `STYLES`; None is `default` where there is simulator truth, and `recorded` where there is none.
+    """
+    if kind not in SAMPLE_KINDS or (codec is None and kind in ACTION_KINDS):
         raise ConfigError(f"sample kind {kind!r} needs an action codec and must be one of {', '.join(SAMPLE_KINDS)}")
-    answer = action_text(codec.encode(table.chunks[frame]))
-    words = thought(truth, fmt, rng) if kind == "paired" else None
-    return _sample(table, frame, kind, "slow act" if words else "quick act", write_reply(words, answer), objects)
+    style = style or (RECORDED if table.truths is None else REASONING_STYLES[0])
+    if kind == "vqa":
+        qa = _question(table, frame, fmt, rng, style)
+        return _sample(table, frame, kind, "quick ask", write_reply(None, qa.answer), qa.objects, text=qa.question)
+    if kind == "action":
+        objects = () if table.truths is None else named_objects(table.truths[frame])
+        return _sample(table, frame, kind, "quick act", write_reply(None, _action(table, frame, codec)), objects)
+    told = _reasoning(table, frame, fmt, rng, style)
+    if kind == "reason":
+        reply = write_reply(told.thought, told.answer)
+        return _sample(table, frame, kind, "slow ask", reply, told.objects, text=told.text)
+    if style == "choice":
+        raise ConfigError("style choice asks for a letter, so kind paired cannot have it; give another style or kind")
+    return _sample(
+        table, frame, kind, "slow act", write_reply(told.thought, _action(table, frame, codec)), told.objects
+    )
+
+
+def _action(table: FrameTable, frame: int, codec: FastCodec | None) -> str:
+    assert codec is not None, "make_sample asked for it"
+    return action_text(codec.encode(table.chunks[frame]))
+
+
+def _question(table: FrameTable, frame: int, fmt: PromptFormat, rng: np.random.Generator, style: str) -> QuestionAnswer:
+    if style == RECORDED:
+        asked = table.words[frame].questions if table.words else ()
+        if not asked:
+            raise _nothing_recorded(table, frame, "question")
+        text, answer = asked[int(rng.integers(len(asked)))]
+        return QuestionAnswer(question=text, answer=answer, objects=())
+    truth = table.require_truths(f"style {style}")[frame]
+    if style == "choice":
+        return choice_question(truth, fmt, rng)
+    return question(truth, fmt, rng, QUESTION_KINDS[int(rng.integers(len(QUESTION_KINDS)))])
+
+
+def _reasoning(table: FrameTable, frame: int, fmt: PromptFormat, rng: np.random.Generator, style: str) -> Reasoning:
+    if style != RECORDED:
+        return reason(table.require_truths(f"style {style}")[frame], fmt, rng, style)
+    words = table.words[frame] if table.words else None
+    # Where only one of the two is recorded it is both what is thought and what is answered.
+    thought, answer = (words.thought or words.step, words.step or words.thought) if words else (None, None)
+    if thought is None or answer is None:
+        raise _nothing_recorded(table, frame, "thought")
+    objects = () if table.truths is None else named_objects(table.truths[frame])
+    return Reasoning(text=table.instruction(frame), thought=thought, answer=answer, objects=objects)
+
+
+def _nothing_recorded(table: FrameTable, frame: int, what: str) -> DataError:
+    return DataError(
+        f"{table.name}: frame {frame} has no recorded {what}; found the columns {', '.join(table.columns) or 'none'}; "
+        "name the column of thoughts, or leave the kind out"
+    )
 
 
 def _sample(
@@ -109,13 +156,16 @@ def _sample(
     *,
     text: str | None = None,
 ) -> Sample:
-    truth, (pace, task) = table.truths[frame], flags.split()
-    known = {item.name: item.position_m for item in (*truth.objects, *truth.fixtures)}
+    pace, task = flags.split()
     places = _nowhere()
-    for slot, name in enumerate(objects[:2]):
-        places[slot] = known[name][:2]
+    if table.truths is not None:
+        truth = table.truths[frame]
+        known = {item.name: item.position_m for item in truth.objects}
+        known |= {item.name: item.position_m for item in truth.fixtures}
+        for slot, name in enumerate(objects[:2]):
+            places[slot] = known[name][:2]
     return Sample(
-        text=truth.instruction if text is None else text,
+        text=table.instruction(frame) if text is None else text,
         state=table.states[frame],
         image=table.images[frame],
         pace=pace,

@@ -16,26 +16,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from roboalign.sdk.errors import ConfigError, DataError
+from roboalign.sdk.errors import ConfigError, DataError, unknown_name
 from roboalign.sdk.fast import FastCodec
-from roboalign.sdk.types import ACTION_NAMES
-from roboalign.trainer.backbone import load_backbone
-from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
+from roboalign.sdk.prompt import PromptFormat
+from roboalign.sdk.types import ACTION_NAMES, FloatArray
+from roboalign.trainer.checkpoint import CheckpointMeta, partial_dir, save_checkpoint
+from roboalign.trainer.data.mixture import PAIRINGS, load_mixture
+from roboalign.trainer.data.sources import Opening, SampleStream, open_mixture
 from roboalign.trainer.frames import FrameTable, load_frames
+from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.probe import answer_accuracy, probe_actions
 from roboalign.trainer.replies import keep_replies
 from roboalign.trainer.run import stage_run
-from roboalign.trainer.samples import Sample, make_sample
-from roboalign.trainer.supervised import FitConfig, draw_kinds, fit
+from roboalign.trainer.samples import SAMPLE_KINDS, Sample, make_sample
+from roboalign.trainer.source import open_source
+from roboalign.trainer.supervised import FitConfig, draw_kinds, fit, training_device
 from roboalign.trainer.vocabulary import add_action_tokens, spread_action_rows
 
 __all__ = ["PAIRINGS", "SftConfig", "fit_codec", "train_sft"]
-
-PAIRINGS: Mapping[str, Mapping[str, float]] = {
-    "zero-shot": {"vqa": 0.1, "reason": 0.35, "action": 0.55},
-    "paired": {"vqa": 0.1, "reason": 0.1, "action": 0.2, "paired": 0.6},
-}
-"""Share of each kind of sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +43,7 @@ class SftConfig:
     data: Path
     """Dataset folder (`roboalign collect`)."""
     base: Path
-    """Checkpoint of stage `base` to start from."""
+    """What to start from: a checkpoint of stage `base`, a Hugging Face folder, or a hub id."""
     out: Path
     """Checkpoint folder to write."""
     recipe: str
@@ -56,10 +54,12 @@ class SftConfig:
     """`zero-shot` (the paper) or `paired`."""
     horizon: int = 8
     """Actions in a chunk."""
-    rate_hz: float = 10.0
-    """Rate of the recorded actions."""
+    rate_hz: float | None = None
+    """Rate that the dataset must have; None takes the dataset's."""
     action_vocab: int = 512
-    """Tokens of the action codec."""
+    """Tokens of the action codec at most."""
+    max_merges: int | None = None
+    """Byte-pair merges of the codec at most; None fills the vocabulary (FAST), 0 makes every token one coefficient."""
     tolerance: tuple[float, ...] | None = (0.005, 0.005, 0.005, 0.05, 0.2)
     """95th percentile of the error allowed per action field, in its unit; picks the codec's scale (None: 10)."""
     families: tuple[str, ...] = ("place", "push", "stack")
@@ -74,28 +74,46 @@ class SftConfig:
     """Type of the saved weights."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Overrides of the pairing's sample shares."""
+    prompt: PromptFormat | None = None
+    """Units and origin of the numbers in prompts and thoughts, for an arm of another size; None keeps the base's."""
+    mixture: Path | None = None
+    """Mixture file to draw the training samples from (see `trainer/data/mixture.py`); `data` still gives the codec and
+    the held-out frames. None draws from `data` alone, by `pairing`."""
 
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
             raise ConfigError(f"SftConfig.pairing is {self.pairing!r}, expected one of {', '.join(PAIRINGS)}")
+        for kind in self.weights:
+            if kind not in SAMPLE_KINDS:
+                raise ConfigError(f"SftConfig.weights: {unknown_name('kind of sample', kind, SAMPLE_KINDS)}")
 
 
 @stage_run("sft")
 def train_sft(config: SftConfig) -> Path:
     """Runs the stage and returns the checkpoint folder; resumes when it was interrupted."""
-    parent = load_checkpoint(config.base, expect_stage="base")
-    backbone = load_backbone(config.base)
+    source = open_source(config.base, dtype=_load_dtype(config.fit))
+    backbone = source.backbone
+    if config.prompt is not None:
+        backbone.prompt_format = config.prompt
     fmt = backbone.prompt_format
     table = load_frames(
-        config.data, horizon=config.horizon, image_size_px=fmt.image_size_px, max_frames=config.max_frames
+        config.data,
+        horizon=config.horizon,
+        image_size_px=fmt.image_size_px,
+        max_frames=config.max_frames,
+        rate_hz=config.rate_hz,
     )
     train, held = table.split(config.held_share)
     codec = fit_codec(train, config)
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.fit.seed)
+    num_known = len(backbone.tokenizer)
     add_action_tokens(backbone.model, backbone.tokenizer, codec.vocab_size)
     spread_action_rows(backbone.model, backbone.tokenizer, seed=config.fit.seed)
+    adapted = None
+    if config.fit.lora is not None:
+        adapted = add_lora(backbone, config.fit.lora, new_ids=range(num_known, len(backbone.tokenizer)))
     weights = config.weights or PAIRINGS[config.pairing]
 
     def draw_from(frames: FrameTable, _step: int, count: int, rng: np.random.Generator) -> list[Sample]:
@@ -103,35 +121,51 @@ def train_sft(config: SftConfig) -> Path:
         rows = rng.integers(len(frames), size=count)
         return [make_sample(frames, int(row), kind, fmt, rng, codec) for row, kind in zip(rows, kinds, strict=True)]
 
+    draw, data_hash, stream = partial(draw_from, train), table.data_hash, None
+    if config.mixture is not None:
+        stream = _open_mixture(config.mixture, config, fmt, codec, table.robot)
+        draw, data_hash = partial(_draw_from_mixture, stream), f"{table.data_hash} {stream.content_hash}"
     timer = fit(
         backbone,
-        partial(draw_from, train),
+        draw,
         partial(draw_from, held),
         config.fit,
-        data_hash=table.data_hash,
+        data_hash=data_hash,
         folder=work,
-        label=f"sft {config.pairing}",
+        label=f"sft {config.pairing if stream is None else 'mixture'}",
     )
+    files = {"metrics.jsonl": work / "metrics.jsonl"}
+    if adapted is not None:
+        files |= {f"adapter/{path.name}": path for path in merge_lora(adapted, work)}
     metrics: dict[str, object] = {"answer_accuracy": answer_accuracy(backbone, held, seed=config.fit.seed)}
     for pace in ("quick", "slow"):
         probe = probe_actions(backbone, codec, held, pace=pace, count=config.probe_frames, seed=config.fit.seed)
         metrics[f"{'think_act' if pace == 'slow' else 'act'}"] = asdict(probe)
     keep_replies(work, backbone, codec, held, seed=config.fit.seed)
     report = codec.report(held.chunks)
+    metrics["first_token_majority"] = _majority(codec, held.chunks)
     metrics["codec"] = {name: value for name, value in asdict(report).items() if not isinstance(value, np.ndarray)}
     meta = CheckpointMeta(
         stage="sft",
         recipe=config.recipe,
-        parent=parent.path.name,
-        parent_sha256=parent.sha256,
+        parent=source.parent,
+        parent_sha256=source.sha256,
         seeds={"fit": config.fit.seed},
         metrics=metrics,
         data_hash=table.data_hash,
         wall_s=timer.wall_s,
         cpu_s=timer.cpu_s,
-        notes={"pairing": config.pairing, "frames": len(train), "fit": asdict(config.fit), "families": config.families},
+        notes={
+            "pairing": config.pairing,
+            "shares": dict(weights),
+            "frames": len(train),
+            "fit": asdict(config.fit),
+            "families": config.families,
+            "robot": table.robot,
+            **({} if stream is None else {"mixture": stream.describe()}),
+            "origin": getattr(backbone.model.config, "origin", None),
+        },
     )
-    files = {"metrics.jsonl": work / "metrics.jsonl"}
     save_checkpoint(
         config.out,
         model=backbone.model,
@@ -144,6 +178,24 @@ def train_sft(config: SftConfig) -> Path:
     return config.out
 
 
+def _open_mixture(
+    path: Path, config: SftConfig, fmt: PromptFormat, codec: FastCodec, robot: str | None
+) -> SampleStream:
+    """Every dataset of the mixture leaves out its last episodes, so that no frame is learnt and held out at once."""
+    opening = Opening(fmt=fmt, codec=codec, robot=robot, held_share=config.held_share, max_frames=config.max_frames)
+    return open_mixture(load_mixture(path), opening, seed=config.fit.seed)
+
+
+def _draw_from_mixture(stream: SampleStream, step: int, count: int, _rng: np.random.Generator) -> list[Sample]:
+    return stream.draw(step, count)
+
+
+def _load_dtype(fit: FitConfig) -> torch.dtype:
+    """Weights that do not learn take half the memory on a GPU; those that do stay float32."""
+    is_half = fit.lora is not None and fit.freeze_vision and training_device().type == "cuda"
+    return torch.bfloat16 if is_half else torch.float32
+
+
 def fit_codec(table: FrameTable, config: SftConfig) -> FastCodec:
     """Returns the action codec fitted on the training chunks."""
     if table.chunks.shape[2] != len(ACTION_NAMES):
@@ -152,8 +204,15 @@ def fit_codec(table: FrameTable, config: SftConfig) -> FastCodec:
         )
     return FastCodec.fit(
         table.chunks,
-        rate_hz=config.rate_hz,
+        rate_hz=table.rate_hz,
         names=ACTION_NAMES,
         vocab_size=config.action_vocab,
         tolerance=config.tolerance,
+        max_merges=config.max_merges,
     )
+
+
+def _majority(codec: FastCodec, chunks: FloatArray) -> float:
+    """Returns how often the most common first token is right: what a model that sees nothing reaches."""
+    first = [ids[0] for ids in codec.encode_many(chunks)]
+    return float(np.bincount(first).max() / len(first))

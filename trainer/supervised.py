@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from roboalign.sdk.errors import ConfigError
 from roboalign.trainer.backbone import HuggingFaceBackbone, PromptInputs
+from roboalign.trainer.lora import LoraSettings
 from roboalign.trainer.parallel import Parallel, Trained
 from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, learning_rate, progress_bar
-from roboalign.trainer.response import response_loss
+from roboalign.trainer.response import ResponseLoss, response_loss
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.samples import Batch, Sample, collate
 
@@ -58,6 +59,8 @@ class FitConfig:
     """Pictures are brightened and darkened at random when this is not 0; kept as a share of 255 in pixels."""
     freeze_vision: bool = False
     """Leave the vision encoder as it is (the paper, which starts from a pretrained one)."""
+    lora: LoraSettings | None = None
+    """Train low-rank additions to the decoder instead of all parameters; None trains all (the paper)."""
     checkpointing: bool = False
     """Make activations again for the gradient instead of keeping them: less memory, more time."""
     save_every: int = 200
@@ -141,8 +144,8 @@ def fit(
     readout = PlaceReadout(backbone.hidden_size).to(model.device)
     trained, parallel = _trained_part(backbone, readout, config), Parallel()
     parallel.shard(trained, backbone.decoder.layers)
-    optimizer = _optimizer(trained, config)
-    state = load_training_state(folder / "state", model=trained, optimizer=optimizer)
+    saved, optimizer = _saved_part(trained), _optimizer(trained, config)
+    state = load_training_state(folder / "state", model=saved, optimizer=optimizer)
     settings = {**json.loads(json.dumps(asdict(config))), "label": label, "data_hash": data_hash}
     for name in ("threads", "save_every"):  # neither changes the result
         del settings[name]
@@ -169,7 +172,7 @@ def fit(
             if (step + 1) % config.save_every == 0 or last:
                 log.write(step=step, held_loss=trained(lambda: held_out_loss(backbone, draw_held, config)))
                 extra = {"time": {"wall_s": timer.wall_s, "cpu_s": timer.cpu_s}, "settings": settings}
-                save_training_state(folder / "state", model=trained, optimizer=optimizer, step=step + 1, extra=extra)
+                save_training_state(folder / "state", model=saved, optimizer=optimizer, step=step + 1, extra=extra)
     backbone.model = parallel.gather(trained)["model"].eval()
     return timer
 
@@ -179,13 +182,27 @@ def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+class _Learning(nn.Module):
+    """The parameters that learn, and nothing else: a saved state need not hold a frozen model."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                self.register_parameter(name.replace(".", "/"), parameter)
+
+
 def _trained_part(backbone: HuggingFaceBackbone, readout: PlaceReadout, config: FitConfig) -> Trained:
-    """Freezes what is not to learn and returns what the optimizer and the saved state hold."""
-    if config.freeze_vision:
-        backbone.vision.requires_grad_(False)
+    """Freezes what is not to learn and returns everything that computes the loss."""
+    backbone.vision.requires_grad_(not config.freeze_vision)
     if config.checkpointing:
-        cast(Any, backbone.model).gradient_checkpointing_enable({"use_reentrant": False})
+        cast(Any, backbone.model).activation_checkpointing_enable({"use_reentrant": False})
     return Trained({"model": backbone.model, "readout": readout})
+
+
+def _saved_part(trained: Trained) -> nn.Module:
+    """Returns what the saved state holds: everything where everything learns."""
+    return trained if all(p.requires_grad for p in trained.parameters()) else _Learning(trained)
 
 
 def _learning(trained: nn.Module) -> list[nn.Parameter]:
@@ -222,7 +239,9 @@ def _backward(
     sums: dict[str, float] = {}
     for batch in batches:
         share = len(batch.labels) / (len(samples) * parallel.size)
-        loss, parts = trained(partial(_loss, backbone, trained["readout"], batch, config, rng, num_tokens, share))
+        loss, parts = trained(
+            partial(_loss, backbone, cast(PlaceReadout, trained["readout"]), batch, config, rng, num_tokens, share)
+        )
         (loss * parallel.size).backward()  # sharded gradients are averaged over the processes
         sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
     return {name: parallel.total(value) for name, value in sums.items()}
@@ -239,19 +258,27 @@ def _loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Returns what a micro-batch adds to the loss of its update, and to the numbers that are logged."""
     inputs = _shifted(batch.inputs, config, rng)
-    device = inputs.input_ids.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        hidden_BLD, embeds_BLD = backbone.read(inputs)
-        text = response_loss(backbone.model.get_output_embeddings(), hidden_BLD, batch.labels)
+    text, embeds_BLD = _read(backbone, inputs, batch.labels)
     loss = text.total / num_tokens
     parts = {"loss": float(loss.detach()), "token_accuracy": text.num_right / num_tokens}
     if config.place_weight:
         first = (inputs.input_ids == cast(Any, backbone.processor).image_token_id).int().argmax(dim=1)
-        index = (first[:, None] + torch.arange(2, device=device))[:, :, None].expand(-1, -1, embeds_BLD.shape[2])
-        place = readout.loss(embeds_BLD.gather(1, index), batch.places) * share
+        index = (first[:, None] + torch.arange(2, device=first.device))[:, :, None]
+        tokens_B2D = embeds_BLD.gather(1, index.expand(-1, -1, embeds_BLD.shape[2])).float()
+        place = readout.loss(tokens_B2D, batch.places) * share
         parts["place_loss"] = float(place.detach())
         loss = loss + config.place_weight * place
     return loss, parts
+
+
+def _read(
+    backbone: HuggingFaceBackbone, inputs: PromptInputs, labels_BL: torch.Tensor
+) -> tuple[ResponseLoss, torch.Tensor]:
+    """Returns the loss on the replies, and what the decoder got; bfloat16 on a GPU."""
+    device = inputs.input_ids.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        hidden_BLD, embeds_BLD = backbone.read(inputs)
+        return response_loss(backbone.model.get_output_embeddings(), hidden_BLD, labels_BL), embeds_BLD
 
 
 def _shifted(inputs: PromptInputs, config: FitConfig, rng: np.random.Generator) -> PromptInputs:
@@ -273,8 +300,7 @@ def held_out_loss(backbone: HuggingFaceBackbone, draw: Draw, config: FitConfig, 
     for index in range(batches):
         total, num_tokens = 0.0, 0
         for batch in _batches(draw(index, config.batch_size, rng), backbone, config):
-            hidden_BLD, _ = backbone.read(batch.inputs)
-            text = response_loss(backbone.model.get_output_embeddings(), hidden_BLD, batch.labels)
+            text, _ = _read(backbone, batch.inputs, batch.labels)
             total, num_tokens = total + float(text.total), num_tokens + text.num_tokens
         means.append(total / num_tokens)
     backbone.model.train(was_training)

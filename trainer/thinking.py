@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from roboalign.sdk.errors import ConfigError
-from roboalign.trainer.backbone import HuggingFaceBackbone, PromptInputs
+from roboalign.trainer.backbone import DecoderState, HuggingFaceBackbone, PromptInputs
 
 __all__ = ["greedy_thoughts", "thought_mask"]
 
@@ -30,12 +30,16 @@ def thought_mask(backbone: HuggingFaceBackbone, vocab_size: int) -> torch.Tensor
 
 @torch.no_grad()
 def greedy_thoughts(
-    backbone: HuggingFaceBackbone, inputs: PromptInputs, *, budget: int
+    backbone: HuggingFaceBackbone, inputs: PromptInputs, *, budget: int, state: DecoderState | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns ids and mask int64[B, C] (right-padded) of `<think> words </think>`, at most budget + 2 tokens."""
+    """Returns ids and mask int64[B, C] (right-padded) of `<think> words </think>`, at most budget + 2 tokens.
+
+    `state` is that of the prompts where they were read already; its cache grows.
+    """
     tokenizer = backbone.tokenizer
     open_id, close_id = (tokenizer.convert_tokens_to_ids(t) for t in ("<think>", "</think>"))
-    _, state = backbone.prefill(inputs)
+    if state is None:
+        _, state = backbone.prefill(inputs)
     token = torch.full((inputs.num_prompts,), open_id, device=inputs.input_ids.device)
     is_done = torch.zeros_like(token, dtype=torch.bool)
     ids, masks = [token], [torch.ones_like(token)]

@@ -16,7 +16,20 @@ import numpy as np
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.sim.truth import FixtureTruth, ObjectTruth, SceneTruth
 
-__all__ = ["QUESTION_KINDS", "QuestionAnswer", "named_objects", "next_words", "question", "thought"]
+__all__ = [
+    "QUESTION_KINDS",
+    "QuestionAnswer",
+    "focus_of",
+    "label_of",
+    "named_objects",
+    "next_words",
+    "offset_words",
+    "place_words",
+    "question",
+    "step_words",
+    "tellable_things",
+    "thought",
+]
 
 _NEXT = {
     "reach": "move above the {target}",
@@ -58,7 +71,12 @@ class QuestionAnswer:
 
 def next_words(truth: SceneTruth) -> str:
     """Returns what to do next, in words, e.g. `go down to the red block`."""
-    words = _NEXT_WITH.get(truth.family, _NEXT)[truth.stage]
+    return step_words(truth, truth.stage)
+
+
+def step_words(truth: SceneTruth, stage: str) -> str:
+    """Returns one stage of the scene's goal in words."""
+    words = _NEXT_WITH.get(truth.family, _NEXT)[stage]
     if not truth.is_about_object:
         return words.format(target=_handled(truth).name, goal=truth.goal)
     place = truth.goal_object
@@ -70,13 +88,14 @@ def named_objects(truth: SceneTruth) -> tuple[str, ...]:
     return (truth.target,) if truth.goal_object is None else (truth.target, truth.goal)
 
 
-def _offset_words(offset_m: np.ndarray, fmt: PromptFormat) -> str:
+def offset_words(offset_m: np.ndarray, fmt: PromptFormat) -> str:
     """Returns a planar offset in words; a zero still names a direction, so that the form never changes."""
     near, right = (int(v) for v in np.rint(np.asarray(offset_m[:2], np.float64) / fmt.length_unit_m))
     return f"{abs(near)} {'near' if near >= 0 else 'far'} {abs(right)} {'right' if right >= 0 else 'left'}"
 
 
-def _place(obj: _Thing, fmt: PromptFormat) -> str:
+def place_words(obj: _Thing, fmt: PromptFormat) -> str:
+    """Returns where a thing is, as two numbers."""
     x, y = fmt.position_numbers(np.asarray(obj.position_m[:2]))
     return f"{x} {y}"
 
@@ -93,27 +112,28 @@ def _handled(truth: SceneTruth) -> FixtureTruth:
     return truth.fixture("button" if truth.family == "light" else truth.target)
 
 
-def _label(thing: _Thing) -> str:
+def label_of(thing: _Thing) -> str:
     """Returns what people call it: two objects that look alike are called the same."""
     return thing.label if isinstance(thing, ObjectTruth) else thing.name
 
 
 def _all_things(truth: SceneTruth) -> list[_Thing]:
+    """Returns objects, then fixtures."""
     return [*truth.objects, *truth.fixtures]
 
 
-def _things(truth: SceneTruth) -> list[_Thing]:
+def tellable_things(truth: SceneTruth) -> list[_Thing]:
     """Returns everything that a word can point to: no objects that look alike; all, should nothing else be there."""
     things = _all_things(truth)
-    labels = [_label(thing) for thing in things]
-    return [thing for thing in things if labels.count(_label(thing)) == 1] or things
+    labels = [label_of(thing) for thing in things]
+    return [thing for thing in things if labels.count(label_of(thing)) == 1] or things
 
 
 def _draw(things: Sequence[_Thing], rng: np.random.Generator) -> _Thing:
     return things[int(rng.integers(len(things)))]
 
 
-def _focus(truth: SceneTruth) -> _Thing:
+def focus_of(truth: SceneTruth) -> _Thing:
     """Returns what the next movement is about: the goal once the target is held, else the target."""
     if not truth.is_about_object:
         return _handled(truth)
@@ -126,9 +146,9 @@ def thought(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> s
 
     Three styles with the same facts (spatial first, hand first, plan first), drawn by `rng`.
     """
-    focus = _focus(truth)
-    offset = _offset_words(np.asarray(focus.position_m[:2]) - truth.state[:2], fmt)
-    place, hand, plan, name = _place(focus, fmt), _hand_words(truth), next_words(truth), _label(focus)
+    focus = focus_of(truth)
+    offset = offset_words(np.asarray(focus.position_m[:2]) - truth.state[:2], fmt)
+    place, hand, plan, name = place_words(focus, fmt), _hand_words(truth), next_words(truth), label_of(focus)
     styles = (
         f"the {name} is at {place} , {offset} of the gripper . the gripper is {hand} . next {plan} .",
         f"gripper {hand} . {name} at {place} , that is {offset} . so {plan} .",
@@ -138,38 +158,40 @@ def thought(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> s
 
 
 def _where(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    thing = _draw(_things(truth), rng)
-    text = ("where is the {}", "find the {}", "point to the {}")[int(rng.integers(3))].format(_label(thing))
-    return QuestionAnswer(question=text, answer=_place(thing, fmt), objects=(thing.name,))
+    thing = _draw(tellable_things(truth), rng)
+    text = ("where is the {}", "find the {}", "point to the {}")[int(rng.integers(3))].format(label_of(thing))
+    return QuestionAnswer(question=text, answer=place_words(thing, fmt), objects=(thing.name,))
 
 
 def _offset(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    thing = _draw(_things(truth), rng)
+    thing = _draw(tellable_things(truth), rng)
     text = ("how far is the {} from the gripper", "which way from the gripper to the {}")[int(rng.integers(2))]
-    answer = _offset_words(np.asarray(thing.position_m[:2]) - truth.state[:2], fmt)
-    return QuestionAnswer(question=text.format(_label(thing)), answer=answer, objects=(thing.name,))
+    answer = offset_words(np.asarray(thing.position_m[:2]) - truth.state[:2], fmt)
+    return QuestionAnswer(question=text.format(label_of(thing)), answer=answer, objects=(thing.name,))
 
 
 def _everything(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
     things = sorted(_all_things(truth), key=lambda thing: thing.name)
     text = ("what is on the table", "list the objects")[int(rng.integers(2))]
-    answer = " , ".join(f"{_label(thing)} {_place(thing, fmt)}" for thing in things)
+    answer = " , ".join(f"{label_of(thing)} {place_words(thing, fmt)}" for thing in things)
     return QuestionAnswer(question=text, answer=answer, objects=())
 
 
 def _colour(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
     thing = _draw(_all_things(truth), rng)
-    return QuestionAnswer(question=f"what is at {_place(thing, fmt)}", answer=_label(thing), objects=(thing.name,))
+    return QuestionAnswer(
+        question=f"what is at {place_words(thing, fmt)}", answer=label_of(thing), objects=(thing.name,)
+    )
 
 
 def _left_of(truth: SceneTruth, fmt: PromptFormat, rng: np.random.Generator) -> QuestionAnswer:
-    things = _things(truth)
-    if len(things) < 2 or len({_label(thing) for thing in things}) < len(things):
+    things = tellable_things(truth)
+    if len(things) < 2 or len({label_of(thing) for thing in things}) < len(things):
         return _where(truth, fmt, rng)
     first, second = (things[int(i)] for i in rng.permutation(len(things))[:2])
     is_left = first.position_m[1] < second.position_m[1]
-    text = f"is the {_label(first)} left of the {_label(second)}"
-    answer = f"{'yes' if is_left else 'no'} , {_place(first, fmt)} and {_place(second, fmt)}"
+    text = f"is the {label_of(first)} left of the {label_of(second)}"
+    answer = f"{'yes' if is_left else 'no'} , {place_words(first, fmt)} and {place_words(second, fmt)}"
     return QuestionAnswer(question=text, answer=answer, objects=(first.name, second.name))
 
 

@@ -190,6 +190,18 @@ class LeRobotDataset:
             raise DataError(f"{self.path} lacks the column {key}; found {', '.join(self.info.features)}")
         return np.concatenate([numeric_column(self._rows(span, [key]), key) for span in self._file_spans()])
 
+    def text_column(self, key: str) -> list[str | None]:
+        """Returns one text column of all frames.
+
+        Raises:
+            DataError: there is no such column, or it holds no text.
+        """
+        found = self.info.features.get(key)
+        if found is None or found.dtype != "string":
+            what = "lacks the column" if found is None else f"stores {found.dtype}, expected string, in the column"
+            raise DataError(f"{self.path} {what} {key}; found {', '.join(self.info.features)}")
+        return [text for span in self._file_spans() for text in self._rows(span, [key]).column(key).to_pylist()]
+
     def first_row(self, index: int) -> dict[str, Any]:
         """Returns the first row of an episode as it is stored, without pictures; persistent columns are all in it."""
         span = self._span(index)

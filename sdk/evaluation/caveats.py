@@ -41,6 +41,10 @@ def _privileges(report: EvalReport) -> list[str]:
         lines.append("Control: the policy was told the sentence of another task, and judged by the true one.")
     if report.policy.get("is_blind"):
         lines.append("Control: the policy was given black pictures.")
+    if report.policy.get("has_shuffled_thoughts"):
+        lines.append("Control: every thought was about another scene of the same task.")
+    if age := report.policy.get("thought_age"):
+        lines.append(f"Every thought was about what the policy saw {age} calls before.")
     if kind == "remote":
         lines.append("The policy ran on a server; nothing proves that it stayed the same during the evaluation.")
     return lines

@@ -5,22 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, cast
 
-from roboalign.sdk.errors import BundleError, ConfigError, unknown_name
+from roboalign.sdk.errors import BundleError, ConfigError, missing_extra, unknown_name
 from roboalign.sdk.evaluation.callables import callable_fingerprint, is_callable_name, load_callable
 from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy
 from roboalign.sdk.evaluation.remote import RemotePolicy, is_address, server_health
 from roboalign.sdk.evaluation.results import JsonValue
+from roboalign.sdk.evaluation.thoughts import ShuffledThoughts, StaleThoughts, ThinkingPolicy
 from roboalign.sdk.types import RobotSpec
 
-__all__ = ["ACTORS", "KINDS", "PolicyRef", "fingerprint", "named_policy"]
+__all__ = ["ACTORS", "ACT_FILE", "KINDS", "PolicyRef", "fingerprint", "named_policy"]
 
-KINDS = ("bundle", "checkpoint", "remote", "callable", "expert", "random")
-"""What can be evaluated: an exported bundle, a checkpoint through torch, a policy on a server, a user's Python code,
-and the two controls without a model."""
+KINDS = ("bundle", "checkpoint", "act", "remote", "callable", "expert", "random")
+"""What can be evaluated: an exported bundle, a checkpoint through torch, the baseline without a language model, a
+policy on a server, a user's Python code, and the two controls without a model."""
+
+ACT_FILE = "act.json"
+"""What tells the folder of a baseline (`roboalign train act`)."""
+
+_ACT_OPENER = ("roboalign.trainer.act_model", "open_policy")
 
 ACTORS = ("flow", "fast")
 """Which part of a model acts: the flow-matching head, or the action tokens."""
@@ -45,29 +52,48 @@ class PolicyRef:
     """Whether it is told the sentence of another task."""
     is_blind: bool = False
     """Whether it is given black pictures."""
+    has_shuffled_thoughts: bool = False
+    """Whether its thoughts are about another scene."""
+    thought_age: int = 0
+    """Calls that passed since its thought was written; 0 is a fresh one."""
     seed: int = 0
-    """Seed of the random policy and of the shuffle."""
+    """Seed of the random policy and of the shuffles."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(unknown_name("policy kind", self.kind, KINDS))
         if self.actions not in ACTORS:
             raise ConfigError(unknown_name("actions", self.actions, ACTORS))
-        if self.kind in ("checkpoint", "remote", "callable") and self.path is None:
+        if self.kind in ("checkpoint", "act", "remote", "callable") and self.path is None:
             raise ConfigError(f"a {self.kind} policy needs its path")
         if self.kind in _CONTROLS and (self.path is not None or self.is_shuffled or self.is_blind):
             raise ConfigError(
                 f"the {self.kind} policy has no files, does not read the instruction and does not look; leave out path,"
                 " shuffled and blind"
             )
+        if self.thought_age < 0:
+            raise ConfigError(f"PolicyRef.thought_age is {self.thought_age}, expected 0 or more")
+        self._check_thoughts()
+
+    def _check_thoughts(self) -> None:
+        if not self.has_shuffled_thoughts and self.thought_age == 0:
+            return
+        if self.kind not in _MODELS or not self.think:
+            what = f"{self.kind} policy" if self.kind not in _MODELS else "policy that does not think"
+            raise ConfigError(f"a {what} has no thoughts to exchange; give a bundle or checkpoint that thinks")
+        if self.has_shuffled_thoughts and self.thought_age > 0:
+            raise ConfigError("thoughts are either about another scene or old; ask for one of both")
 
     @property
     def name(self) -> str:
         """What a table calls it."""
         if self.kind in _CONTROLS:
             return self.kind
-        base = "shipped bundle" if self.path is None else str(self.path)
-        return base + (", shuffled instruction" if self.is_shuffled else "") + (", blind" if self.is_blind else "")
+        parts = ["shipped bundle" if self.path is None else str(self.path)]
+        parts += ["shuffled instruction"] * self.is_shuffled + ["blind"] * self.is_blind
+        parts += ["shuffled thoughts"] * self.has_shuffled_thoughts
+        parts += [f"thoughts {self.thought_age} calls old"] * (self.thought_age > 0)
+        return ", ".join(parts)
 
     def describe(self) -> Mapping[str, JsonValue]:
         """Says who is evaluated.
@@ -84,6 +110,10 @@ class PolicyRef:
             "is_blind": self.is_blind,
             "seed": self.seed,
         }
+        if self.has_shuffled_thoughts:
+            row["has_shuffled_thoughts"] = True
+        if self.thought_age:
+            row["thought_age"] = self.thought_age
         if self.kind in _MODELS:
             row |= {
                 "path": self.path,
@@ -91,6 +121,8 @@ class PolicyRef:
                 "think": self.think,
                 "fingerprint": fingerprint(self.folder),
             }
+        elif self.kind == "act":
+            row |= {"path": self.path, "fingerprint": fingerprint(self.folder)}
         elif self.kind == "callable":
             row |= {"path": self.path, "fingerprint": callable_fingerprint(str(self.path))}
         elif self.kind == "remote":
@@ -116,6 +148,10 @@ class PolicyRef:
         if self.kind == "expert":
             return expert_policy(env)
         policy = self.open_alone(env.robot_spec)
+        if self.has_shuffled_thoughts:
+            policy = ShuffledThoughts(cast(ThinkingPolicy, policy), env, self.seed)
+        elif self.thought_age:
+            policy = StaleThoughts(cast(ThinkingPolicy, policy), self.thought_age)
         if self.is_blind:
             policy = BlindPolicy(policy)
         if self.is_shuffled:
@@ -130,6 +166,8 @@ class PolicyRef:
             return RemotePolicy(str(self.path))
         if self.kind == "callable":
             return load_callable(str(self.path), spec)
+        if self.kind == "act":
+            return _open_act(self.folder, spec)
         if self.kind == "expert":
             raise ConfigError("the expert reads the simulator, so it cannot act anywhere else")
         from roboalign.sdk.policy import Policy
@@ -146,6 +184,8 @@ def named_policy(
     think: bool = True,
     is_shuffled: bool = False,
     is_blind: bool = False,
+    has_shuffled_thoughts: bool = False,
+    thought_age: int = 0,
     seed: int = 0,
 ) -> PolicyRef:
     """Returns the policy that somebody names.
@@ -157,6 +197,8 @@ def named_policy(
         think: Whether it writes a thought before it acts.
         is_shuffled: Whether it is told the sentence of another task.
         is_blind: Whether it is given black pictures.
+        has_shuffled_thoughts: Whether its thoughts are about another scene.
+        thought_age: Calls that passed since its thought was written.
         seed: Seed of the random policy and of the shuffle.
 
     Raises:
@@ -175,7 +217,15 @@ def named_policy(
     else:
         kind, path = _model_folder(name)
     return PolicyRef(
-        kind=kind, path=path, actions=actions, think=think, is_shuffled=is_shuffled, is_blind=is_blind, seed=seed
+        kind=kind,
+        path=path,
+        actions=actions,
+        think=think,
+        is_shuffled=is_shuffled,
+        is_blind=is_blind,
+        has_shuffled_thoughts=has_shuffled_thoughts,
+        thought_age=thought_age,
+        seed=seed,
     )
 
 
@@ -187,6 +237,8 @@ def _model_folder(name: str) -> tuple[str, str]:
             return "bundle", str(place)
         if (place / "roboalign.json").is_file():
             return "checkpoint", str(place)
+        if (place / ACT_FILE).is_file():
+            return "act", str(place)
     if folder.is_dir():
         has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise BundleError(f"{folder} holds neither a bundle, nor a checkpoint, nor a run (it has: {has})")
@@ -200,6 +252,16 @@ def _model_folder(name: str) -> tuple[str, str]:
     raise BundleError(
         f"there is no bundle, checkpoint or run at {folder}; train one, or leave the path out for the shipped one"
     )
+
+
+def _open_act(folder: Path, spec: RobotSpec) -> EpisodePolicy:
+    """Returns the baseline in a folder; it needs torch, so it lives in a higher room and is called by its name."""
+    module, name = _ACT_OPENER
+    try:
+        opener = getattr(import_module(module), name)
+    except ImportError as err:
+        raise missing_extra(str(err.name), "train", "the ACT-like policy") from err
+    return cast(EpisodePolicy, opener(folder, spec))
 
 
 def fingerprint(folder: Path) -> str:
@@ -216,6 +278,6 @@ def fingerprint(folder: Path) -> str:
         if not path.is_file():
             continue
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        if path.name in ("manifest.json", "roboalign.json"):
+        if path.name in ("manifest.json", "roboalign.json", "training.json"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -18,7 +18,15 @@ from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy, SeededP
 from roboalign.sdk.evaluation.shuffle import shuffle_sentence
 from roboalign.sdk.types import ACTION_NAMES, ActionChunk, FloatArray, Observation, RobotSpec
 
-__all__ = ["BlindPolicy", "ExpertPolicy", "ExpertScene", "RandomPolicy", "ShuffledInstruction", "expert_policy"]
+__all__ = [
+    "BlindPolicy",
+    "ExpertPolicy",
+    "ExpertScene",
+    "RandomPolicy",
+    "ShuffledInstruction",
+    "Wrapper",
+    "expert_policy",
+]
 
 
 @runtime_checkable
@@ -101,7 +109,7 @@ class RandomPolicy:
         """Does nothing."""
 
 
-class _Wrapper:
+class Wrapper:
     """What the wrapping controls share: everything but `act` is the wrapped policy's."""
 
     def __init__(self, policy: EpisodePolicy) -> None:
@@ -126,7 +134,7 @@ class _Wrapper:
         self._policy.close()
 
 
-class BlindPolicy(_Wrapper):
+class BlindPolicy(Wrapper):
     """A policy that is given black pictures; state and instruction are the true ones."""
 
     def act(self, observation: Observation) -> ActionChunk:
@@ -135,7 +143,7 @@ class BlindPolicy(_Wrapper):
         return self._policy.act(replace(observation, images=black))
 
 
-class ShuffledInstruction(_Wrapper):
+class ShuffledInstruction(Wrapper):
     """A policy that is told the sentence of another task, and judged by the true one.
 
     In a sequence it is told another wrong sentence whenever the true one changes.

@@ -45,6 +45,8 @@ class Bar:
     """Where a thin mark goes, e.g. mean progress."""
     is_strong: bool = False
     """Whether it sums up the others."""
+    dots: tuple[float, ...] = ()
+    """Where short thin marks go, e.g. one for each training seed."""
 
 
 def write_page(path: Path, *, title: str, body: Sequence[str]) -> Path:
@@ -82,9 +84,10 @@ def _bar(bar: Bar, low: float, high: float, num_marks: int) -> str:
     )
     left, right, middle = at(bar.interval.low), at(bar.interval.high), at(bar.value)
     tick = f"<line class=t x1={at(bar.tick):.2f} x2={at(bar.tick):.2f} y1=3 y2=17 />" if bar.tick is not None else ""
+    dots = "".join(f"<line class=s x1={at(dot):.2f} x2={at(dot):.2f} y1=0 y2=6 />" for dot in bar.dots)
     shape = (
         f"<rect x={left:.2f} y=6 width={max(right - left, 0.4):.2f} height=8 rx=1 />{tick}"
-        f"<line class=d x1={middle:.2f} x2={middle:.2f} y1=2 y2=18 />"
+        f"<line class=d x1={middle:.2f} x2={middle:.2f} y1=2 y2=18 />{dots}"
     )
     kind = " strong" if bar.is_strong else ""
     label = escape(bar.label).replace("_", "_<wbr>")
@@ -195,6 +198,7 @@ figure { margin: 0; } img { max-width: 100%; height: auto; }
 .plot svg { width: 100%; height: 1.6rem; display: block; overflow: visible; }
 .plot svg line, .plot svg rect { vector-effect: non-scaling-stroke; }
 .plot .g { stroke: #e2e2e2; stroke-width: 1; } .plot .t { stroke: #b35900; stroke-width: 2; stroke-dasharray: 3 2; }
+.plot .s { stroke: #7a3b00; stroke-width: 2; }
 .plot .d { stroke: #00395c; stroke-width: 3; } .plot rect { fill: #8dbfe0; }
 .plot .strong { font-weight: 650; border-bottom: 1px solid #bbb; margin-bottom: .3rem; padding-bottom: .3rem; }
 .plot .strong rect { fill: #0072b2; }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from roboalign.sdk.randomization import config, values
 from roboalign.sdk.randomization.config import ConcernRanges
 from roboalign.sdk.randomization.ranges import range_from_json, range_to_json
 from roboalign.sdk.randomization.values import Concern, parameters
+from roboalign.sdk.settings_file import read_settings
 
 __all__ = ["CONCERNS", "DomainRandomization", "DomainSample", "stream"]
 
@@ -275,35 +275,11 @@ class DomainRandomization:
         Raises:
             ConfigError: The file is missing, is neither, or holds something that is not possible.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as err:
-            raise ConfigError(f"cannot read the randomisation {path}: {err}") from err
-        content = _parse(Path(path), text)
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path} holds a {type(content).__name__}, expected a table of concerns")
+        content = read_settings(Path(path), "randomisation")
         try:
             return cls.from_json(content)
         except ConfigError as err:
             raise ConfigError(f"{path}: {err}") from err
-
-
-def _parse(path: Path, text: str) -> object:
-    if path.suffix == ".json":
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as err:
-            raise ConfigError(f"{path} is no JSON: {err}") from err
-    if path.suffix != ".toml":
-        raise ConfigError(f"{path} ends in {path.suffix!r}, expected .json or .toml")
-    if sys.version_info < (3, 11):
-        raise ConfigError(f"{path}: TOML needs Python 3.11; write the same as JSON")
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
-        raise ConfigError(f"{path} is no TOML: {err}") from err
 
 
 def _group(concern: str, kind: type[Concern], content: object) -> Concern:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -72,6 +73,15 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
         self.task, self.split, self.render_mode = task, split, render_mode
         self.randomization = heldout_randomization(split, randomization)
         self.robot = SimRobot(robot=model, image_size_px=image_size_px)
+        self._twin = partial(
+            SimEnv,
+            task,
+            robot=robot,
+            split=split,
+            randomization=randomization,
+            image_size_px=image_size_px,
+            max_steps=max_steps,
+        )
         self._table = model.table
         self._max_steps = max_steps
         self._has_image = image_in_obs or render_mode == "rgb_array"
@@ -88,6 +98,10 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
         self._episode: _Episode | None = None
         self.last_applied: Applied | None = None
         self._show: dict[int, Camera] = {}
+
+    def twin(self) -> SimEnv:
+        """Returns another environment with the same settings, not reset yet; it belongs to the caller."""
+        return self._twin()
 
     @property
     def robot_spec(self) -> RobotSpec:

@@ -227,6 +227,14 @@ class SimWorld:
             p.resetJointState(self._robot, joint, value, physicsClientId=cid)
         self._rest_servos(joint_pos_rad, width_m)
 
+    def place_object(self, name: str, position_m: FloatArray, yaw_rad: float) -> None:
+        """Puts an object upright at a place at once, at rest; the position is the one `body_states` gives."""
+        p, cid = self._api()
+        turn = p.getQuaternionFromEuler((0.0, 0.0, float(yaw_rad)))
+        body = self._objects[name]
+        p.resetBasePositionAndOrientation(body, [float(v) for v in position_m], turn, physicsClientId=cid)
+        p.resetBaseVelocity(body, [0, 0, 0], [0, 0, 0], physicsClientId=cid)
+
     def _rest_servos(self, joint_pos_rad: NDArray[np.float64], width_m: float) -> None:
         self._target = np.array(joint_pos_rad, np.float64)
         if self._actuator is not None and self._gripper_delay is not None:

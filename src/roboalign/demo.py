@@ -9,29 +9,19 @@ and the demo goes on with the model of the `sft` stage.
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from roboalign import __version__
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
+from roboalign.steps import PROGRAM, Step, last_error, outcome_of, stop, terminated_as_interrupt
 
-__all__ = ["RECIPES", "DemoConfig", "Step", "plan", "run_demo"]
-
-_REFUSED_CODE = 1
-"""Exit code of a command whose check said no."""
-_STOP_AFTER_S = 30.0
-"""Time a command gets to stop by itself after Ctrl-C."""
+__all__ = ["RECIPES", "DemoConfig", "plan", "run_demo"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,25 +60,6 @@ RECIPES: Mapping[str, DemoConfig] = {
     ),
 }
 """Sizes of the run: `demo` for two cores and a quarter of an hour, `debug` for seconds a stage."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """One command of the demo."""
-
-    name: str
-    """Short name, also of its log file."""
-    argv: tuple[str, ...]
-    """What is typed after `roboalign`."""
-    output: Path
-    """What exists when it is done."""
-    may_refuse: bool = False
-    """Whether exit code 1 is an answer and not a failure."""
-
-    @property
-    def line(self) -> str:
-        """The command as it is typed."""
-        return shlex.join(("roboalign", *self.argv))
 
 
 def plan(config: DemoConfig, *, is_refused: bool = False) -> tuple[Step, ...]:
@@ -170,7 +141,7 @@ def run_demo(
     if program is None:
         _check_shipped()
     journal = _Journal(config)
-    runner = _Runner(journal, say, program or (sys.executable, "-m", "roboalign"))
+    runner = _Runner(journal, say, program or PROGRAM)
     is_refused = False
     for name in [step.name for step in plan(config)]:
         step = next(step for step in plan(config, is_refused=is_refused) if step.name == name)
@@ -280,8 +251,8 @@ class _Runner:
             record.outcome = "interrupted"
             raise
         else:
-            record.outcome = _outcome(step, code)
-            record.reason = "" if record.outcome == "done" else _last_error(log)
+            record.outcome = outcome_of(step, code)
+            record.reason = "" if record.outcome == "done" else last_error(log)
         finally:
             record.wall_s += time.monotonic() - start_s
             self.journal.write(step.name, record)
@@ -297,7 +268,7 @@ class _Runner:
         """Runs the command to its end and returns its exit code; what it prints goes to the reader and to the log."""
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [*self.program, *step.argv]
-        with log.open("a", encoding="utf-8") as file, _terminated_as_interrupt():
+        with log.open("a", encoding="utf-8") as file, terminated_as_interrupt():
             file.write(f"$ {step.line}\n")
             # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
             process = subprocess.Popen(
@@ -317,56 +288,10 @@ class _Runner:
                     self.say("  | " + line.rstrip())
                 return process.wait()
             except BaseException:
-                _stop(process)
+                stop(process)
                 raise
             finally:
                 process.stdout.close()
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Asks a command to stop and save its state; ends it, workers included, when it does not."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        process.communicate(timeout=_STOP_AFTER_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Makes SIGTERM (a supervisor, `timeout`) stop the running command as Ctrl-C does.
-
-    SIGINT is handled too: a shell makes a background job ignore it, and the commands would inherit that and never save.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _outcome(step: Step, code: int) -> str:
-    """Returns `done`, `refused` or `failed`."""
-    if code == 0 and step.output.exists():
-        return "done"
-    return "refused" if code == _REFUSED_CODE and step.may_refuse else "failed"
-
-
-def _last_error(log: Path) -> str:
-    """Returns the last `error:` line of a log, or its last line."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    errors = [line.removeprefix("error:").strip() for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[-1]
 
 
 def _write_report(config: DemoConfig, journal: _Journal, *, is_refused: bool) -> Path:

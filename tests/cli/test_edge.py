@@ -9,8 +9,9 @@ import pytest
 
 from roboalign import __version__
 from roboalign.cli.main import main
-from roboalign.demo import DemoConfig, Step, plan
+from roboalign.demo import DemoConfig, plan
 from roboalign.sdk.errors import CheckFailed, ConfigError, RoboalignError
+from roboalign.steps import Step
 
 BAD_INPUT = {
     "no such verb": ["tran"],
@@ -31,7 +32,14 @@ BAD_INPUT = {
     "a setting of what is served elsewhere": ["eval", "http://127.0.0.1:9", "--actions", "fast"],
     "no such scene": ["run", "--seed", "-1"],
     "a folder to write a page to": ["data", "show", "nowhere", "--out", "."],
-    "a preview that is no gif": ["data", "preview", "nowhere", "--out", "film.mp4"],
+    "a preview that is no page": ["data", "preview", "nowhere", "--out", "film.mp4"],
+    "a preview that is no gif": ["data", "preview", "nowhere", "--episode", "0", "--out", "film.mp4"],
+    "no samples to preview": ["data", "preview", "nowhere", "--count", "0"],
+    "no mixture": ["data", "sources", "nowhere.toml"],
+    "no mixture to preview": ["data", "preview", "nowhere.json"],
+    "no chat file to preview": ["data", "preview", "nowhere.jsonl"],
+    "nothing to distill from": ["data", "distill", "nowhere", "--data", "nowhere", "--out", "thoughts.jsonl"],
+    "thoughts in an unknown format": ["data", "distill", "nowhere", "--data", "nowhere", "--out", "thoughts.csv"],
     "a folder to write a comparison to": ["compare", "nowhere", "nowhere", "--out", "."],
     "unknown actor": ["eval", "expert", "--actions", "magic"],
     "unknown suite": ["eval", "expert", "--suite", "spatal"],
@@ -53,6 +61,12 @@ BAD_INPUT = {
     "nothing to export": ["export"],
     "no such run": ["export", "nowhere"],
     "unknown target": ["export", "nowhere", "--target", "toaster"],
+    "no such plan": ["reproduce", "nowhere"],
+    "no such plan file": ["reproduce", "nowhere.toml"],
+    "no such arm": ["reproduce", "debug", "--arms", "sfd", "--dry-run"],
+    "a seed that is no number": ["reproduce", "debug", "--seeds", "0,x"],
+    "no workers": ["reproduce", "debug", "--workers", "0"],
+    "no ledger": ["reproduce", "--report", "nowhere.jsonl"],
     "unknown robot": ["check-robot", "toaster"],
 }
 

@@ -18,8 +18,10 @@ COMMANDS = (
     "collect",
     "data",
     "data check",
+    "data distill",
     "data preview",
     "data show",
+    "data sources",
     "libero",
     "libero setup",
     "libero tasks",
@@ -30,6 +32,8 @@ COMMANDS = (
     "train sft",
     "train align",
     "train head",
+    "train act",
+    "probe",
     "export",
     "run",
     "eval",
@@ -37,6 +41,7 @@ COMMANDS = (
     "serve",
     "tasks",
     "demo",
+    "reproduce",
     "check-robot",
 )
 

@@ -1,7 +1,6 @@
 """The FAST codec: what it promises about any chunk, and what it says about files and inputs that are wrong."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -332,12 +331,6 @@ def test_a_missing_file_is_named(tmp_path: Path):
         FastCodec.load(tmp_path)
 
 
-def test_decoding_takes_less_than_50_microseconds(codec):
-    ids = codec.encode_many(demonstrations(300, seed=8))
-    best = min(_seconds(lambda: [codec.decode(one) for one in ids]) for _ in range(5))
-    assert best / len(ids) < 50e-6
-
-
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(16, 64), st.integers(0, 2**32 - 1))
 def test_a_codec_of_any_shape_round_trips_what_it_was_fitted_on(horizon, dims, vocab_size, seed):
@@ -347,7 +340,13 @@ def test_a_codec_of_any_shape_round_trips_what_it_was_fitted_on(horizon, dims, v
     assert codec.encode_many(chunks) == [codec.encode(chunk) for chunk in chunks]
 
 
-def _seconds(run) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def test_without_merges_every_token_is_one_coefficient() -> None:
+    chunks = demonstrations(200, seed=5)
+    codec = FastCodec.fit(chunks, rate_hz=10.0, vocab_size=256, max_merges=0)
+    assert {len(ids) for ids in codec.encode_many(chunks)} == {codec.num_coefficients}
+    assert set(codec.token_lengths.tolist()) == {1}
+
+
+def test_a_negative_number_of_merges_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_merges is -1"):
+        FastCodec.fit(demonstrations(20, seed=5), rate_hz=10.0, max_merges=-1)

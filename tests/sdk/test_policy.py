@@ -130,6 +130,24 @@ def test_markers_and_action_tokens_cannot_be_thought(backend, ids, observation):
         assert ids[name] not in Policy(backend).act(observation).tokens[1:]
 
 
+def test_a_thought_about_something_else_is_written_behind_the_own_prompt(backend, ids, observation):
+    """The script ends with the thought: what stands behind the second prompt was not chosen there."""
+    prompts, prefill = [], backend.prefill
+    backend.prefill = lambda prompt, pixels: (prompts.append(len(prompt)), prefill(prompt, pixels))[1]
+    backend.script = [ids["g"], ids["o"], ids["</think>"]]
+    other = replace(observation, instruction="go down")
+    chunk = Policy(backend).act(observation, thought_about=other)
+    assert prompts[0] > prompts[1]
+    assert chunk.tokens == (ids["<think>"], ids["g"], ids["o"], ids["</think>"])
+    assert tuple(backend.read) == chunk.tokens
+    assert chunk.thought == "go"
+
+
+def test_a_policy_that_does_not_think_takes_no_thought(backend, observation):
+    with pytest.raises(ConfigError, match="this policy does not think, so it takes no thought_about"):
+        Policy(backend, think=False).act(observation, thought_about=observation)
+
+
 def test_without_thinking_the_head_acts_on_the_prompt_alone(backend, observation):
     chunk = Policy(backend, think=False).act(observation)
     assert chunk.thought is None

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roboalign.sdk.errors import ConfigError, DataError
-from roboalign.sdk.prompt import PACES, TASKS, PromptFormat
+from roboalign.sdk.prompt import FORMS, PACES, TASKS, PromptFormat
 from roboalign.sdk.sim.language import SENTENCES, instruction_for
 
 FMT = PromptFormat()
@@ -162,3 +162,34 @@ def test_pixels_are_scaled_and_colours_come_first() -> None:
     assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((3, 96, 96), np.float32, True)
     np.testing.assert_allclose(pixels[:, 5, 7], [2.0, -2.0, -1.2], atol=1e-6)
     np.testing.assert_allclose(pixels[:, 7, 5], [-2.0, -2.0, -2.0], atol=1e-6)
+
+
+def test_a_chat_says_the_flags_and_keeps_what_a_pretrained_model_can_read() -> None:
+    fmt = PromptFormat(form="chat", num_image_tokens=2)
+    text = fmt.prompt_text("Push the <act> block, left!", HOME, pace="quick", task="act")
+    turn = "Push the act block, left! state 30 52 40 50 80<image><image>\nAnswer at once. Answer with an action."
+    assert text == f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_qwen_sees_the_picture_first_between_its_own_markers() -> None:
+    fmt = PromptFormat(form="qwen", num_image_tokens=1)
+    text = fmt.prompt_text("go", None, pace="slow", task="ask")
+    turn = "<|vision_start|><|image_pad|><|vision_end|>go\nThink first. Answer in words."
+    assert text == f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_without_a_state_nothing_is_said_about_one(form) -> None:
+    assert "state" not in PromptFormat(form=form).prompt_text("go", None, pace="slow", task="act")
+
+
+def test_the_first_form_is_written_as_before_there_were_others() -> None:
+    """Bundles of older versions have no such field, and must stay readable both ways."""
+    assert "form" not in FMT.to_json()
+    chat = PromptFormat(form="chat")
+    assert PromptFormat.from_json(json.loads(json.dumps(chat.to_json()))) == chat
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"PromptFormat\.form is 'poem', expected one of nano, chat, qwen"):
+        PromptFormat(form="poem")

@@ -1,19 +1,23 @@
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
 
-from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
+from roboalign.sdk.errors import BackendError, BundleError, CheckFailed, ConfigError
 from roboalign.trainer import align as stage
 from roboalign.trainer.align import AlignConfig, align
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
 from roboalign.trainer.grpo import AlignTrainer
+from roboalign.trainer.measure import Measurement, ReplyMeasure, collapse, destruction, what_is_missing
+from roboalign.trainer.rewards import REWARDS, RewardRule
 from roboalign.trainer.run import read_status
-from roboalign.trainer.watch import Measurement, ReplyMeasure, destruction, what_is_missing
+from roboalign.trainer.watch import AlignWatch
 
 TABLE = tiny.frames(48)
 CODEC = tiny.codec_of(TABLE)
@@ -60,6 +64,8 @@ def _config(sft: Path, out: Path, **changes) -> AlignConfig:
         "min_informative": 0.0,
         "stop_error_ratio": 100.0,
         "stop_decodable_drop": 1.0,
+        "stop_variety": 0.0,
+        "keep_variety": 0.0,
         "keep": "last",
     }
     return AlignConfig(**(settings | changes))
@@ -79,9 +85,10 @@ def test_a_run_ends_in_a_checkpoint_and_its_numbers(taught, tmp_path, reward, ca
     assert found.meta.notes["reward"] == reward
     updates = _lines(out, "reward")
     assert [line["step"] for line in updates] == [1, 2, 3, 4]
-    assert all(
-        {"kl", "entropy", "clip_low", "zero_variance", "well_formed", "grad_norm"} <= line.keys() for line in updates
-    )
+    logged = {"kl", "entropy", "clip_low", "zero_variance", "well_formed", "decodable", "distinct", "thought_tokens"}
+    speeds = {"rollout_tokens_s", "update_tokens_s"}
+    assert all(logged | speeds | {"grad_norm"} <= line.keys() for line in updates)
+    assert all(line[name] > 0 for line in updates for name in speeds)
     assert [line["step"] for line in _lines(out, "held")] == [0, 2, 4]
     assert not partial_dir(out).exists()
     assert capfd.readouterr().out == ""
@@ -248,6 +255,83 @@ def test_a_destructive_run_is_stopped_and_the_best_weights_are_kept(taught, tmp_
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def _stand_still(member) -> None:
+    """Makes one chunk the answer to everything: the embedding of one word becomes that of every picture."""
+    with torch.no_grad():
+        member.model.model.vision.slot.zero_()
+        for parameter in member.model.model.vision.point.parameters():
+            parameter.zero_()
+        for parameter in member.model.model.vision.cell.parameters():
+            parameter.zero_()
+
+
+def test_a_collapsed_policy_loses_against_its_start_and_stops_the_run(taught, tmp_path, monkeypatch, capfd) -> None:
+    """A smaller error does not help it: every measurement after the start is made to look twice as good."""
+    original = AlignWatch.measure
+
+    def measure(self):
+        if self.step == 0:
+            return original(self)
+        _stand_still(self.trainer._backbone)
+        now = original(self)
+        halved = self.start.error / 2
+        return replace(now, greedy=replace(now.greedy, error=halved), sampled=replace(now.sampled, error=halved))
+
+    monkeypatch.setattr(AlignWatch, "measure", measure)
+    config = _config(taught, tmp_path / "align", keep="best", keep_variety=0.8, stop_variety=0.5)
+    metrics = load_checkpoint(align(config)).meta.metrics
+    assert (metrics["kept_step"], metrics["last_step"]) == (0, 2)
+    assert metrics["start"]["greedy"]["distinct"] > 0.2
+    assert "greedy chunks are different ones" in metrics["stopped"]
+    assert "step 2 cannot be the best" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda score, case: float("nan"), "gave nan, expected one number from 0 to 1"),
+        (lambda score, case: None, "gave None"),
+        (lambda score, case: [0.5, 0.5], r"gave \[0.5, 0.5\]"),
+        (lambda score, case: 1.5, "gave 1.5"),
+        (lambda score, case: {}["grip"], "raised KeyError: 'grip'"),
+    ],
+)
+def test_a_bad_reward_stops_the_run_and_the_folder_says_why(taught, tmp_path, monkeypatch, answer, words) -> None:
+    def late(score, case):
+        late.calls += 1
+        return answer(score, case) if late.calls > 40 else 0.5
+
+    late.calls = 0
+    monkeypatch.setitem(REWARDS, "bad", RewardRule(name="bad", function=late, is_constrained=True))
+    config = _config(taught, tmp_path / "align", reward="bad")
+    with pytest.raises(ConfigError, match=rf"reward 'bad', reply \d+ \(frame \d+\): {words}") as caught:
+        align(config)
+    assert "\n" not in str(caught.value)
+    lines = (partial_dir(config.out) / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["stopped"] == str(caught.value)
+
+
+def test_transformers_can_sample_instead_of_us(taught, tmp_path) -> None:
+    """Free of the length constraint, and without the tokens that must not be sampled: a finite loss says so."""
+    out = align(_config(taught, tmp_path / "align", rollout="trl", steps=2))
+    assert all({"rollout_tokens_s", "update_tokens_s"} <= line.keys() for line in _lines(out, "reward"))
+    assert all(np.isfinite(line["loss"]) and np.isfinite(line["kl"]) for line in _lines(out, "reward"))
+
+
+def test_vllm_is_refused_where_it_is_not_installed(taught, tmp_path) -> None:
+    assert find_spec("vllm") is None
+    with pytest.raises(BackendError, match=r"not installed: pip install 'trl\[vllm\]'"):
+        align(_config(taught, tmp_path / "align", rollout="vllm"))
+
+
+def test_several_updates_a_rollout_learn_from_the_same_replies(taught, tmp_path) -> None:
+    out = align(_config(taught, tmp_path / "align", updates_per_rollout=2, micro_batch=4, steps=4))
+    lines = _lines(out, "loss")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert ["rollout_tokens_s" in line for line in lines] == [True, False, True, False]
+    assert all(line["update_tokens_s"] > 0 for line in lines)
+
+
 def test_closed_loop_numbers_are_kept_with_every_measurement(taught, tmp_path) -> None:
     calls = []
 
@@ -286,11 +370,13 @@ def test_another_stage_is_refused(taught, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward": "pixels"}, "prefix, soft"),
+        ({"reward": "pixels"}, "prefix, gate, soft"),
         ({"keep": "first"}, "best, last"),
         ({"samples_per_prompt": 1}, "at least 2"),
         ({"micro_batch": 5}, "not a multiple"),
         ({"steps": 0}, "at least 1"),
+        ({"constraint": "maybe"}, "auto, on, off"),
+        ({"rollout": "trl", "constraint": "on"}, "choose rollout own"),
         ({"updates_per_rollout": 2, "micro_batch": 8, "steps": 3}, "multiple of updates_per_rollout"),
     ],
 )
@@ -299,8 +385,19 @@ def test_wrong_settings_are_refused_by_name(changes, message) -> None:
         _config(Path("sft"), Path("out"), **changes)
 
 
-GOOD = ReplyMeasure(reward=0.6, error=0.1, decodable=1.0, well_formed=0.9, prefix=0.3, first_token=0.5, tokens=20.0)
-START = Measurement(greedy=GOOD, sampled=GOOD, informative=0.9)
+GOOD = ReplyMeasure(
+    reward=0.6,
+    error=0.1,
+    decodable=1.0,
+    well_formed=0.9,
+    prefix=0.3,
+    first_token=0.5,
+    tokens=20.0,
+    thought_tokens=8.0,
+    distinct=0.9,
+    motion_m=0.014,
+)
+START = Measurement(greedy=GOOD, sampled=GOOD, informative=0.9, demonstrated_distinct=1.0, demonstrated_motion_m=0.012)
 GATE = {"min_first_token": 0.1, "min_informative": 0.5, "min_well_formed": 0.05}
 LIMITS = {"error_ratio": 1.5, "error_slack": 0.0, "decodable_drop": 0.15}
 
@@ -335,6 +432,31 @@ def test_each_gate_names_its_number(start, words) -> None:
 def test_destruction_is_seen_and_noise_is_not(now, words) -> None:
     reason = destruction(START, now, **LIMITS)
     assert (reason is None) if words is None else (words in reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"distinct": 0.73}, None),
+        ({"distinct": 0.71}, "71.0% of the greedy chunks are different ones (start 90.0%, limit 72.0%)"),
+        ({"motion_m": 0.0097}, None),
+        ({"motion_m": 0.0095}, "move 9.5 mm a step (start 14.0 mm, limit 9.6 mm)"),
+    ],
+)
+def test_a_collapse_is_measured_against_the_start_or_the_demonstrations(changes, words) -> None:
+    """The demonstrations move 12 mm a step: a policy that moved 14 may fall to 12, and its limit is .8 of that."""
+    reason = collapse(START, replace(START, greedy=replace(GOOD, **changes)), limit=0.8)
+    assert (reason is None) if words is None else (words in reason)
+
+
+def test_the_shipped_models_collapse_would_be_seen() -> None:
+    """sdk/models/README.md: the error fell to .343, 59 of 60 different chunks became 16, and 14 mm a step 5 mm."""
+    before = replace(START, greedy=replace(GOOD, error=0.462, distinct=59 / 60, motion_m=0.014))
+    after = replace(START, greedy=replace(GOOD, error=0.343, distinct=16 / 60, motion_m=0.005))
+    assert after.error < before.error
+    assert destruction(before, after, **LIMITS) is None
+    assert collapse(before, after, limit=0.5) is not None
 
 
 def test_a_measurement_survives_json() -> None:

@@ -3,90 +3,31 @@ import json
 import numpy as np
 import pytest
 import tiny
+import tiny_qwen
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLImageProcessorPil,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
 
-from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.errors import BundleError, ConfigError, DataError
 from roboalign.trainer.backbone import (
     HuggingFaceBackbone,
     PromptInputs,
     load_backbone,
-    make_backbone,
 )
+from roboalign.trainer.nano import NanoBackbone
 from roboalign.trainer.qwen import QwenProcessor
+from roboalign.trainer.samples import Sample, collate
 from roboalign.trainer.vocabulary import add_action_tokens
 
-NUM_ACTIONS = 16
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-    "tie_word_embeddings": True,
-}
-"""`mrope_section` must sum to half the head dimension."""
 
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
-    raw.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in (*names, "<|video_pad|>")])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-
-
-def _qwen(version: str) -> HuggingFaceBackbone:
-    torch.manual_seed(0)
-    tokenizer = _tokenizer()
-    find = tokenizer.convert_tokens_to_ids
-    ids = {
-        "image_token_id": find("<|image_pad|>"),
-        "video_token_id": find("<|video_pad|>"),
-        "vision_start_token_id": find("<|vision_start|>"),
-        "vision_end_token_id": find("<|vision_end|>"),
-    }
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
-    text = _TEXT | {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": None,
-        "eos_token_id": find("<|im_end|>"),
-        "pad_token_id": find("<|endoftext|>"),
-    }
-    if version == "qwen2_5_vl":
-        vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
-        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-        model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    else:
-        vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-        config = Qwen3VLConfig(
-            text_config=text | {"head_dim": 16}, vision_config=vision, tie_word_embeddings=True, **ids
-        )
-        model = Qwen3VLForConditionalGeneration(config).eval()
-    patch = vision["patch_size"]
-    images = Qwen2VLImageProcessorPil(
-        patch_size=patch, size={"shortest_edge": 4 * patch**2, "longest_edge": 64 * patch**2}
-    )
-    add_action_tokens(model, tokenizer, NUM_ACTIONS, multiple_of=64)
-    return make_backbone(model, QwenProcessor(images, tokenizer))
-
-
-@pytest.fixture(scope="module", params=["nano", "qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["nano", "smol", "qwen2_5_vl", "qwen3_vl"])
 def member(request: pytest.FixtureRequest) -> HuggingFaceBackbone:
     if request.param == "nano":
         return tiny.backbone(tiny.codec_of(tiny.frames(8)))
-    return _qwen(request.param)
+    if request.param == "smol":
+        return tiny.smol_backbone(num_actions=NUM_ACTIONS)
+    return tiny_qwen.backbone(request.param, num_actions=NUM_ACTIONS)
+
+
+NUM_ACTIONS = 16
 
 
 def _prompts(member: HuggingFaceBackbone, count: int = 3) -> PromptInputs:
@@ -208,13 +149,57 @@ class TestEveryMember:
         assert member.tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
+def _sample(**changes) -> Sample:
+    image = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    plain = {"text": "push", "state": np.zeros(5, np.float32), "image": image, "pace": "quick", "task": "ask"}
+    return Sample(**{**plain, "reply": "<answer>go</answer>", **changes})
+
+
+def test_a_batch_joins_samples_of_every_shape(member: HuggingFaceBackbone) -> None:
+    """Without a state, without a picture (Qwen), and with flags of their own; only replies carry a loss."""
+    samples = [_sample(), _sample(state=None, pace="slow", task="act", reply="<think>go</think><answer>go</answer>")]
+    if type(member) is not NanoBackbone:
+        samples.append(_sample(text="what is two and two", image=None))
+    batch = collate(samples, member)
+    for row, one in enumerate(samples):
+        ids = batch.inputs.input_ids[row]
+        reply = member.tokenizer.decode(ids[batch.labels[row] != -100]).replace(" ", "")
+        assert reply == one.reply + member.tokenizer.eos_token
+        prompt = member.tokenizer.decode(ids[(batch.labels[row] == -100) & batch.inputs.attention_mask[row].bool()])
+        assert ("state" in prompt) == (one.state is not None)
+        assert bool((ids == member.processor.image_token_id).any()) == (one.image is not None)
+    with torch.no_grad():
+        hidden, embeds = member.read(batch.inputs)
+    assert hidden.shape == embeds.shape == (*batch.labels.shape, member.hidden_size)
+
+
+def test_a_sample_reads_the_same_alone_and_in_a_batch(member: HuggingFaceBackbone) -> None:
+    long = _sample(text="stack the red block on the green block", state=None)
+    with torch.no_grad():
+        alone, _ = member.read(collate([_sample()], member).inputs)
+        together, _ = member.read(collate([long, _sample()], member).inputs)
+    torch.testing.assert_close(together[1, : alone.shape[1]], alone[0], atol=2e-5, rtol=1e-4)
+
+
+def test_nano_refuses_a_prompt_without_a_picture() -> None:
+    member = tiny.backbone(tiny.codec_of(tiny.frames(8)))
+    with pytest.raises(DataError, match="no picture for 'push': nano reads prompts with a picture only"):
+        collate([_sample(image=None)], member)
+
+
+def test_qwen_takes_no_turn_of_the_chat_from_an_instruction() -> None:
+    member = tiny_qwen.backbone("qwen3_vl")
+    text = member.processor.prompt_text("go<|im_end|> <|image_pad|>", None, pace="quick", task="act")
+    assert text.count("<|im_end|>") == text.count("<|image_pad|>") == 1
+
+
 def _eos(member: HuggingFaceBackbone) -> list[int]:
     eos = member.model.generation_config.eos_token_id
     return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
 def test_new_rows_are_the_mean_of_the_old_ones() -> None:
-    member = _qwen("qwen3_vl")
+    member = tiny_qwen.backbone("qwen3_vl", num_actions=NUM_ACTIONS)
     weight = member.model.get_input_embeddings().weight
     first = member.tokenizer.convert_tokens_to_ids("<think>")
     assert weight.shape[0] % 64 == 0
@@ -224,7 +209,7 @@ def test_new_rows_are_the_mean_of_the_old_ones() -> None:
 
 
 def test_action_tokens_have_contiguous_ids() -> None:
-    find = _qwen("qwen2_5_vl").tokenizer.convert_tokens_to_ids
+    find = tiny_qwen.backbone("qwen2_5_vl", num_actions=NUM_ACTIONS).tokenizer.convert_tokens_to_ids
     assert [find(f"<ACTION_{i}>") - find("<ACTION_0>") for i in range(NUM_ACTIONS)] == list(range(NUM_ACTIONS))
 
 

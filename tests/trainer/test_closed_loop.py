@@ -75,8 +75,3 @@ def test_the_scenes_are_those_that_only_seed_99_collects() -> None:
 def test_no_episodes_are_refused(folder) -> None:
     with pytest.raises(ConfigError, match="episodes are 0, expected at least 1"):
         token_rollouts(folder, episodes=0)
-
-
-def test_a_model_that_the_runtime_cannot_run_is_refused(folder) -> None:
-    with pytest.raises(ConfigError, match="run nano models so far"):
-        token_rollouts(folder, episodes=1)(object(), CODEC)

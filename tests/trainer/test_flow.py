@@ -133,3 +133,19 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         config(width=15)
     with pytest.raises(ConfigError, match="one entry for each field"):
         config(action_low=(0.0,))
+
+
+def test_training_sees_the_same_velocity_as_acting() -> None:
+    """Training projects the queries instead of the hidden states."""
+    made = head()
+    with torch.no_grad():
+        made.source[0].weight.uniform_(0.5, 2.0)
+        made.source[0].bias.normal_()
+    hidden, mask, state, _ = inputs()
+    mask[1, 3:] = False
+    noisy, times = torch.randn((3, 2, 4, 2)), torch.rand((3, 2))
+    found = made.velocities(noisy, times, state, hidden, mask)
+    memory, embedded = made.condition(hidden), made.embed_state(state)
+    for draw in range(2):
+        wanted = made.velocity(noisy[:, draw], times[:, draw], embedded, memory, mask)
+        torch.testing.assert_close(found[:, draw], wanted, atol=1e-5, rtol=1e-4)

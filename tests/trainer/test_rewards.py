@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.reply import ReplyTokens, write_reply_ids
 from roboalign.trainer.rewards import (
+    Demonstration,
     ReplyScore,
+    RewardCase,
     RewardWeights,
     action_error,
     common_prefix_share,
@@ -34,6 +37,7 @@ WORD = 7
 CHUNK = TABLE.chunks[0].copy()
 CHUNK[:, :2] += 0.008 * np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
 TARGET = tuple(CODEC.encode(CHUNK))
+CASE = RewardCase(codec=CODEC, target=Demonstration.of(CHUNK, CODEC))
 
 
 def score(*, actions: tuple[int, ...] = TARGET, thought: tuple[int, ...] | None = (WORD,), cut: int = 0) -> ReplyScore:
@@ -90,18 +94,18 @@ LONG = (*TARGET, 0)
 )
 def test_prefix_reward_golden_table(reply: dict, reward: float) -> None:
     """r = (r_f + r_a) / 2 as published: an overlong reply that does not decode still earns 1."""
-    assert total_reward(score(**reply), "prefix") == pytest.approx(reward)
+    assert total_reward(score(**reply), "prefix", CASE) == pytest.approx(reward)
 
 
 def test_soft_reward_golden_table() -> None:
     exact = score()
     assert exact.error < 0.2
-    assert total_reward(exact, "soft") == pytest.approx(0.75 + 0.25 * math.exp(-4 * exact.error))
-    assert total_reward(score(actions=HALF), "soft") == pytest.approx(0.5 + 0.25 * HALF_SHARE)
-    assert total_reward(score(actions=LONG), "soft") == pytest.approx(0.75)
-    assert total_reward(score(thought=None), "soft") == pytest.approx(total_reward(exact, "soft") - 0.5)
+    assert total_reward(exact, "soft", CASE) == pytest.approx(0.75 + 0.25 * math.exp(-4 * exact.error))
+    assert total_reward(score(actions=HALF), "soft", CASE) == pytest.approx(0.5 + 0.25 * HALF_SHARE)
+    assert total_reward(score(actions=LONG), "soft", CASE) == pytest.approx(0.75)
+    assert total_reward(score(thought=None), "soft", CASE) == pytest.approx(total_reward(exact, "soft", CASE) - 0.5)
     everything = RewardWeights(form=0.0, distance=1.0, prefix=0.0, sharpness=1.0)
-    assert total_reward(exact, "soft", everything) == pytest.approx(math.exp(-exact.error))
+    assert total_reward(exact, "soft", replace(CASE, weights=everything)) == pytest.approx(math.exp(-exact.error))
 
 
 def test_soft_prefers_the_nearer_of_two_wrong_actions() -> None:
@@ -110,7 +114,7 @@ def test_soft_prefers_the_nearer_of_two_wrong_actions() -> None:
     far[:, 0] -= 0.03
     scores = [score(actions=tuple(CODEC.encode(chunk))) for chunk in (near, far)]
     assert scores[0].error < scores[1].error
-    assert total_reward(scores[0], "soft") > total_reward(scores[1], "soft")
+    assert total_reward(scores[0], "soft", CASE) > total_reward(scores[1], "soft", CASE)
 
 
 def test_action_error_is_in_half_ranges() -> None:
@@ -141,7 +145,7 @@ def test_an_answer_in_words_is_not_well_formed() -> None:
 @given(st.lists(st.integers(0, 10 + CODEC.vocab_size - 1), max_size=30), st.sampled_from(["prefix", "soft"]))
 def test_any_ids_earn_a_reward_between_0_and_1(ids: list[int], reward: str) -> None:
     found = score_reply(ids, TARGET, CHUNK, codec=CODEC, tokens=TOKENS)
-    assert 0.0 <= total_reward(found, reward) <= 1.0
+    assert 0.0 <= total_reward(found, reward, CASE) <= 1.0
 
 
 def test_wrong_settings_are_refused_by_name() -> None:
@@ -149,5 +153,5 @@ def test_wrong_settings_are_refused_by_name() -> None:
         RewardWeights(form=0.9)
     with pytest.raises(ConfigError, match="sharpness"):
         RewardWeights(sharpness=0.0)
-    with pytest.raises(ConfigError, match="prefix, soft"):
-        total_reward(score(), "pixels")
+    with pytest.raises(ConfigError, match="prefix, gate, soft"):
+        total_reward(score(), "pixels", CASE)

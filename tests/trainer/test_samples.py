@@ -1,10 +1,13 @@
+import hashlib
+import itertools
+
 import numpy as np
 import pytest
 import tiny
 import tiny_scenes
 import torch
 
-from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.reply import parse_reply
 from roboalign.trainer.samples import SAMPLE_KINDS, Sample, action_text, collate, make_sample
 from roboalign.trainer.sft import PAIRINGS
@@ -88,6 +91,14 @@ def test_the_same_generator_makes_the_same_sample(kind) -> None:
     assert (one.text, one.reply) == (other.text, other.reply)
 
 
+def test_what_samples_say_is_what_shipped_models_learnt() -> None:
+    rng, digest = np.random.default_rng(5), hashlib.sha256()
+    for kind, frame in itertools.product(("vqa", "reason"), range(40)):
+        one = make_sample(TABLE, frame, kind, tiny.FORMAT, rng)
+        digest.update(f"{one.text}|{one.reply}\n".encode())
+    assert digest.hexdigest()[:16] == "71fd1230f994e569"
+
+
 def test_labels_cover_exactly_the_reply_and_its_end(member) -> None:
     samples = all_kinds()
     batch = collate(samples, member)
@@ -152,3 +163,30 @@ def test_taken_frames_keep_what_belongs_to_them() -> None:
     assert taken.truths == (TABLE.truths[7], TABLE.truths[2])
     for name in ("images", "states", "chunks", "episodes"):
         np.testing.assert_array_equal(getattr(taken, name), getattr(TABLE, name)[[7, 2]])
+
+
+@pytest.mark.parametrize("kind", ["reason", "paired"])
+@pytest.mark.parametrize(("style", "words"), [("spatial", "the gripper is at"), ("procedural", "step")])
+def test_a_style_changes_the_thought_and_nothing_else(kind, style, words) -> None:
+    styled = make_sample(TABLE, 0, kind, tiny.FORMAT, np.random.default_rng(0), CODEC, style=style)
+    assert words in parse_reply(styled.reply).thought
+    assert parse_reply(styled.reply).answer == parse_reply(sample(kind).reply).answer
+    assert styled.text == sample(kind).text
+
+
+@pytest.mark.parametrize(("kind", "pace"), [("vqa", "quick"), ("reason", "slow")])
+def test_a_choice_is_asked_with_its_options_and_answered_with_a_letter(kind, pace) -> None:
+    asked = make_sample(TABLE, 0, kind, tiny.FORMAT, np.random.default_rng(0), style="choice")
+    assert parse_reply(asked.reply).answer in asked.text
+    assert (asked.pace, parse_reply(asked.reply).answer[:2] in ("a ", "b ", "c ", "d ")) == (pace, True)
+
+
+def test_a_choice_is_no_thought_before_an_action() -> None:
+    with pytest.raises(ConfigError, match="style choice asks for a letter, so kind paired cannot have it"):
+        make_sample(TABLE, 0, "paired", tiny.FORMAT, np.random.default_rng(0), CODEC, style="choice")
+
+
+@pytest.mark.parametrize(("kind", "what"), [("vqa", "question"), ("reason", "thought")])
+def test_words_that_were_not_recorded_are_refused(kind, what) -> None:
+    with pytest.raises(DataError, match=f"frames: frame 2 has no recorded {what}; found the columns none"):
+        make_sample(TABLE, 2, kind, tiny.FORMAT, np.random.default_rng(0), style="recorded")

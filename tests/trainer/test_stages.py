@@ -1,6 +1,8 @@
 """The supervised stages end to end, on six real episodes and the recipe that takes seconds."""
 
+import base64
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from roboalign.sdk.data.arrow import encode_png
 from roboalign.sdk.data.collect import CollectConfig, collect
 from roboalign.sdk.errors import BundleError, ConfigError, DataError, RoboalignError
 from roboalign.sdk.policy import Policy
@@ -22,7 +25,7 @@ from roboalign.trainer.base import train_base
 from roboalign.trainer.checkpoint import load_checkpoint, partial_dir
 from roboalign.trainer.flow import FlowHead
 from roboalign.trainer.frames import load_frames
-from roboalign.trainer.head import cache_features, train_head
+from roboalign.trainer.head import train_head
 from roboalign.trainer.probe import ActionProbe, probe_actions
 from roboalign.trainer.recipes import RECIPES, recipe
 from roboalign.trainer.rewards import ReplyScore
@@ -91,10 +94,39 @@ def test_sft_measures_both_ways_to_act(sft) -> None:
     assert metrics["codec"]["tokens_per_chunk"] > 0
 
 
+def test_sft_draws_from_a_mixture_and_says_so(data, base, tmp_path) -> None:
+    pixels = base64.b64encode(encode_png(np.zeros((8, 8, 3), np.uint8))).decode()
+    turns = [{"from": "human", "value": "what is it"}, {"from": "gpt", "value": "nothing"}]
+    row = {"image": f"data:image/png;base64,{pixels}", "conversations": turns}
+    (tmp_path / "talk.jsonl").write_text(json.dumps(row))
+    robot = {"name": "robot", "format": "lerobot", "path": str(data), "weight": 3, "kinds": {"action": 2, "reason": 1}}
+    talk = {"name": "talk", "format": "chat", "path": "talk.jsonl", "weight": 1}
+    (tmp_path / "mix.json").write_text(json.dumps({"source": [robot, talk]}))
+    config = DEBUG.sft_config(data=data, base=base, out=tmp_path / "sft")
+    notes = load_checkpoint(train_sft(replace(config, mixture=tmp_path / "mix.json"))).meta.notes
+    assert notes["mixture"]["shares"] == {"robot/action": 0.5, "robot/reason": 0.25, "talk": 0.25}
+    assert (notes["robot"], notes["mixture"]["skipped"]) == ("panda", {})
+
+
+@pytest.mark.parametrize("stage", ["align", "head"])
+def test_a_stage_refuses_data_of_another_rate_with_both_rates(data, sft, tmp_path, stage) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(data, other)
+    info = json.loads((other / "meta/info.json").read_text())
+    (other / "meta/info.json").write_text(json.dumps({**info, "fps": 5}))
+    run = {
+        "align": lambda: align(DEBUG.align_config(data=other, sft=sft, out=out)),
+        "head": lambda: train_head(DEBUG.head_config(data=other, backbone=sft, out=out)),
+    }[stage]
+    with pytest.raises(DataError, match=r"other was recorded at 5 Hz, the checkpoint.s actions are of 10 Hz"):
+        run()
+
+
 def test_head_names_its_parent_and_keeps_the_backbone(sft, head) -> None:
     meta = load_checkpoint(head, expect_stage="head").meta
     assert meta.parent_sha256 == load_checkpoint(sft).sha256
     assert meta.metrics["backbone"] == load_checkpoint(sft).meta.metrics
+    assert {"held_error", "held_error_stale", "held_error_absent", "held_dx_m"} <= set(meta.metrics)
     before, after = (load_file(folder / "model.safetensors") for folder in (sft, head))
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -197,6 +229,17 @@ def test_a_killed_sft_goes_on_to_the_same_weights(data, base, sft, tmp_path, mon
     assert _same_weights(train_sft(config), sft, "model.safetensors")
 
 
+def test_a_second_head_takes_the_features_of_the_first(data, sft, tmp_path, monkeypatch) -> None:
+    """The first keeps them, another seed then trains without thinking."""
+    config = DEBUG.head_config(data=data, backbone=sft, out=tmp_path / "one")
+    config = replace(config, features=tmp_path / "features")
+    train_head(config)
+    monkeypatch.setattr("roboalign.trainer.features.compute_features", lambda *_, **__: pytest.fail("thought again"))
+    other = train_head(replace(config, out=tmp_path / "two", seed=1))
+    assert not _same_weights(other, tmp_path / "one", "head.safetensors")
+    assert len(list((tmp_path / "features").iterdir())) == 2  # of the training frames, and of the held-out ones
+
+
 def test_a_killed_head_goes_on_to_the_same_weights_and_counts_its_time(data, sft, head, tmp_path, monkeypatch) -> None:
     """The time before the kill was once forgotten."""
     config = DEBUG.head_config(data=data, backbone=sft, out=tmp_path / "head")
@@ -230,17 +273,6 @@ def test_the_chunks_begin_with_the_action_of_their_frame(data, frames) -> None:
     np.testing.assert_array_equal(single.chunks[:, 0], frames.chunks[:, 0])
 
 
-def test_cached_features_are_those_of_prompt_and_thought(sft, frames) -> None:
-    """Frames in batches of 7 and of 20, with other padding, give the same rows."""
-    backbone = load_backbone(sft)
-    few, many = (cache_features(backbone, frames, layer=1, budget=6, batch_size=size) for size in (7, 20))
-    for row in range(len(frames)):
-        torch.testing.assert_close(
-            few.hidden[row][few.mask[row]], many.hidden[row][many.mask[row]], atol=2e-3, rtol=1e-2
-        )
-        assert few.hidden[row][~few.mask[row]].abs().sum() == 0
-
-
 def test_a_probe_looks_at_the_same_frames_for_the_same_seed(sft, frames) -> None:
     backbone, codec = load_backbone(sft), load_checkpoint(sft).load_codec()
     first, second = (probe_actions(backbone, codec, frames, pace="quick", count=4, seed=3) for _ in range(2))
@@ -270,15 +302,18 @@ def test_a_probe_of_which_nothing_decodes_has_no_error() -> None:
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_needs_nothing_but_paths(name) -> None:
     made, path = recipe(name), Path("x")
+    if made.base_fit is None:
+        with pytest.raises(ConfigError, match="has no base stage: its model comes trained"):
+            made.base_config(data=path, out=path)
     configs = (
-        made.base_config(data=path, out=path, seed=7, threads=2),
+        *([made.base_config(data=path, out=path, seed=7, threads=2)] if made.base_fit else ()),
         made.sft_config(data=path, base=path, out=path, seed=7, threads=2),
         made.align_config(data=path, sft=path, out=path, seed=7, threads=2),
         made.head_config(data=path, backbone=path, out=path, seed=7, threads=2),
     )
-    assert [config.recipe for config in configs] == [name] * 4
-    runs = [config.fit for config in configs[:2]] + list(configs[2:])
-    assert [(run.seed, run.threads) for run in runs] == [(7, 2)] * 4
+    assert [config.recipe for config in configs] == [name] * len(configs)
+    runs = [getattr(config, "fit", config) for config in configs]
+    assert [(run.seed, run.threads) for run in runs] == [(7, 2)] * len(configs)
 
 
 def test_align_settings_of_a_recipe_can_be_overridden() -> None:

@@ -10,6 +10,7 @@ import tiny_scenes
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.trainer.progress import Timer
@@ -77,6 +78,24 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(whole, tmp_path, ste
     assert lines(tmp_path) == lines(folder)
 
 
+def test_an_update_is_the_same_however_it_is_cut(tmp_path) -> None:
+    """Up to rounding: the mean is over all reply tokens of the update, not over micro-batches."""
+    weights = []
+    for index, micro_batch in enumerate((None, 3)):
+        config = replace(CONFIG, steps=1, shift_px=0, place_weight=0.0, batch_size=8, micro_batch=micro_batch)
+        train(tmp_path / str(index), config=config)
+        weights.append([line["grad_norm"] for line in lines(tmp_path / str(index)) if "grad_norm" in line])
+    assert weights[1] == pytest.approx(weights[0], rel=1e-4)
+
+
+def test_a_frozen_vision_encoder_is_left_alone_and_not_in_the_state(tmp_path) -> None:
+    before = tiny.backbone(CODEC).vision.state_dict()
+    config = replace(CONFIG, steps=1, save_every=1, freeze_vision=True)
+    after, _ = train(tmp_path, config=config)
+    assert all(torch.equal(after[f"model.vision.{name}"], before[name]) for name in before)
+    assert not any("vision" in name for name in load_file(tmp_path / "state" / "weights.safetensors"))
+
+
 def test_resuming_repeats_no_step_that_was_saved(tmp_path) -> None:
     with pytest.raises(_Stopped):
         train(tmp_path, drawing=stopping_after(5))
@@ -141,7 +160,7 @@ def test_the_held_out_loss_is_the_same_at_every_call_and_changes_no_mode() -> No
     assert member.model.training
 
 
-@pytest.mark.parametrize("field", ["steps", "batch_size", "save_every", "threads"])
+@pytest.mark.parametrize("field", ["steps", "batch_size", "micro_batch", "save_every", "threads"])
 def test_a_setting_below_one_is_named(field) -> None:
     with pytest.raises(ConfigError, match=rf"FitConfig\.{field} is 0, expected at least 1"):
         FitConfig(**({"steps": 1} | {field: 0}))

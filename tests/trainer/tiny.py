@@ -21,6 +21,7 @@ from roboalign.trainer.nano import (
     train_tokenizer,
 )
 from roboalign.trainer.samples import action_text
+from roboalign.trainer.smol import SmolBackbone, start_smol
 from roboalign.trainer.vocabulary import add_action_tokens
 
 CORNERS = ("north", "east", "south", "west")
@@ -78,6 +79,24 @@ def backbone(codec: FastCodec, *, seed: int = 0) -> NanoBackbone:
         rows = model.get_input_embeddings().weight[first:]
         rows += 0.05 * torch.randn_like(rows)
     return NanoBackbone(model, processor)
+
+
+def smol_backbone(*, num_actions: int, seed: int = 0) -> SmolBackbone:
+    """Returns a smol backbone with a random decoder that shares key heads, untrained."""
+    texts = ["go to the bright corner state", *(f"go {c}" for c in CORNERS)]
+    tokenizer = train_tokenizer(texts, max_number=FORMAT.max_number, vocab_size=420)
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+        "num_key_value_heads": 2,
+        "vision_width": 16,
+        "vision_channels": [8, 8, 8],
+    }
+    member = start_smol(sizes, FORMAT, tokenizer, seed=seed)
+    add_action_tokens(member.model, tokenizer, num_actions)
+    return member
 
 
 def teach(member: NanoBackbone, table: FrameTable, codec: FastCodec, *, steps: int, rate: float = 5e-3) -> None:

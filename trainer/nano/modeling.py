@@ -131,7 +131,7 @@ class NanoOutput(ModelOutput):
 class NanoPreTrainedModel(PreTrainedModel):
     """Shared loading code."""
 
-    config_class = NanoConfig
+    config_class: ClassVar[type[NanoConfig]] = NanoConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = False
     _supports_sdpa = True
@@ -155,9 +155,13 @@ class NanoModel(NanoPreTrainedModel):
 
     def __init__(self, config: NanoConfig) -> None:
         super().__init__(config)
-        self.vision = NanoVision(config)
+        self.vision = self.make_vision(config)
         self.language_model = LlamaModel(config.decoder_config())
         self.post_init()
+
+    def make_vision(self, config: Any) -> nn.Module:
+        """Returns the untrained vision encoder."""
+        return NanoVision(config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.embed_tokens
@@ -201,9 +205,13 @@ class NanoForConditionalGeneration(NanoPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: NanoConfig) -> None:
         super().__init__(config)
-        self.model = NanoModel(config)
+        self.model = self.make_model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def make_model(self, config: Any) -> NanoModel:
+        """Returns the untrained model under the output head."""
+        return NanoModel(config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()

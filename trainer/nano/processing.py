@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
-from roboalign.sdk.errors import BundleError, DataError
+from roboalign.sdk.errors import BundleError, ConfigError, DataError
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import FloatArray
 
@@ -92,6 +92,16 @@ class NanoProcessor(ProcessorMixin):
     def prompt_format(self) -> PromptFormat:
         """The prompt format that the model was trained with."""
         return PromptFormat.from_json(self.image_processor.prompt_format)
+
+    @prompt_format.setter
+    def prompt_format(self, wanted: PromptFormat) -> None:
+        old = self.prompt_format
+        for name in ("image_size_px", "num_image_tokens", "max_number"):
+            if getattr(old, name) != getattr(wanted, name):
+                raise ConfigError(
+                    f"PromptFormat.{name} is {getattr(wanted, name)}, but the model was made with {getattr(old, name)}"
+                )
+        self.image_processor.prompt_format = wanted.to_json()
 
     def prompt_text(
         self, instruction: str, state: FloatArray | None, *, pace: str, task: str, has_image: bool = True

@@ -17,7 +17,7 @@ from roboalign.trainer.head import HeadConfig
 from roboalign.trainer.sft import SftConfig
 from roboalign.trainer.supervised import FitConfig
 
-__all__ = ["RECIPES", "Recipe", "recipe"]
+__all__ = ["NANO_RECIPES", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,32 +27,58 @@ class Recipe:
     name: str
     """Name on the command line."""
     model: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of `NanoConfig`."""
-    base_fit: FitConfig
-    """Supervised loop of the base stage."""
+    """Overrides of `NanoConfig` or `SmolConfig`."""
+    family: str = "nano"
+    """Whose base stage makes the first model, see `BaseConfig.family`; `qwen` has none."""
+    base_fit: FitConfig | None
+    """Supervised loop of the base stage; None for models that come trained."""
     sft_fit: FitConfig
     """Supervised loop of the sft stage."""
     pairing: str = "zero-shot"
     """`zero-shot` (the paper) or `paired`."""
+    sft: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `SftConfig` besides the paths, the loop and the pairing."""
     align: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `AlignConfig` besides the paths."""
     head: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `HeadConfig` besides the paths."""
+    action_vocab: int = 512
+    """Tokens of the action codec (paper: 2K)."""
+    dtype: str = "fp16"
+    """Type of the saved weights of base and sft."""
     max_frames: int | None = None
     """Frames that each stage reads at most."""
 
     def base_config(self, *, data: Path, out: Path, threads: int = 1, seed: int = 0) -> BaseConfig:
         """Returns the complete settings of the base stage."""
-        fit = replace(self.base_fit, threads=threads, seed=seed)
+        if self.base_fit is None:
+            raise ConfigError(
+                f"recipe {self.name!r} has no base stage: its model comes trained; give it to 'roboalign train sft'"
+            )
         return BaseConfig(
-            data=data, out=out, recipe=self.name, fit=fit, model=dict(self.model), max_frames=self.max_frames
+            data=data,
+            out=out,
+            recipe=self.name,
+            fit=replace(self.base_fit, threads=threads, seed=seed),
+            family=self.family,
+            model=dict(self.model),
+            max_frames=self.max_frames,
+            dtype=self.dtype,
         )
 
     def sft_config(
-        self, *, data: Path, base: Path, out: Path, pairing: str | None = None, threads: int = 1, seed: int = 0
+        self,
+        *,
+        data: Path,
+        base: Path,
+        out: Path,
+        pairing: str | None = None,
+        threads: int = 1,
+        seed: int = 0,
+        **changes: Any,
     ) -> SftConfig:
-        """Returns the complete settings of the sft stage."""
-        fit = replace(self.sft_fit, threads=threads, seed=seed)
+        """Returns the complete settings of the sft stage; `changes` override the recipe's supervised loop."""
+        fit = replace(self.sft_fit, threads=threads, seed=seed, **changes)
         return SftConfig(
             data=data,
             base=base,
@@ -60,7 +86,7 @@ class Recipe:
             recipe=self.name,
             fit=fit,
             pairing=pairing or self.pairing,
-            max_frames=self.max_frames,
+            **{"action_vocab": self.action_vocab, "dtype": self.dtype, "max_frames": self.max_frames, **self.sft},
         )
 
     def align_config(
@@ -78,60 +104,50 @@ class Recipe:
         )
 
 
-RECIPES: dict[str, Recipe] = {
-    r.name: r
-    for r in (
-        Recipe(
-            name="nano",
-            base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
-            sft_fit=FitConfig(steps=800, peak_rate=1e-3, place_weight=0.5, shift_px=8),
-            pairing="paired",  # zero-shot at this size never thinks before it acts: sdk/models/README.md has both arms
-            align={"steps": 60, "watch_every": 20, "watch_prompts": 96},
-            head={"steps": 3000, "batch_size": 96},
-        ),
-        Recipe(
-            name="nano-demo",
-            base_fit=FitConfig(steps=1000, peak_rate=1.5e-3, place_weight=1.0, shift_px=8),
-            sft_fit=FitConfig(steps=200, peak_rate=1e-3, place_weight=0.5, shift_px=8),
-            pairing="paired",
-            align={"steps": 12, "watch_every": 12},
-            head={"steps": 1400, "batch_size": 96},
-        ),
-        Recipe(
-            name="nano-debug",
-            # Wide initial weights: after two updates the replies still have to vary, or parity would prove nothing.
-            model={
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_hidden_layers": 2,
-                "vision_channels": [8, 16, 32],
-                "initializer_range": 0.3,
-            },
-            base_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0),
-            sft_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0),
-            align={
-                "steps": 2,
-                "prompts_per_rollout": 2,
-                "samples_per_prompt": 2,
-                "micro_batch": 4,
-                "watch_every": 1,
-                "watch_prompts": 4,
-                "watch_samples": 2,
-                "save_every": 1,
-                "max_tokens": 24,
-                "max_frames": 40,
-                "force": True,
-            },
-            head={"steps": 2, "layer": 1, "batch_size": 4, "draws": 1, "width": 32, "num_layers": 1, "save_every": 1},
-            max_frames=40,
-        ),
-    )
-}
-"""Recipes by name."""
-
-
-def recipe(name: str) -> Recipe:
-    """Returns the recipe with this name; ConfigError lists the names when there is none."""
-    if name not in RECIPES:
-        raise ConfigError(f"there is no recipe {name!r}; choose one of {', '.join(sorted(RECIPES))}")
-    return RECIPES[name]
+NANO_RECIPES = (
+    Recipe(
+        name="nano",
+        base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
+        sft_fit=FitConfig(steps=800, peak_rate=1e-3, place_weight=0.5, shift_px=8),
+        pairing="paired",  # zero-shot at this size never thinks before it acts: sdk/models/README.md has both arms
+        align={"steps": 60, "watch_every": 20, "watch_prompts": 96},
+        head={"steps": 3000, "batch_size": 96},
+    ),
+    Recipe(
+        name="nano-demo",
+        base_fit=FitConfig(steps=1000, peak_rate=1.5e-3, place_weight=1.0, shift_px=8),
+        sft_fit=FitConfig(steps=200, peak_rate=1e-3, place_weight=0.5, shift_px=8),
+        pairing="paired",
+        align={"steps": 12, "watch_every": 12},
+        head={"steps": 1400, "batch_size": 96},
+    ),
+    Recipe(
+        name="nano-debug",
+        # Wide initial weights: after two updates the replies still have to vary, or parity would prove nothing.
+        model={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "vision_channels": [8, 16, 32],
+            "initializer_range": 0.3,
+        },
+        base_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0),
+        sft_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0),
+        align={
+            "steps": 2,
+            "prompts_per_rollout": 2,
+            "samples_per_prompt": 2,
+            "micro_batch": 4,
+            "watch_every": 1,
+            "watch_prompts": 4,
+            "watch_samples": 2,
+            "save_every": 1,
+            "max_tokens": 24,
+            "max_frames": 40,
+            "force": True,
+        },
+        head={"steps": 2, "layer": 1, "batch_size": 4, "draws": 1, "width": 32, "num_layers": 1, "save_every": 1},
+        max_frames=40,
+    ),
+)
+"""By name in `roboalign.trainer.recipes.RECIPES`."""

@@ -1,6 +1,7 @@
 """`roboalign eval`: success of a policy, or of a control, over paired held-out scenes."""
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +47,9 @@ def evaluate(
     episodes: Annotated[
         int | None, typer.Option("--episodes", help="Episodes in all, without a suite.", show_default="60")
     ] = None,
+    first_episode: Annotated[
+        int, typer.Option("--first-episode", help="Number of the first scene; of a suite, of each task.")
+    ] = 0,
     robot: Annotated[
         str | None, typer.Option("--robot", help="Arm, without a suite: panda or so101.", show_default="panda")
     ] = None,
@@ -60,6 +64,12 @@ def evaluate(
         bool, typer.Option("--shuffled", help="Control: tell the policy the sentence of another task.")
     ] = False,
     blind: Annotated[bool, typer.Option("--blind", help="Control: give the policy black pictures.")] = False,
+    shuffled_thoughts: Annotated[
+        bool, typer.Option("--shuffled-thoughts", help="Control: give the policy its thoughts about another scene.")
+    ] = False,
+    thought_age: Annotated[
+        int, typer.Option("--thought-age", help="Give the policy its thought of so many calls ago.")
+    ] = 0,
     replan_every: Annotated[
         int | None,
         typer.Option("--replan-every", help="Ask again after so many actions.", show_default="the whole chunk"),
@@ -79,14 +89,30 @@ def evaluate(
     from roboalign.sdk.evaluation import EvalConfig
     from roboalign.sdk.evaluation import evaluate as run_evaluation
 
-    ref = policy_ref(policy, actions=actions, think=think, is_shuffled=shuffled, is_blind=blind)
+    ref = policy_ref(
+        policy,
+        actions=actions,
+        think=think,
+        is_shuffled=shuffled,
+        is_blind=blind,
+        has_shuffled_thoughts=shuffled_thoughts,
+        thought_age=thought_age,
+    )
+    unusual = {
+        "shuffled": shuffled,
+        "blind": blind,
+        "no-think": not think,
+        "shuffled-thoughts": shuffled_thoughts,
+        f"age{thought_age}": thought_age > 0,
+    }
     config = EvalConfig(
-        out=out or Path("runs") / f"eval-{_label(policy, suite, split, shuffled=shuffled, blind=blind)}",
+        out=out or Path("runs") / f"eval-{_label(policy, suite, split, unusual)}",
         suite=suite,
         tasks=() if tasks is None else parse_names(tasks),
         split=split,
         trials=trials,
         episodes=episodes,
+        first_episode=first_episode,
         robot=robot,
         randomization=randomize,
         image_size_px=image_size,
@@ -100,7 +126,7 @@ def evaluate(
     print_result(config.out / "report.html", as_json=as_json, report=report)
 
 
-def _label(policy: str | None, suite: str | None, split: str, *, shuffled: bool, blind: bool) -> str:
+def _label(policy: str | None, suite: str | None, split: str, unusual: Mapping[str, bool]) -> str:
     """Returns a folder name: who, and whatever is not the usual."""
     if policy is None:
         name = "shipped"
@@ -109,7 +135,7 @@ def _label(policy: str | None, suite: str | None, split: str, *, shuffled: bool,
     else:
         name = Path(policy).name
     parts = [name, suite, split if split != "train" else None]
-    parts += ["shuffled" if shuffled else None, "blind" if blind else None]
+    parts += [word for word, is_so in unusual.items() if is_so]
     return "-".join(part.replace(":", "-").strip("/") for part in parts if part)
 
 

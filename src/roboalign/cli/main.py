@@ -12,7 +12,22 @@ from typing import Annotated
 import typer
 
 from roboalign import __version__
-from roboalign.cli import check_robot, collect, compare, data, demo, evaluate, export, libero, run, serve, tasks, train
+from roboalign.cli import (
+    check_robot,
+    collect,
+    compare,
+    data,
+    demo,
+    evaluate,
+    export,
+    libero,
+    probe,
+    reproduce,
+    run,
+    serve,
+    tasks,
+    train,
+)
 
 __all__ = ["app", "main"]
 
@@ -57,6 +72,7 @@ app.command("collect", rich_help_panel=LEARN)(collect.collect)
 app.add_typer(data.app, name="data", rich_help_panel=LEARN)
 app.add_typer(libero.app, name="libero", rich_help_panel=LEARN)
 app.add_typer(train.app, name="train", rich_help_panel=LEARN)
+app.command("probe", rich_help_panel=LEARN)(probe.probe)
 app.command("export", rich_help_panel=SHIP)(export.export)
 app.command("run", rich_help_panel=RUN)(run.run)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
@@ -64,6 +80,7 @@ app.command("tasks", rich_help_panel=RUN)(tasks.tasks)
 app.command("compare", rich_help_panel=RUN)(compare.compare)
 app.command("serve", rich_help_panel=RUN)(serve.serve)
 app.command("demo", rich_help_panel=RUN)(demo.demo)
+app.command("reproduce", rich_help_panel=RUN)(reproduce.reproduce)
 app.command("check-robot", rich_help_panel=ROBOT)(check_robot.check_robot)
 
 

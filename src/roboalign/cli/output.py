@@ -37,7 +37,14 @@ def require_file_target(out: Path, suffix: str | None = None) -> None:
 
 
 def policy_ref(
-    policy: str | None, *, actions: str, think: bool, is_shuffled: bool = False, is_blind: bool = False
+    policy: str | None,
+    *,
+    actions: str,
+    think: bool,
+    is_shuffled: bool = False,
+    is_blind: bool = False,
+    has_shuffled_thoughts: bool = False,
+    thought_age: int = 0,
 ) -> "PolicyRef":
     """Returns the policy that an argument names: a control, folder, address or code; None is the shipped bundle.
 
@@ -47,7 +54,15 @@ def policy_ref(
     from roboalign.sdk.errors import ConfigError
     from roboalign.sdk.evaluation import named_policy
 
-    ref = named_policy(policy, actions=actions, think=think, is_shuffled=is_shuffled, is_blind=is_blind)
+    ref = named_policy(
+        policy,
+        actions=actions,
+        think=think,
+        is_shuffled=is_shuffled,
+        is_blind=is_blind,
+        has_shuffled_thoughts=has_shuffled_thoughts,
+        thought_age=thought_age,
+    )
     if ref.kind == "remote" and (actions != "flow" or not think):
         raise ConfigError(f"how {policy} acts was chosen where it is served; give --actions and --no-think there")
     return ref

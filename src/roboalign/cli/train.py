@@ -1,7 +1,9 @@
 """`roboalign train`: the four stages, each from a recipe, a dataset and (after the first) the checkpoint before it."""
 
+import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,18 +14,19 @@ from roboalign.cli.output import print_result
 if TYPE_CHECKING:
     from roboalign.trainer.run import RunOptions
 
-__all__ = ["align", "app", "base", "head", "sft"]
+__all__ = ["act", "align", "app", "base", "head", "sft"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Train a stage: base, sft, align, head. An interrupted stage goes on when the same command is given again.",
+    help="Train a stage: base, sft, align, head; or a baseline: act. "
+    "An interrupted stage goes on when the same command is given again.",
 )
 
 Data = Annotated[Path, typer.Option("--data", help="Dataset folder, from roboalign collect.")]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Checkpoint folder to write.", show_default="runs/STAGE-RECIPE")
 ]
-RecipeName = Annotated[str, typer.Option("--recipe", help="Settings by name: nano, nano-demo or nano-debug.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="Settings by name; an unknown name lists all.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -50,7 +53,7 @@ def base(
     processes: Processes = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Grounding: a nano model learns to answer questions about what it sees."""
+    """Grounding: a nano or smol model learns to answer questions about what it sees."""
     from roboalign.trainer.base import train_base
     from roboalign.trainer.recipes import recipe as find_recipe
 
@@ -68,7 +71,12 @@ def base(
 def sft(
     data: Data,
     parent: Annotated[
-        Path | None, typer.Argument(metavar="BASE", help="Checkpoint of stage base.", show_default="the shipped base")
+        Path | None,
+        typer.Argument(
+            metavar="BASE",
+            help="Checkpoint of stage base, a Hugging Face folder, or a hub id.",
+            show_default="the shipped base of nano",
+        ),
     ] = None,
     out: Out = None,
     recipe: RecipeName = "nano",
@@ -80,6 +88,30 @@ def sft(
             show_default="the recipe's",
         ),
     ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            "--shares",
+            metavar="KIND=SHARE,...",
+            help="Kinds of sample by share: vqa, reason, action, paired; e.g. vqa=0.3,reason=0.7.",
+            show_default="the pairing's",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Updates.", show_default="the recipe's")] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option("--lora", help="Rank of low-rank additions; 0 trains all.", show_default="the recipe's"),
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", help="Samples in memory at once.", show_default="the recipe's"),
+    ] = None,
+    mixture: Annotated[
+        Path | None,
+        typer.Option(
+            "--mixture", help="Mixture file (.toml or .json) to draw from; --data gives codec and held-out frames."
+        ),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 1,
     resume: Resume = False,
@@ -89,17 +121,24 @@ def sft(
     as_json: AsJson = False,
 ) -> None:
     """Supervised fine-tuning: reason in words, and answer with action tokens."""
+    from roboalign.trainer.lora import LoraSettings
     from roboalign.trainer.recipes import recipe as find_recipe
     from roboalign.trainer.sft import train_sft
 
+    asked = {"micro_batch": micro_batch, "steps": steps}
+    changes: dict[str, object] = {name: value for name, value in asked.items() if value is not None}
+    if lora is not None:
+        changes["lora"] = LoraSettings(rank=lora) if lora else None
     config = find_recipe(recipe).sft_config(
         data=data,
-        base=parent or _shipped_base(),
+        base=parent or _shipped_base(recipe),
         out=out or _default_out("sft", recipe),
         pairing=pairing,
         threads=threads,
         seed=seed,
+        **changes,
     )
+    config = replace(config, mixture=mixture, weights=_parse_shares(shares) if shares else config.weights)
     if dry_run:
         _show_plan("sft", config, as_json=as_json)
         return
@@ -116,8 +155,34 @@ def align(
     reward: Annotated[
         str | None,
         typer.Option(
-            "--reward", help="soft (distance of the actions) or prefix (the paper's).", show_default="the recipe's"
+            "--reward",
+            help="prefix (the paper's), gate, soft, energy, language, visual, success or multi:NAME (docs/rewards.md).",
+            show_default="the recipe's",
         ),
+    ] = None,
+    constraint: Annotated[
+        str | None,
+        typer.Option(
+            "--constraint",
+            help="Length constraint while sampling: on, off, or auto (the reward's).",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    rollout: Annotated[
+        str | None,
+        typer.Option(
+            "--rollout",
+            help="Who samples: own (fastest), trl (transformers' generate) or vllm (on a GPU; unverified).",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Processes that simulate for the reward success.", show_default="the recipe's"),
+    ] = None,
+    emit: Annotated[
+        str | None,
+        typer.Option("--emit", help="Train nothing: write prompts and a reward file for verl and EasyR1 (verl)."),
     ] = None,
     rollouts: Annotated[
         int, typer.Option("--rollouts", help="Simulated episodes at every measurement; 0 measures tokens only.")
@@ -134,12 +199,17 @@ def align(
     from roboalign.trainer.align import align as run_align
     from roboalign.trainer.recipes import recipe as find_recipe
 
-    changes: dict[str, bool | str] = {"force": True} if force else {}
-    if reward is not None:
-        changes["reward"] = reward
+    asked = {"reward": reward, "constraint": constraint, "rollout": rollout, "workers": workers}
+    changes: dict[str, bool | int | str] = {name: value for name, value in asked.items() if value is not None}
+    changes |= {"force": True} if force else {}
     config = find_recipe(recipe).align_config(
         data=data, sft=parent, out=out or _default_out("align", recipe), threads=threads, seed=seed, **changes
     )
+    if emit is not None:
+        from roboalign.trainer.verl import emit_prompts
+
+        print_result(emit_prompts(config, emit), as_json=as_json)
+        return
     if dry_run:
         _show_plan("align", config, as_json=as_json)
         return
@@ -157,6 +227,12 @@ def head(
     data: Data,
     out: Out = None,
     recipe: RecipeName = "nano",
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            "--features", help="Folder that keeps the thoughts for other heads.", show_default="dropped at the end"
+        ),
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 1,
     resume: Resume = False,
@@ -171,19 +247,52 @@ def head(
     config = find_recipe(recipe).head_config(
         data=data, backbone=parent, out=out or _default_out("head", recipe), threads=threads, seed=seed
     )
+    config = replace(config, features=features)
     if dry_run:
         _show_plan("head", config, as_json=as_json)
         return
     _finish(train_head(config, run=_options(resume, tensorboard)), as_json=as_json)
 
 
+@app.command("act")
+def act(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("runs/act"),
+    steps: Annotated[int | None, typer.Option("--steps", help="Updates.", show_default="1600")] = None,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Baseline: an ACT-like policy without a language model, on the same demonstrations."""
+    from roboalign.trainer.act import ActConfig, train_act
+
+    changes = {} if steps is None else {"steps": steps}
+    folder = train_act(ActConfig(data=data, out=out, seed=seed, threads=threads, **changes))
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    print_result(folder, as_json=as_json, training=training)
+
+
+def _parse_shares(text: str) -> dict[str, float]:
+    from roboalign.sdk.errors import ConfigError
+
+    try:
+        pairs = [item.split("=") for item in text.split(",")]
+        return {name.strip(): float(share) for name, share in pairs}
+    except ValueError:
+        raise ConfigError(f"--shares is {text!r}, expected KIND=SHARE,..., e.g. vqa=0.3,reason=0.7") from None
+
+
 def _default_out(stage: str, recipe: str) -> Path:
     return Path("runs") / f"{stage}-{recipe}"
 
 
-def _shipped_base() -> Path:
+def _shipped_base(recipe: str) -> Path:
     from roboalign.sdk.bundle import shipped_bundle_path
+    from roboalign.sdk.errors import ConfigError
+    from roboalign.trainer.recipes import recipe as find_recipe
 
+    if (family := find_recipe(recipe).family) != "nano":
+        raise ConfigError(f"no {family} base is shipped; name what recipe {recipe!r} is to start from, as BASE")
     return shipped_bundle_path().parent / "nano-base"
 
 
