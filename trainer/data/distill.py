@@ -232,7 +232,8 @@ def _right_words(
     rejected: Counter[str],
 ) -> dict[str, Any] | None:
     """The first reply that names the step; the others are still counted."""
-    kept, others = None, ()
+    kept: dict[str, Any] | None = None
+    others: tuple[str, ...] = ()
     if table.truths is not None:
         truth = table.truths[frame]
         others = tuple(step_words(truth, stage) for stage in steps_of(truth) if stage != truth.stage)
