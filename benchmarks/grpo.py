@@ -39,7 +39,10 @@ from roboalign.trainer.rewards import RewardWeights
 
 
 class RepeatingTrainer(AlignTrainer):
-    """TRL's default way: every reply is read with its own copy of the prompt."""
+    """TRL's default way: every reply is read with its own copy of the prompt, and padded to the longest of all."""
+
+    def _longest(self, completion_mask: torch.Tensor) -> int:
+        return completion_mask.shape[1]
 
     def _distributions(
         self, model: torch.nn.Module, rows: torch.Tensor, completion_ids: torch.Tensor, completion_mask: torch.Tensor

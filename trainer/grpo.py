@@ -23,6 +23,7 @@ from datasets import Dataset
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -170,17 +171,22 @@ class AlignTrainer(GRPOTrainer):
         chosen, entropies = [], []
         for start in range(0, len(input_ids), batch_size):
             part = slice(start, start + batch_size)
-            completion_ids = input_ids[part, -logits_to_keep:]
-            log_probs = self._distributions(
-                model, self._rows[part], completion_ids, attention_mask[part, -logits_to_keep:]
-            )
-            chosen.append(log_probs.gather(2, completion_ids[:, :, None])[:, :, 0])
+            mask = attention_mask[part, -logits_to_keep:]
+            length = self._longest(mask)
+            completion_ids = input_ids[part, -logits_to_keep:][:, :length]
+            log_probs = self._distributions(model, self._rows[part], completion_ids, mask[:, :length])
+            padding = (0, logits_to_keep - length)
+            chosen.append(F.pad(log_probs.gather(2, completion_ids[:, :, None])[:, :, 0], padding))
             if compute_entropy:
-                entropies.append(torch.special.entr(log_probs.detach().exp()).sum(dim=2))
+                entropies.append(F.pad(torch.special.entr(log_probs.detach().exp()).sum(dim=2), padding))
         # Padding behind the end may stand at a forbidden place; TRL multiplies it by 0, and 0 * inf would be nan.
         completion_mask = attention_mask[:, -logits_to_keep:].bool()
         self._log_probs = torch.cat(chosen).masked_fill(~completion_mask, 0.0)
         return self._log_probs, torch.cat(entropies) if compute_entropy else None, None
+
+    def _longest(self, completion_mask: torch.Tensor) -> int:
+        """Returns the places to compute for a batch: TRL pads to the longest reply of the whole rollout."""
+        return int(completion_mask.sum(dim=1).max())
 
     def _distributions(
         self, model: torch.nn.Module, rows: torch.Tensor, completion_ids: torch.Tensor, completion_mask: torch.Tensor
@@ -256,9 +262,15 @@ def _unpadded(inputs: PromptInputs) -> list[list[int]]:
 def _group_by_prompt(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the micro-batches of one update with the replies to a prompt side by side, so that it is read once.
 
-    Which micro-batch a reply is in does not change the gradient: the loss is a mean over the whole update.
+    Prompts with short replies come first, so that the padding of few micro-batches is long. Which micro-batch a reply
+    is in does not change the gradient: the loss is a mean over the whole update.
     """
-    order = torch.cat([batch["rows"] for batch in batches]).argsort(stable=True)
+    unique, prompt = torch.cat([batch["rows"] for batch in batches]).unique(return_inverse=True)
+    lengths = torch.cat([batch["completion_mask"].sum(dim=1) for batch in batches])
+    longest = torch.zeros(len(unique), dtype=lengths.dtype, device=lengths.device)
+    longest.scatter_reduce_(0, prompt.to(lengths.device), lengths, "amax")
+    rank = longest.argsort(stable=True).argsort()
+    order = rank[prompt.to(lengths.device)].argsort(stable=True)
     joined = {
         name: torch.cat([batch[name] for batch in batches])[order]
         for name, value in batches[0].items()
