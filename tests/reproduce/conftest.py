@@ -14,6 +14,9 @@ from small_study import SCENES, Study
 
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
 
+ROOM_HASH = "roboalign.reproduce.cache._room_hash"
+"""Reads a whole room, seconds of CPU; `test_cache.py` looks at the real one."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def evaluations(tmp_path_factory: pytest.TempPathFactory):
@@ -32,4 +35,5 @@ def evaluations(tmp_path_factory: pytest.TempPathFactory):
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     found = Study(tmp_path)
     monkeypatch.setenv("FAKE_LOG", str(found.log))
+    monkeypatch.setattr(ROOM_HASH, str.upper)
     return found

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roboalign.reproduce.analysis import arm_rows, contrasts, costs, say
-from roboalign.reproduce.facts import StepFacts, matched_updates
+from roboalign.reproduce.facts import StepFacts, matched_updates, step_facts
 from roboalign.reproduce.ledger import Gap, Header, Ledger, MadeBy, Result, pack, read_ledger, unpack, write_ledger
 from roboalign.reproduce.page import write_page_of
 from roboalign.reproduce.study import report_ledger
@@ -130,6 +130,13 @@ def test_an_arm_without_a_result_keeps_its_row_and_its_reason():
 def test_the_cost_is_what_the_stage_counted():
     (cost,) = costs(arm_rows(LEDGER)[0])
     assert (cost.step, cost.updates, cost.samples, cost.tokens, cost.cpu_s) == ("align", 20, 240, None, 30.0)
+
+
+def test_a_policy_without_a_language_model_says_what_it_took(tmp_path):
+    (tmp_path / "training.json").write_text(
+        '{"config": {"steps": 50, "batch_size": 4}, "frames": 7, "cpu_s": 12.34, "metrics": {}}'
+    )
+    assert step_facts(tmp_path) == StepFacts(stage="act", frames=7, updates=50, samples=200, cpu_s=12.3)
 
 
 def test_updates_are_lengthened_by_the_cpu_seconds_of_the_other_step():

@@ -24,6 +24,7 @@ def finished(tmp_path_factory):
     study = Study(tmp_path_factory.mktemp("study"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAKE_LOG", str(study.log))
+        patch.setattr("roboalign.reproduce.cache._room_hash", str.upper)
         study.page = study.run(workers=3)
         study.first = study.called()
         yield study

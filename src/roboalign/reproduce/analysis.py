@@ -14,7 +14,7 @@ from roboalign.sdk.evaluation.statistics import holm
 
 __all__ = ["ArmRow", "Contrast", "Cost", "arm_rows", "contrasts", "costs", "say"]
 
-_BACKBONE = ("base", "sft", "align")
+_BACKBONE = ("base", "sft", "align", "act")
 """Stages that make the model on which a head is trained."""
 _PRIMARY = {
     "better": "holds",

@@ -91,7 +91,7 @@ def content_hash(path: Path) -> str:
 def rooms_of(verb: str, inputs: Sequence[Path]) -> tuple[str, ...]:
     """Returns the rooms whose source decides what a command writes; a checkpoint that is evaluated runs on torch."""
     rooms = _ROOMS.get(verb, _ALL_ROOMS)
-    is_checkpoint = any((path / "roboalign.json").is_file() for path in inputs)
+    is_checkpoint = any((path / name).is_file() for path in inputs for name in ("roboalign.json", "training.json"))
     return (*rooms, "trainer") if verb == "eval" and is_checkpoint else rooms
 
 

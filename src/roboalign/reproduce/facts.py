@@ -54,6 +54,17 @@ def step_facts(folder: Path) -> StepFacts:
     """Returns what a result says: a checkpoint, a dataset, or anything else (which says nothing)."""
     if (folder / "roboalign.json").is_file():
         return _checkpoint_facts(folder)
+    if (folder / "training.json").is_file():
+        row = _json(folder / "training.json")
+        settings = _part(row, "config")
+        updates = _int(settings.get("steps"))
+        return StepFacts(
+            stage="act",
+            frames=_int(row.get("frames")),
+            updates=updates,
+            samples=_samples(updates, settings),
+            cpu_s=_float(row.get("cpu_s")),
+        )
     if (folder / "meta" / "info.json").is_file():
         info = _json(folder / "meta" / "info.json")
         return StepFacts(stage="data", frames=_int(info.get("total_frames")))
