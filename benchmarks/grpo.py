@@ -29,12 +29,12 @@ from roboalign.sdk.bundle import shipped_bundle_path
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.sim.seeds import train_seed
-from roboalign.trainer.align import make_mask
 from roboalign.trainer.align_config import AlignConfig, grpo_config
 from roboalign.trainer.backbone import load_backbone
 from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.grpo import AlignTrainer
 from roboalign.trainer.judge import ActionPrompts, Judge
+from roboalign.trainer.probe import reply_mask
 from roboalign.trainer.rewards import RewardWeights
 
 
@@ -99,7 +99,7 @@ def make_trainer(options: argparse.Namespace, work: Path, *, is_ours: bool) -> A
     judge = Judge(ActionPrompts(frames, backbone, codec), "prefix", weights=RewardWeights(), source=frames)
     rows = list(range(options.prompts)) * 2
     args = grpo_config(config, work / ("ours" if is_ours else "trl"), banned_ids=backbone.banned_ids)
-    mask = make_mask(backbone, codec, is_constrained=False)
+    mask = reply_mask(backbone, codec, constrained=False)
     kind = AlignTrainer if is_ours else RepeatingTrainer
     trainer = kind(judge=judge, rows=rows, mask=mask, args=args, rollout=config.rollout)
     trainer.current_gradient_accumulation_steps = args.gradient_accumulation_steps

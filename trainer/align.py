@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.errors import CheckFailed, RoboalignError
 from roboalign.sdk.fast import FastCodec
 from roboalign.trainer.align_config import AlignConfig, grpo_config
@@ -30,7 +29,7 @@ from roboalign.trainer.frames import load_frames
 from roboalign.trainer.grpo import AlignTrainer
 from roboalign.trainer.judge import ActionPrompts, Judge
 from roboalign.trainer.measure import Measurement, what_is_missing
-from roboalign.trainer.probe import reply_tokens
+from roboalign.trainer.probe import reply_mask
 from roboalign.trainer.progress import progress_bar
 from roboalign.trainer.refusals import check_codec_range
 from roboalign.trainer.replies import keep_replies
@@ -41,7 +40,7 @@ from roboalign.trainer.run import stage_run
 from roboalign.trainer.success import RolloutPool
 from roboalign.trainer.watch import AlignWatch, ClosedLoop
 
-__all__ = ["AlignConfig", "ClosedLoop", "align", "make_mask"]
+__all__ = ["AlignConfig", "ClosedLoop", "align"]
 
 
 @stage_run("align")
@@ -71,7 +70,7 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
     )
     check_codec_range(codec, table.chunks, where=config.data)
     train, held = table.split(config.held_share)
-    mask = make_mask(backbone, codec, is_constrained=config.is_constrained)
+    mask = reply_mask(backbone, codec, constrained=config.is_constrained)
     with RolloutPool(config.workers) as pool:
         judge, held_judge = (
             Judge(
@@ -120,23 +119,6 @@ def _run(config: AlignConfig, judge: Judge, mask: TokenMask, watch: AlignWatch) 
         with progress_bar(f"align {config.reward}", config.steps, done=watch.step) as watch.show:
             trainer.train(resume_from_checkpoint=str(state) if is_resumed else None)
     return work
-
-
-def make_mask(backbone: HuggingFaceBackbone, codec: FastCodec, *, is_constrained: bool) -> TokenMask:
-    """Returns the mask of what may be sampled; with the length constraint every finished action span decodes."""
-    vocab_size = int(backbone.model.get_input_embeddings().weight.shape[0])
-    tokens = reply_tokens(backbone, codec.vocab_size)
-    constraint = None
-    if is_constrained:
-        constraint = ActionConstraint(
-            codec.token_lengths,
-            num_coefficients=codec.num_coefficients,
-            action_start_id=tokens.action_start,
-            action_end_id=tokens.action_end,
-            first_action_id=tokens.first_action,
-            lm_vocab_size=vocab_size,
-        )
-    return TokenMask(vocab_size=vocab_size, banned_ids=backbone.banned_ids, constraint=constraint)
 
 
 def _check_start(start: Measurement, config: AlignConfig, work: Path) -> None:

@@ -3,11 +3,11 @@ import re
 import pytest
 
 from roboalign.sdk import errors
-from roboalign.sdk.errors import BackendError, RoboalignError, RobotError, missing_extra
+from roboalign.sdk.errors import BackendError, RoboalignError, RobotError, missing_extra, unknown_name
 
 DRAWN = re.findall(r"^ {4}([|` -]*)(\w+) +\((\w+)\)", errors.__doc__, re.MULTILINE)
 """Indentation, name and builtin of each line of the tree in the module's docstring that names a builtin."""
-CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "missing_extra"]
+CLASSES = [getattr(errors, name) for name in errors.__all__ if name[0].isupper()]
 
 
 @pytest.mark.parametrize("error", CLASSES)
@@ -35,3 +35,8 @@ def test_a_missing_extra_is_answered_with_the_line_to_type() -> None:
     assert isinstance(error, BackendError)
     expected = "the simulator needs the package 'pybullet', which is not installed: pip install 'roboalign[sim]'"
     assert str(error) == expected
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
+    assert unknown_name("robot", "pandas", ("panda", "so101")) == "unknown robot 'pandas'; did you mean panda?"
+    assert unknown_name("robot", "xyz", ("panda", "so101")) == "unknown robot 'xyz'; choose one of panda, so101"

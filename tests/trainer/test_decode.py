@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from roboalign.trainer import rollout
-from roboalign.trainer.align import make_mask
 from roboalign.trainer.decode import PlainDecoder, SharedPromptDecoder, make_decoder
+from roboalign.trainer.probe import reply_mask
 from roboalign.trainer.rollout import sample_replies
 
 TABLE = tiny.frames(8)
@@ -48,7 +48,7 @@ def test_every_step_gives_the_logits_of_the_plain_decoder(member, prompts) -> No
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("is_constrained", [True, False])
 def test_replies_are_those_of_the_plain_decoder(member, prompts, monkeypatch, temperature, is_constrained) -> None:
-    mask = make_mask(member, CODEC, is_constrained=is_constrained)
+    mask = reply_mask(member, CODEC, constrained=is_constrained)
     found = []
     for kind in (PlainDecoder, SharedPromptDecoder):
         monkeypatch.setattr(rollout, "make_decoder", kind)

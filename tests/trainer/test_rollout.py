@@ -4,8 +4,7 @@ import tiny
 import torch
 
 from roboalign.sdk.reply import parse_reply_ids
-from roboalign.trainer.align import make_mask
-from roboalign.trainer.probe import reply_tokens
+from roboalign.trainer.probe import reply_mask, reply_tokens
 from roboalign.trainer.rollout import pad_completions, sample_replies
 
 TABLE = tiny.frames(8)
@@ -35,20 +34,20 @@ def sample(member, prompts, mask, **options):
 @pytest.mark.parametrize("is_constrained", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_training_sees_the_log_probabilities_that_sampling_used(member, prompts, is_constrained, temperature) -> None:
-    mask = make_mask(member, CODEC, is_constrained=is_constrained)
+    mask = reply_mask(member, CODEC, constrained=is_constrained)
     generator = torch.Generator().manual_seed(1)
     replies = sample(member, prompts, mask, temperature=temperature, generator=generator)
-    ids, reply_mask = pad_completions(replies.token_ids, member.tokenizer.pad_token_id)
+    ids, is_reply = pad_completions(replies.token_ids, member.tokenizer.pad_token_id)
     index = torch.arange(3).repeat_interleave(4)
     with torch.no_grad():
-        logits = member.reply_logits(prompts, index, ids, reply_mask)
+        logits = member.reply_logits(prompts, index, ids, is_reply)
         again = mask.log_probs(logits, ids, temperature=temperature).gather(2, ids[:, :, None])[:, :, 0]
     for row, scores in enumerate(replies.log_probs):
         assert np.abs(again[row, : len(scores)].numpy() - np.asarray(scores)).max() < 1e-5
 
 
 def test_the_whole_sequence_mask_is_the_step_mask(member, prompts) -> None:
-    mask = make_mask(member, CODEC, is_constrained=True)
+    mask = reply_mask(member, CODEC, constrained=True)
     replies = sample(member, prompts, mask, num_samples=8, generator=torch.Generator().manual_seed(2))
     ids, _ = pad_completions(replies.token_ids, member.tokenizer.pad_token_id)
     rows = mask.forbidden_rows(ids)
@@ -65,7 +64,7 @@ def test_the_whole_sequence_mask_is_the_step_mask(member, prompts) -> None:
 
 
 def test_every_finished_span_decodes_under_the_constraint(member, prompts) -> None:
-    mask = make_mask(member, CODEC, is_constrained=True)
+    mask = reply_mask(member, CODEC, constrained=True)
     tokens = reply_tokens(member, CODEC.vocab_size)
     replies = sample(member, prompts, mask, num_samples=40, generator=torch.Generator().manual_seed(3))
     spans = 0
@@ -81,7 +80,7 @@ def test_every_finished_span_decodes_under_the_constraint(member, prompts) -> No
 
 
 def test_without_the_constraint_spans_of_any_length_appear(member, prompts) -> None:
-    mask = make_mask(member, CODEC, is_constrained=False)
+    mask = reply_mask(member, CODEC, constrained=False)
     replies = sample(member, prompts, mask, num_samples=40, generator=torch.Generator().manual_seed(3))
     tokens = reply_tokens(member, CODEC.vocab_size)
     firsts = [r[r.index(tokens.action_start) + 1] for r in replies.token_ids if tokens.action_start in r[:-1]]
@@ -89,13 +88,13 @@ def test_without_the_constraint_spans_of_any_length_appear(member, prompts) -> N
 
 
 def test_padding_and_picture_tokens_are_never_sampled(member, prompts) -> None:
-    mask = make_mask(member, CODEC, is_constrained=False)
+    mask = reply_mask(member, CODEC, constrained=False)
     replies = sample(member, prompts, mask, num_samples=20, temperature=5.0, generator=torch.Generator().manual_seed(4))
     assert not {token for row in replies.token_ids for token in row} & set(member.banned_ids)
 
 
 def test_the_same_seed_gives_the_same_replies(member, prompts) -> None:
-    mask = make_mask(member, CODEC, is_constrained=True)
+    mask = reply_mask(member, CODEC, constrained=True)
     first, second, other = (
         sample(member, prompts, mask, generator=torch.Generator().manual_seed(seed)).token_ids for seed in (5, 5, 6)
     )
@@ -104,7 +103,7 @@ def test_the_same_seed_gives_the_same_replies(member, prompts) -> None:
 
 
 def test_replies_end_at_the_end_token_or_at_the_limit(member, prompts) -> None:
-    mask = make_mask(member, CODEC, is_constrained=True)
+    mask = reply_mask(member, CODEC, constrained=True)
     eos = member.tokenizer.eos_token_id
     for row in sample(member, prompts, mask, num_samples=30, generator=torch.Generator().manual_seed(7)).token_ids:
         assert eos not in row[:-1]
@@ -117,7 +116,7 @@ def test_greedy_replies_of_a_taught_model_are_well_formed() -> None:
     inputs = member.encode_prompts(
         ["go to the bright corner"] * 4, TABLE.states[:4], list(TABLE.images[:4]), pace="slow", task="act"
     )
-    mask = make_mask(member, CODEC, is_constrained=True)
+    mask = reply_mask(member, CODEC, constrained=True)
     replies = sample(member, inputs, mask, num_samples=1, temperature=0.0)
     tokens = reply_tokens(member, CODEC.vocab_size)
     assert all(parse_reply_ids(row, tokens).is_well_formed for row in replies.token_ids)
