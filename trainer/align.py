@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from roboalign.sdk.errors import CheckFailed, RoboalignError
+from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.fast import FastCodec
 from roboalign.trainer.align_config import AlignConfig, grpo_config
 from roboalign.trainer.backbone import HuggingFaceBackbone, make_backbone, quiet_transformers
@@ -79,11 +79,7 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
             for frames in (train, held)
         )
         watch = AlignWatch(config, held_judge, mask, closed_loop)
-        try:
-            work = _run(config, judge, mask, watch)
-        except RoboalignError as err:
-            watch.note_stop(str(err))
-            raise
+        work = _run(config, judge, mask, watch)
     if config.keep == "best":
         restore_weights(backbone.model, load_file(watch.best_file), where=work)
     keep_replies(work, backbone, codec, held, seed=config.seed)

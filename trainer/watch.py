@@ -133,11 +133,6 @@ class AlignWatch(TrainerCallback):
         self._backbone.model.train(was_training)
         return replace(found, closed_loop=numbers)
 
-    def note_stop(self, reason: str) -> None:
-        """Writes why the run ends before its time, unless its folder was taken away."""
-        if self.log.path.parent.is_dir():
-            self.log.write(step=self.step, stopped=reason)
-
     def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
         """Measures, keeps the best weights, stops a run that is destroying the policy."""
         self.step = state.global_step
@@ -154,7 +149,7 @@ class AlignWatch(TrainerCallback):
             ) or collapse(self.start, now, limit=self._config.stop_variety)
             if reason is not None:
                 self.stopped = f"stopped at step {self.step}: {reason}"
-                self.note_stop(self.stopped)
+                self.log.write(step=self.step, stopped=self.stopped)
                 control.should_training_stop = True
                 print(f"align {self.stopped}; the best weights are of step {self.best_step}", file=sys.stderr)
 

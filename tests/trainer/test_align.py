@@ -307,8 +307,7 @@ def test_a_bad_reward_stops_the_run_and_the_folder_says_why(taught, tmp_path, mo
     with pytest.raises(ConfigError, match=rf"reward 'bad', reply \d+ \(frame \d+\): {words}") as caught:
         align(config)
     assert "\n" not in str(caught.value)
-    lines = (partial_dir(config.out) / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["stopped"] == str(caught.value)
+    assert read_status(partial_dir(config.out)).reason == str(caught.value)
 
 
 def test_transformers_can_sample_instead_of_us(taught, tmp_path) -> None:

@@ -10,6 +10,7 @@ size: the models are 15 to 17 GB, and full parameters in float32 with AdamW take
 from __future__ import annotations
 
 from roboalign.trainer.recipes.nano import Recipe
+from roboalign.trainer.recipes.paper import PAPER_ALIGN
 from roboalign.trainer.supervised import FitConfig
 
 __all__ = ["QWEN_RECIPES"]
@@ -32,21 +33,7 @@ _FIT = FitConfig(
     save_every=500,
 )
 
-_ALIGN = {
-    "reward": "prefix",
-    "steps": 100,
-    "prompts_per_rollout": 512,
-    "samples_per_prompt": 5,
-    "updates_per_rollout": 4,
-    "num_prompts": 12_800,
-    "micro_batch": 16,
-    "learning_rate": 1e-6,
-    "warmup_steps": 0,
-    "beta": 0.01,
-    "max_tokens": 512,
-    "save_every": 20,
-    "dtype": "bf16",
-}
+_ALIGN = {**PAPER_ALIGN, "dtype": "bf16"}
 
 _HEAD = {
     "layer": 18,
