@@ -150,7 +150,7 @@ def _known_commands(program: tuple[str, ...]) -> Callable[[PlannedStep], str]:
 
     def missing(planned: PlannedStep) -> str:
         # Names of options are checked before --help is answered; their values are not.
-        kind = tuple(word for i, word in enumerate(planned.words) if i < 2 or word.startswith("--"))
+        kind = tuple(w for i, w in enumerate(planned.words) if w.startswith("--") or (i < 2 and "{" not in w))
         if kind not in asked:
             words = [word.replace("{", "").replace("}", "") for word in planned.words]
             done = subprocess.run([*program, *words, "--help"], capture_output=True, text=True)
