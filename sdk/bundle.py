@@ -26,6 +26,7 @@ from roboalign.sdk.prompt import PromptFormat
 __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_NAME",
+    "SHIPPED_BUNDLES",
     "Bundle",
     "FileRecord",
     "GraphSpec",
@@ -35,6 +36,7 @@ __all__ = [
     "TensorSpec",
     "checkpoint_stage",
     "file_record",
+    "find_bundle",
     "read_bundle",
     "shipped_bundle_path",
     "write_manifest",
@@ -204,9 +206,26 @@ class Bundle:
         return self.path / name
 
 
-def shipped_bundle_path() -> Path:
-    """Returns the folder of the bundle that comes with the package; BundleError when this installation has none."""
-    path = Path(str(resources.files("roboalign.sdk"))) / "models" / "nano-policy"
+SHIPPED_BUNDLES = ("nano-policy", "nano-so101")
+"""Bundles that come with the package: for the Panda, which is meant where none is named, and for the SO-101."""
+
+
+def find_bundle(path: str | Path | None) -> Path:
+    """Returns the folder that a path means: that of a shipped bundle for None, and for its name unless it is a folder.
+
+    Raises:
+        BundleError: this installation lacks the shipped bundle.
+    """
+    if path is None:
+        return shipped_bundle_path()
+    if str(path) in SHIPPED_BUNDLES and not Path(path).exists():
+        return shipped_bundle_path(str(path))
+    return Path(path)
+
+
+def shipped_bundle_path(name: str = SHIPPED_BUNDLES[0]) -> Path:
+    """Returns the folder of a bundle that comes with the package; BundleError when this installation lacks it."""
+    path = Path(str(resources.files("roboalign.sdk"))) / "models" / name
     if not (path / MANIFEST_NAME).is_file():
         raise BundleError(
             f"this installation has no shipped bundle at {path}; "

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Backend, Decoding, find_backend
-from roboalign.sdk.bundle import PolicySpec, checkpoint_stage, shipped_bundle_path
+from roboalign.sdk.bundle import PolicySpec, checkpoint_stage, find_bundle
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError, DataError, missing_extra
 from roboalign.sdk.fast import FastCodec
@@ -78,7 +78,8 @@ class Policy:
         """Loads a policy.
 
         Args:
-            path: a bundle, or with `backend="torch"` also a checkpoint; None for the bundle of the package.
+            path: a bundle, or with `backend="torch"` also a checkpoint; `nano-so101` for the one that comes for the
+                SO-101; None for the one that comes for the Panda.
             backend: `auto` (onnx), or a registered name.
             actions: `flow` for the action head, `fast` for action tokens.
             think: write a thought before each chunk.
@@ -91,7 +92,7 @@ class Policy:
         """
         if threads < 1:
             raise ConfigError(f"threads is {threads}, expected 1 or more")
-        folder = shipped_bundle_path() if path is None else Path(path)
+        folder = find_bundle(path)
         factory = find_backend("onnx" if backend == "auto" else backend)
         opened = factory.open(folder, threads=threads)
         try:

@@ -32,7 +32,16 @@ from roboalign.trainer.parallel import all_processes, barrier
 from roboalign.trainer.progress import check_same_settings, following
 from roboalign.trainer.refusals import check_start, data_info
 
-__all__ = ["SETTINGS_FILE", "STATUS_FILE", "RunOptions", "RunStatus", "plain_settings", "read_status", "stage_run"]
+__all__ = [
+    "SETTINGS_FILE",
+    "STATUS_FILE",
+    "RunOptions",
+    "RunStatus",
+    "StageConfig",
+    "plain_settings",
+    "read_status",
+    "stage_run",
+]
 
 STATUS_FILE = "status.json"
 SETTINGS_FILE = "settings.json"

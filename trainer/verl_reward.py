@@ -12,6 +12,19 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+__all__ = [
+    "SETTINGS",
+    "accuracy",
+    "compute_score",
+    "distance",
+    "energy",
+    "first_action_span",
+    "is_action",
+    "is_well_formed",
+    "score_text",
+    "split_reply",
+]
+
 SETTINGS: dict[str, Any] = {}
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<ACTION_START>", "<ACTION_END>")

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, cast
 
+from roboalign.sdk.bundle import find_bundle
 from roboalign.sdk.errors import BundleError, ConfigError, missing_extra, unknown_name
 from roboalign.sdk.evaluation.callables import callable_fingerprint, is_callable_name, load_callable
 from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
@@ -231,7 +232,7 @@ def named_policy(
 
 def _model_folder(name: str) -> tuple[str, str]:
     """Returns kind and folder of a model: the folder itself, or the best one in the folder of a run."""
-    folder = Path(name)
+    folder = find_bundle(name)
     for place in (folder, folder / "bundle", folder / "head"):
         if (place / "manifest.json").is_file():
             return "bundle", str(place)

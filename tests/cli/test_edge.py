@@ -162,7 +162,7 @@ def test_the_result_is_the_only_line_on_stdout(
     monkeypatch.chdir(tmp_path)
     assert main(["collect", "--episodes", "1", "--tasks", "push", "--workers", "1", "--out", "data"]) == 0
     assert capsys.readouterr().out == "data\n"
-    assert main(["data", "preview", "data", "--out", "a.gif", "--json"]) == 0
+    assert main(["data", "preview", "data", "--episode", "0", "--out", "a.gif", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["path"] == "a.gif"
     assert row["preview"]["num_episodes"] == 1

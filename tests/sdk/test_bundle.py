@@ -8,9 +8,11 @@ import pytest
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
+    SHIPPED_BUNDLES,
     Manifest,
     PolicySpec,
     file_record,
+    find_bundle,
     read_bundle,
     shipped_bundle_path,
     write_manifest,
@@ -154,12 +156,17 @@ def test_a_file_that_the_manifest_does_not_list_is_not_handed_out(folder):
         read_bundle(folder).file("other.onnx")
 
 
-def test_the_shipped_bundle_is_whole():
-    from roboalign import sdk
+@pytest.mark.parametrize("name", SHIPPED_BUNDLES)
+def test_a_shipped_bundle_is_whole_and_found_by_its_name(name):
+    folder = find_bundle(name)
+    assert folder == shipped_bundle_path(name)
+    assert read_bundle(folder).manifest.policy.has_head
 
-    if not (Path(sdk.__file__).parent / "models" / "nano-policy").is_dir():
-        pytest.skip("this tree ships no bundle yet")
-    assert read_bundle(shipped_bundle_path()).manifest.policy.has_head
+
+def test_a_folder_comes_before_a_shipped_bundle_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / SHIPPED_BUNDLES[1]).mkdir()
+    assert find_bundle(SHIPPED_BUNDLES[1]) == Path(SHIPPED_BUNDLES[1])
 
 
 def test_an_installation_without_a_bundle_says_so(monkeypatch, tmp_path):

@@ -90,7 +90,7 @@ def test_a_base_of_one_robot_may_become_anothers(tmp_path) -> None:
 def test_the_rate_of_the_settings_counts_where_there_is_no_codec_yet(tmp_path) -> None:
     data = dataset(tmp_path / "data", fps=5)
     with pytest.raises(DataError, match="recorded at 5 Hz, the settings say 10 Hz"):
-        check_start("sft", recipe("nano").sft_config(data=data, base=BASE, out=tmp_path / "out"))
+        check_start("sft", replace(recipe("nano").sft_config(data=data, base=BASE, out=tmp_path / "out"), rate_hz=10.0))
 
 
 def test_a_codec_of_another_size_than_the_tokenizer_is_refused(sft, tmp_path) -> None:

@@ -120,7 +120,7 @@ def turns(parts: Sequence[int]) -> NDArray[np.int64]:
     """Returns int64[sum(parts)]: whose turn it is; after any n turns, source j had n parts[j] / sum(parts) to within 1.
 
     >>> turns((2, 1)).tolist()
-    [0, 1, 0]
+    [0, 0, 1]
     """
     period = sum(parts)
     order = np.zeros(period, np.int64)

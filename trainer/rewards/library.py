@@ -18,7 +18,22 @@ from roboalign.trainer.rewards.picture import path_share
 from roboalign.trainer.rewards.scores import ReplyScore, RewardCase, score_against
 from roboalign.trainer.rewards.thoughts import thought_share
 
-__all__ = ["REWARDS", "RewardRule", "find_reward", "register_reward", "reward_names", "total_reward"]
+__all__ = [
+    "REWARDS",
+    "RewardRule",
+    "energy",
+    "find_reward",
+    "gate",
+    "language",
+    "multi",
+    "prefix",
+    "register_reward",
+    "reward_names",
+    "soft",
+    "success",
+    "total_reward",
+    "visual",
+]
 
 RewardFunction = Callable[[ReplyScore, RewardCase], float]
 
