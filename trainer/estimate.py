@@ -24,10 +24,10 @@ PARENTS = {"sft": ("base", ("base",)), "align": ("sft", ("sft",)), "head": ("bac
 """For each stage that starts from a checkpoint: the name of the setting that holds it, and the stages it may be of."""
 
 _NANO_PARAMETERS = 2.0e6
-_SAMPLE_CPU_S = {"base": 1952 / (2600 * 64), "sft": 960 / (800 * 64), "align": 300 / (60 * 24 * 8)}
+_SAMPLE_CPU_S = {"base": 1952 / (2600 * 64), "sft": 3028 / (1200 * 64), "align": 818 / (80 * 24 * 8)}
 """CPU seconds a sample (align: a reply) of the recipe `nano`, measurements and probes included."""
-_THOUGHT_CPU_S, _CHUNK_CPU_S = 0.012, 630 / (3000 * 96)
-"""The head's 960 CPU seconds: 27,723 thoughts, and the rest on 3000 updates of 96 chunks. The split is a guess."""
+_THOUGHT_CPU_S, _CHUNK_CPU_S = 0.0265, 646 / (3000 * 96)
+"""The head's 1382 CPU seconds: 27,782 frames with three kinds of thought each, and 3000 updates of 96 chunks."""
 _LIBRARIES_BYTES = 0.5e9
 _TOKENS = 120
 """Tokens of a prompt with its picture and reply, of `nano`."""

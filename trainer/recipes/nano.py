@@ -118,7 +118,7 @@ NANO_RECIPES = (
         name="nano",
         base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
         sft_fit=FitConfig(steps=1200, peak_rate=1.5e-3, place_weight=0.5, shift_px=8, save_every=100),
-        pairing="paired",  # zero-shot at this size never thinks before it acts: sdk/models/README.md has both arms
+        pairing="paired",  # zero-shot at this size never thinks before it acts: docs/evidence.md
         sft=_ONE_COEFFICIENT,
         align={"reward": "energy", "steps": 80, "watch_every": 20, "watch_prompts": 256, "max_tokens": 112},
         head={"steps": 3000, "batch_size": 96},
