@@ -27,7 +27,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 STAGES = ("base", "sft", "align", "head")
-CLOCKS = ("cpu_s", "wall_s", "generate_s", "step_s")
+CLOCKS = ("cpu_s", "wall_s", "generate_s", "score_s", "step_s", "rollout_tokens_s", "update_tokens_s")
 """Numbers in `metrics.jsonl` that are times."""
 WEIGHTS = ("model.safetensors", "head.safetensors")
 POLL_S = 0.01

@@ -75,7 +75,7 @@ def test_it_plays_an_episode(line, actions) -> None:
 
 def test_smol_is_exported_with_parity_and_others_are_refused_with_the_reason(line, tmp_path) -> None:
     name, head = line
-    config = ExportConfig(run=head, out=tmp_path / "bundle", num_observations=24)
+    config = ExportConfig(run=head, out=tmp_path / "bundle", num_observations=96)
     if name != "smol":
         with pytest.raises(ConfigError, match="graphs are written for nano and smol models"):
             export(config, say=lambda _line: None)
