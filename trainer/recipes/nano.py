@@ -19,7 +19,7 @@ from roboalign.trainer.head import HeadConfig
 from roboalign.trainer.sft import SftConfig
 from roboalign.trainer.supervised import FitConfig
 
-__all__ = ["NANO_RECIPES", "Recipe"]
+__all__ = ["DEBUG_ALIGN", "DEBUG_HEAD", "NANO_RECIPES", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +107,34 @@ class Recipe:
 
 
 _ONE_COEFFICIENT = {"max_merges": 0}
-"""Every action token is one coefficient at a known place: with merges, one wrong token shifts all that follow, and a
-model of this size was right about the first token half as often."""
+"""Every action token is one coefficient at a known place: with merges, one wrong token shifts all that follow. What was
+measured, and what else differed then: sdk/models/README.md."""
+
+DEBUG_ALIGN: Mapping[str, Any] = {
+    "steps": 2,
+    "prompts_per_rollout": 2,
+    "samples_per_prompt": 2,
+    "micro_batch": 4,
+    "watch_every": 1,
+    "watch_prompts": 4,
+    "watch_samples": 2,
+    "save_every": 1,
+    "max_tokens": 24,
+    "max_frames": 40,
+    "force": True,
+}
+"""Settings of `align` for the recipes that take seconds."""
+
+DEBUG_HEAD: Mapping[str, Any] = {
+    "steps": 2,
+    "layer": 1,
+    "batch_size": 4,
+    "draws": 1,
+    "width": 32,
+    "num_layers": 1,
+    "save_every": 1,
+}
+"""Settings of `head` for the recipes that take seconds."""
 
 _SO101_UNITS = PromptFormat(length_unit_m=0.0025, width_unit_m=0.0006, origin_m=(0.05, -0.16, 0.0))
 """Half the Panda's unit of length, from a corner that the SO-101's table lies behind."""
@@ -118,7 +144,7 @@ NANO_RECIPES = (
         name="nano",
         base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
         sft_fit=FitConfig(steps=1200, peak_rate=1.5e-3, place_weight=0.5, shift_px=8, save_every=100),
-        pairing="paired",  # zero-shot at this size never thinks before it acts: docs/evidence.md
+        pairing="paired",  # zero-shot at this size never thinks before it acts: sdk/models/README.md
         sft=_ONE_COEFFICIENT,
         align={"reward": "energy", "steps": 80, "watch_every": 20, "watch_prompts": 256, "max_tokens": 112},
         head={"steps": 3000, "batch_size": 96},
@@ -159,20 +185,8 @@ NANO_RECIPES = (
         },
         base_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0),
         sft_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0),
-        align={
-            "steps": 2,
-            "prompts_per_rollout": 2,
-            "samples_per_prompt": 2,
-            "micro_batch": 4,
-            "watch_every": 1,
-            "watch_prompts": 4,
-            "watch_samples": 2,
-            "save_every": 1,
-            "max_tokens": 24,
-            "max_frames": 40,
-            "force": True,
-        },
-        head={"steps": 2, "layer": 1, "batch_size": 4, "draws": 1, "width": 32, "num_layers": 1, "save_every": 1},
+        align=DEBUG_ALIGN,
+        head=DEBUG_HEAD,
         max_frames=40,
     ),
 )

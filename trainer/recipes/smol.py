@@ -8,7 +8,7 @@ rates and lengths are first guesses from nano's and from LoRA's usual ones; they
 from __future__ import annotations
 
 from roboalign.trainer.lora import LoraSettings
-from roboalign.trainer.recipes.nano import Recipe
+from roboalign.trainer.recipes.nano import DEBUG_ALIGN, DEBUG_HEAD, Recipe
 from roboalign.trainer.supervised import FitConfig
 
 __all__ = ["SMOL_RECIPES"]
@@ -44,20 +44,8 @@ SMOL_RECIPES = (
         },
         base_fit=FitConfig(steps=2, batch_size=4, save_every=1, place_weight=1.0, lora=LoraSettings(rank=2)),
         sft_fit=FitConfig(steps=2, batch_size=4, micro_batch=2, save_every=1, place_weight=1.0),
-        align={
-            "steps": 2,
-            "prompts_per_rollout": 2,
-            "samples_per_prompt": 2,
-            "micro_batch": 4,
-            "watch_every": 1,
-            "watch_prompts": 4,
-            "watch_samples": 2,
-            "save_every": 1,
-            "max_tokens": 24,
-            "max_frames": 40,
-            "force": True,
-        },
-        head={"steps": 2, "layer": 1, "batch_size": 4, "draws": 1, "width": 32, "num_layers": 1, "save_every": 1},
+        align=DEBUG_ALIGN,
+        head=DEBUG_HEAD,
         max_frames=40,
     ),
 )
