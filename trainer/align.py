@@ -109,6 +109,7 @@ def _run(config: AlignConfig, judge: Judge, mask: TokenMask, watch: AlignWatch) 
             mask=mask,
             args=grpo_config(config, work, banned_ids=judge.prompts.backbone.banned_ids),
             rollout=config.rollout,
+            credit=config.credit,
             callbacks=[watch],
         )
         watch.trainer = trainer

@@ -35,6 +35,9 @@ class AlignConfig:
     """Name of a reward (`roboalign.trainer.rewards.REWARDS`, docs/rewards.md)."""
     constraint: str = "auto"
     """Length constraint while sampling: `on`, `off`, or `auto` (what the reward asks for)."""
+    credit: str = "reply"
+    """Who is paid: `reply`, every token by the whole reply (the paper's GRPO), or `token`, action tokens by what each
+    earned and the rest by the reply (`trainer/credit.py`)."""
     weights: RewardWeights = field(default_factory=RewardWeights)
     """Parts of the `soft` reward."""
     prompts_per_rollout: int = 24
@@ -117,6 +120,7 @@ class AlignConfig:
     def __post_init__(self) -> None:
         find_reward(self.reward)
         choices = {
+            "credit": ("reply", "token"),
             "constraint": ("auto", "on", "off"),
             "rollout": ("own", "trl", "vllm"),
             "keep": ("best", "last"),
@@ -127,6 +131,11 @@ class AlignConfig:
                 raise ConfigError(
                     f"AlignConfig.{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
                 )
+        if self.credit == "token" and find_reward(self.reward).shares is None:
+            raise ConfigError(
+                f"AlignConfig.credit is 'token', but the reward {self.reward!r} does not say what a token earned; "
+                "choose the reward energy, or credit reply"
+            )
         for name in ("steps", "prompts_per_rollout", "updates_per_rollout", "micro_batch", "watch_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"AlignConfig.{name} is {getattr(self, name)}, expected at least 1")

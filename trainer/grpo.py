@@ -6,7 +6,8 @@ What differs from TRL 1.16:
 - the random state of a rollout depends on (seed, step) only, and the saved state is strict, so a resumed run continues
   as if it had not been interrupted; nothing is pickled;
 - no telemetry, no model card, no lookup outside the given folders.
-Advantages, clipping, the KL term (k3) and the loss are TRL's.
+- with `credit` by token, action tokens have advantages of their own (`trainer/credit.py`).
+Whole replies' advantages, clipping, the KL term (k3) and the loss are TRL's.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from roboalign.sdk.errors import BundleError
+from roboalign.trainer.credit import token_advantages
 from roboalign.trainer.folders import move_into_place, temporary_dir
 from roboalign.trainer.inputs import PromptInputs
-from roboalign.trainer.judge import Judge
+from roboalign.trainer.judge import Judge, Verdict
 from roboalign.trainer.measure import distinct_share, finite_error
 from roboalign.trainer.resume import read_optimizer, restore_weights, unique_tensors, write_optimizer
 from roboalign.trainer.rollout import TokenMask, sample_replies
@@ -51,6 +53,7 @@ class AlignTrainer(GRPOTrainer):
         mask: TokenMask,
         args: GRPOConfig,
         rollout: str = "own",
+        credit: str = "reply",
         callbacks: Sequence[Any] = (),
     ) -> None:
         """Prepares a run.
@@ -62,11 +65,14 @@ class AlignTrainer(GRPOTrainer):
             mask: what may be sampled.
             args: TRL's settings.
             rollout: who samples, see `AlignConfig.rollout`.
+            credit: who is paid, see `AlignConfig.credit`.
             callbacks: transformers trainer callbacks.
         """
         backbone = judge.prompts.backbone
         self._backbone = backbone
         self._judge, self._prompts, self._mask = judge, judge.prompts, mask
+        self._credit = credit
+        self._verdict: Verdict | None = None
         self._rows: torch.Tensor | None = None
         self._log_probs: torch.Tensor | None = None
         self._buffered_inputs: list[dict[str, Any]] | None = None
@@ -95,6 +101,17 @@ class AlignTrainer(GRPOTrainer):
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=seed)))
         output = super()._generate_and_score_completions(inputs)
         output["rows"] = self._rows
+        if self._credit == "token":
+            assert self._verdict is not None
+            completion_ids, mask = output["completion_ids"], output["completion_mask"]
+            output["advantages"] = token_advantages(
+                output["advantages"],
+                [ids[keep.bool()].tolist() for ids, keep in zip(completion_ids, mask, strict=True)],
+                self._verdict.shares,
+                self._prompts.tokens,
+                group=self.num_generations,
+                length=completion_ids.shape[1],
+            ).to(completion_ids.device)
         return output
 
     def _sample(self) -> dict[str, Any]:
@@ -137,7 +154,7 @@ class AlignTrainer(GRPOTrainer):
 
     def _score(self, completion_ids: list[list[int]], row: list[int], log_metric: Any, **_unused: Any) -> list[float]:
         started = time.perf_counter()
-        verdict = self._judge.judge(row, completion_ids)
+        verdict = self._verdict = self._judge.judge(row, completion_ids)
         scores = verdict.scores
         parts: dict[str, list[float]] = {
             "well_formed": [s.is_well_formed for s in scores],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.fast import FastCodec
@@ -71,6 +72,8 @@ class Verdict:
     """Part by part."""
     rewards: list[float]
     """By the chosen reward."""
+    shares: list[NDArray[np.float64] | None]
+    """What each action token of a reply was worth, where the reward says so (`RewardRule.shares`)."""
 
 
 class Judge:
@@ -113,7 +116,13 @@ class Judge:
         if "rollout" in self.rule.needs:
             scores = self._simulated(rows, scores)
         rewards = [self._reward(place, row, score) for place, (row, score) in enumerate(zip(rows, scores, strict=True))]
-        return Verdict(scores=scores, rewards=rewards)
+        shares = [self._shares(row, score) for row, score in zip(rows, scores, strict=True)]
+        return Verdict(scores=scores, rewards=rewards, shares=shares)
+
+    def _shares(self, row: int, score: ReplyScore) -> NDArray[np.float64] | None:
+        if self.rule.shares is None or score.actions is None:
+            return None
+        return self.rule.shares(score, self.case(row))
 
     def case(self, row: int) -> RewardCase:
         """Returns what replies to the prompt `row` are judged against."""

@@ -94,6 +94,14 @@ def test_a_run_ends_in_a_checkpoint_and_its_numbers(taught, tmp_path, reward, ca
     assert capfd.readouterr().out == ""
 
 
+def test_credit_by_token_trains_and_differs_from_credit_by_reply(taught, tmp_path) -> None:
+    by_token, by_reply = (
+        load_file(align(_config(taught, tmp_path / credit, reward="energy", credit=credit)) / "model.safetensors")
+        for credit in ("token", "reply")
+    )
+    assert any(not torch.equal(by_token[name], by_reply[name]) for name in by_reply)
+
+
 def test_the_weights_change(taught, tmp_path) -> None:
     out = align(_config(taught, tmp_path / "align"))
     before, after = (load_file(folder / "model.safetensors") for folder in (taught, out))
@@ -374,6 +382,7 @@ def test_another_stage_is_refused(taught, tmp_path) -> None:
         ({"samples_per_prompt": 1}, "at least 2"),
         ({"micro_batch": 5}, "not a multiple"),
         ({"steps": 0}, "at least 1"),
+        ({"credit": "token", "reward": "prefix"}, "does not say what a token earned"),
         ({"constraint": "maybe"}, "auto, on, off"),
         ({"rollout": "trl", "constraint": "on"}, "choose rollout own"),
         ({"updates_per_rollout": 2, "micro_batch": 8, "steps": 3}, "multiple of updates_per_rollout"),

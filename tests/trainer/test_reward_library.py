@@ -31,6 +31,7 @@ from roboalign.trainer.rewards import (
     score_reply,
     total_reward,
 )
+from roboalign.trainer.rewards.library import energy_shares
 from roboalign.trainer.rewards.picture import path_share, project
 from roboalign.trainer.rewards.thoughts import thought_share
 
@@ -144,6 +145,16 @@ def test_energy_golden_values() -> None:
         assert earn("energy", judged, ids) == pytest.approx(1 - lost / 2)
     assert ENERGY.weights.sum() == pytest.approx(1.0)
     assert earn("energy", judged, judged.target.ids[:-1]) == 0.5
+
+
+def test_what_the_tokens_earn_adds_up_to_the_energy_of_the_action() -> None:
+    judged, other = case(), case(row=3)
+    ids = write_reply_ids(WORDS, TOKENS, action_ids=other.target.ids)
+    score = score_reply(ids, judged.target.ids, judged.target.actions, codec=CODEC, tokens=TOKENS)
+    shares = energy_shares(score, judged)
+    assert len(shares) == len(other.target.ids)
+    assert shares.min() >= 0
+    assert 0.5 + shares.sum() / 2 == pytest.approx(earn("energy", judged, other.target.ids))
 
 
 def test_chunks_that_never_vary_have_no_energy() -> None:

@@ -1,7 +1,8 @@
 """Recipes of the nano model.
 
-`nano` is for the Panda, `nano-so101` for the SO-101, `nano-demo` fits into a quarter of an hour, `nano-debug` into
-seconds. The models' cards say which recipe made what is shipped.
+`nano` is for the Panda, `nano-so101` for the SO-101, `nano-study` is `nano` with less training in every stage, for
+studies over seeds (docs/evidence.md), `nano-demo` fits into a quarter of an hour, `nano-debug` into seconds. The
+models' cards say which recipe made what is shipped.
 """
 
 from __future__ import annotations
@@ -148,6 +149,23 @@ NANO_RECIPES = (
         sft=_ONE_COEFFICIENT,
         align={"reward": "energy", "steps": 80, "watch_every": 20, "watch_prompts": 256, "max_tokens": 112},
         head={"steps": 3000, "batch_size": 96},
+    ),
+    Recipe(
+        name="nano-study",
+        base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
+        sft_fit=FitConfig(steps=700, peak_rate=1.5e-3, place_weight=0.5, shift_px=8, save_every=100),
+        pairing="paired",
+        sft=_ONE_COEFFICIENT,
+        align={
+            "reward": "energy",
+            "learning_rate": 1e-4,
+            "steps": 60,
+            "watch_every": 20,
+            "watch_prompts": 256,
+            "max_tokens": 112,
+        },
+        # Fewer frames and no stale thoughts: half the cost of a head, alike for every arm.
+        head={"steps": 1800, "batch_size": 96, "max_frames": 16000, "shares": (0.85, 0.0, 0.15)},
     ),
     Recipe(
         name="nano-so101",

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roboalign.sdk.errors import ConfigError, unknown_name
+from roboalign.sdk.types import FloatArray
 from roboalign.trainer.rewards.picture import path_share
 from roboalign.trainer.rewards.scores import ReplyScore, RewardCase, score_against
 from roboalign.trainer.rewards.thoughts import thought_share
@@ -22,6 +24,7 @@ __all__ = [
     "REWARDS",
     "RewardRule",
     "energy",
+    "energy_shares",
     "find_reward",
     "gate",
     "language",
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 RewardFunction = Callable[[ReplyScore, RewardCase], float]
+ShareFunction = Callable[[ReplyScore, RewardCase], NDArray[np.float64]]
 
 NEEDS = ("energy", "neighbours", "truth", "rollout")
 """What a reward may ask for besides the demonstration of the frame."""
@@ -55,6 +59,9 @@ class RewardRule:
     """A wrong first action token earns nothing; without right ones there is nothing to explore."""
     needs: tuple[str, ...] = ()
     """Parts of `RewardCase` that it reads, among `NEEDS`."""
+    shares: ShareFunction | None = None
+    """float64[N], what each action token of a reply that decodes adds to r_x; None where r_x is no such sum. Asked for
+    by `AlignConfig.credit`."""
 
     def __post_init__(self) -> None:
         for name in self.needs:
@@ -98,6 +105,14 @@ def energy(score: ReplyScore, case: RewardCase) -> float:
     The mean action earns what the demonstrations have in common.
     """
     return (score.is_well_formed + _energy_share(score, case)) / 2
+
+
+def energy_shares(score: ReplyScore, case: RewardCase) -> NDArray[np.float64]:
+    """Returns float64[N]: what each action token's coefficients earn; their sum is the action's part of `energy`."""
+    assert score.actions is not None
+    parts = _energy_parts(score.actions, case)
+    lengths = case.codec.token_lengths[list(score.action_ids)]
+    return np.add.reduceat(parts, np.cumsum(lengths) - lengths)
 
 
 def language(score: ReplyScore, case: RewardCase) -> float:
@@ -144,7 +159,7 @@ REWARDS: dict[str, RewardRule] = {
         RewardRule(name="prefix", function=prefix, is_constrained=False, pays_nothing_behind_first=True),
         RewardRule(name="gate", function=gate, is_constrained=False, pays_nothing_behind_first=True),
         RewardRule(name="soft", function=soft, is_constrained=True),
-        RewardRule(name="energy", function=energy, is_constrained=True, needs=("energy",)),
+        RewardRule(name="energy", function=energy, is_constrained=True, needs=("energy",), shares=energy_shares),
         RewardRule(name="language", function=language, is_constrained=True, needs=("truth",)),
         RewardRule(name="visual", function=visual, is_constrained=True, needs=("truth",)),
         RewardRule(name="success", function=success, is_constrained=True, needs=("truth", "rollout")),
@@ -174,7 +189,7 @@ def find_reward(name: str) -> RewardRule:
     inner = REWARDS[name.partition(":")[2] or "gate"]
     function = partial(multi, inner=inner.function)
     function.__doc__ = multi.__doc__
-    return replace(inner, name=name, function=function, needs=(*inner.needs, "neighbours"))
+    return replace(inner, name=name, function=function, needs=(*inner.needs, "neighbours"), shares=None)
 
 
 def total_reward(score: ReplyScore, reward: str, case: RewardCase) -> float:
@@ -188,9 +203,12 @@ def _takes_target(rule: RewardRule) -> bool:
 
 
 def _energy_share(score: ReplyScore, case: RewardCase) -> float:
-    if score.actions is None:
-        return 0.0
+    return 0.0 if score.actions is None else float(_energy_parts(score.actions, case).sum())
+
+
+def _energy_parts(actions: FloatArray, case: RewardCase) -> NDArray[np.float64]:
+    """Returns float64[T * A]: what each coefficient earns."""
     assert case.energy is not None
-    (mine, wanted), _ = case.codec.coefficients(np.stack([score.actions, case.target.actions]))
+    (mine, wanted), _ = case.codec.coefficients(np.stack([actions, case.target.actions]))
     match = 1 - np.abs(mine - wanted) / np.maximum(1.0, case.energy.spread)
-    return float(case.energy.weights @ np.clip(match, 0.0, 1.0))
+    return np.asarray(case.energy.weights * np.clip(match, 0.0, 1.0))
