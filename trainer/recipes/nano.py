@@ -159,8 +159,9 @@ NANO_RECIPES = (
         align={
             "reward": "energy",
             "learning_rate": 1e-4,
-            "steps": 60,
-            "watch_every": 20,
+            "credit": "token",
+            "steps": 100,
+            "watch_every": 25,
             "watch_prompts": 256,
             "max_tokens": 112,
         },

@@ -168,6 +168,14 @@ def align(
             show_default="the recipe's",
         ),
     ] = None,
+    credit: Annotated[
+        str | None,
+        typer.Option(
+            "--credit",
+            help="Who is paid: reply (the paper's) or token, each action token by what it earned (reward energy).",
+            show_default="the recipe's",
+        ),
+    ] = None,
     rollout: Annotated[
         str | None,
         typer.Option(
@@ -199,7 +207,7 @@ def align(
     from roboalign.trainer.align import align as run_align
     from roboalign.trainer.recipes import recipe as find_recipe
 
-    asked = {"reward": reward, "constraint": constraint, "rollout": rollout, "workers": workers}
+    asked = {"reward": reward, "constraint": constraint, "credit": credit, "rollout": rollout, "workers": workers}
     changes: dict[str, bool | int | str] = {name: value for name, value in asked.items() if value is not None}
     changes |= {"force": True} if force else {}
     config = find_recipe(recipe).align_config(
