@@ -56,6 +56,11 @@ class Parallel:
             fully_shard(layer, reshard_after_forward=reshard)
         fully_shard(trained)
 
+    def refuse(self, what: str, instead: str) -> None:
+        """Raises ConfigError when there are several processes, for what only one can do."""
+        if self.size > 1:
+            raise ConfigError(f"{what} trains in one process so far, found {self.size}; {instead}")
+
     def share(self, samples: Sequence[_T]) -> Sequence[_T]:
         """Returns this process's part of the samples of an update."""
         if len(samples) % self.size:

@@ -143,6 +143,8 @@ def fit(
     model = backbone.model.to(training_device())
     readout = PlaceReadout(backbone.hidden_size).to(model.device)
     trained, parallel = _trained_part(backbone, readout, config), Parallel()
+    if config.lora is not None:
+        parallel.refuse("a model with low-rank additions", "leave out --processes, or train all weights with --lora 0")
     parallel.shard(trained, backbone.decoder.layers)
     saved, optimizer = _saved_part(trained), _optimizer(trained, config)
     state = load_training_state(folder / "state", model=saved, optimizer=optimizer)

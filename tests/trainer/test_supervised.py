@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.trainer.lora import LoraSettings
+from roboalign.trainer.parallel import Parallel
 from roboalign.trainer.progress import Timer
 from roboalign.trainer.samples import make_sample
 from roboalign.trainer.supervised import FitConfig, PlaceReadout, draw_kinds, fit, held_out_loss, random_shift
@@ -123,6 +125,13 @@ def test_the_time_of_an_interrupted_run_is_counted(tmp_path) -> None:
     timer = train(tmp_path)[1]
     assert 5000.0 <= timer.wall_s < 5100.0
     assert 4000.0 <= timer.cpu_s < 4100.0
+
+
+def test_low_rank_additions_are_refused_in_several_processes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Parallel, "__init__", lambda self: setattr(self, "size", 2))
+    config = replace(CONFIG, lora=LoraSettings(rank=2))
+    with pytest.raises(ConfigError, match="trains in one process so far, found 2; leave out --processes"):
+        train(tmp_path, config=config)
 
 
 def test_a_state_of_another_model_is_refused(tmp_path) -> None:
