@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 
 from roboalign.sdk.sim.layout import COLOURS, PANDA_TABLE, TableLayout
 from roboalign.sdk.sim.renderer import has_egl
 from roboalign.sdk.sim.scene import ObjectSpec
 
-__all__ = ["add_object", "add_table"]
+__all__ = ["RobotBody", "add_object", "add_table"]
 
 _TABLE_COLOUR = (0.80, 0.79, 0.76, 1.0)
 _LINE_COLOUR = (0.30, 0.30, 0.32, 1.0)
 _NUM_CYLINDER_SIDES = 20
 _NUM_BOWL_WALLS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RobotBody:
+    """What it takes to reach the arm of a built world in PyBullet, for whoever drives its joints one by one."""
+
+    bullet: ModuleType
+    """The module `pybullet`."""
+    client: int
+    """Physics client."""
+    body: int
+    """Id of the arm."""
+    joints: Mapping[str, int]
+    """Index of every joint by name."""
 
 
 def add_table(p: ModuleType, client: int, table: TableLayout = PANDA_TABLE) -> int:

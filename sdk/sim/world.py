@@ -18,7 +18,7 @@ from roboalign.sdk.errors import RobotError, missing_extra
 from roboalign.sdk.randomization.actuation import ActuatorModel, DelayLine
 from roboalign.sdk.randomization.bodies import SceneBodies, object_colour, tinted, vary_bodies
 from roboalign.sdk.randomization.domain import DomainSample
-from roboalign.sdk.sim.bodies import add_object, add_table
+from roboalign.sdk.sim.bodies import RobotBody, add_object, add_table
 from roboalign.sdk.sim.camera import Camera, front_camera
 from roboalign.sdk.sim.fixtures import Fixtures, build_fixtures
 from roboalign.sdk.sim.layout import COLOURS
@@ -75,6 +75,7 @@ class SimWorld:
         self._bullet: ModuleType | None = None
         self._robot = -1
         self._links: dict[str, int] = {}
+        self._joints: dict[str, int] = {}
         self._arm: list[int] = []
         self._gripper: list[int] = []
         self._jaws: list[int] = []
@@ -114,6 +115,11 @@ class SimWorld:
         if self._bullet is None or self._client is None:
             raise RobotError("the simulation is not open; call connect() first")
         return self._bullet, self._client
+
+    def robot_body(self) -> RobotBody:
+        """Returns the handles of the arm, valid until the next `build` or `close`."""
+        p, cid = self._api()
+        return RobotBody(bullet=p, client=cid, body=self._robot, joints=self._joints)
 
     def build(
         self,
@@ -184,12 +190,12 @@ class SimWorld:
         flags = p.URDF_ENABLE_CACHED_GRAPHICS_SHAPES
         with self.model.urdf_file(self.domain.colours.robot_tint) as path:
             self._robot = p.loadURDF(path, useFixedBase=True, flags=flags, physicsClientId=cid)
-        joints, self._links = {}, {}
+        self._joints, self._links = {}, {}
         for index in range(p.getNumJoints(self._robot, physicsClientId=cid)):
             info = p.getJointInfo(self._robot, index, physicsClientId=cid)
-            joints[info[1].decode()] = self._links[info[12].decode()] = index
-        self._arm = [joints[name] for name in self.model.arm_joints]
-        self._gripper = [joints[name] for name in self.model.gripper.joints]
+            self._joints[info[1].decode()] = self._links[info[12].decode()] = index
+        self._arm = [self._joints[name] for name in self.model.arm_joints]
+        self._gripper = [self._joints[name] for name in self.model.gripper.joints]
         self._jaws = [self._links[name] for name in self.model.gripper.jaw_links]
         self._set_surfaces()
         if self.model.gripper.is_geared:

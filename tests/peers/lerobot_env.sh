@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up the environment of tests/peers/test_lerobot.py: lerobot 0.6.1 and what it needs, on Python 3.12.
+# Sets up the environment of tests/peers/test_lerobot*.py: lerobot 0.6.1 and what it needs, on Python 3.12.
 #
 #     tests/peers/lerobot_env.sh [FOLDER]      (default: .venv-lerobot beside pyproject.toml)
 #     pytest --also peers tests/peers
@@ -11,6 +11,6 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 folder=${1:-$root/.venv-lerobot}
 "${PYTHON312:-python3.12}" -c 'import sys; assert sys.version_info >= (3, 12), sys.version'
 "${PYTHON312:-python3.12}" -m venv "$folder"
-"$folder/bin/python" -m pip install --quiet 'lerobot[dataset]==0.6.1'
+"$folder/bin/python" -m pip install --quiet 'lerobot[dataset,feetech,dynamixel]==0.6.1'
 "$folder/bin/python" -c 'from lerobot.datasets.lerobot_dataset import LeRobotDataset'
 echo "$folder/bin/python"
