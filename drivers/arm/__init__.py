@@ -1,0 +1,1 @@
+"""Serial arms: models, calibration, units, the safety of motion, and the process that owns the bus."""

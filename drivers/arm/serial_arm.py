@@ -1,0 +1,273 @@
+"""An arm on a serial bus as a `Robot`: kinematics and limiter here, the bus and its safety in the owner.
+
+`act` returns at once, as on all hardware; the goals are interpolated by the owner until the next action. An arm that
+hears nothing for `RobotFile.park_after_s` parks and lets go; `connect()` takes it up again. `disconnect` parks first,
+and blocks until the arm was let go and the port is free. Not thread-safe, but for `estop`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from roboalign.drivers.arm.assembly import ArmParts, assemble
+from roboalign.drivers.arm.files import RobotFile
+from roboalign.drivers.arm.links import OwnerLink
+from roboalign.drivers.arm.messages import ArmState, Command, Order
+from roboalign.drivers.arm.owner import ProcessLink
+from roboalign.drivers.arm.states import State
+from roboalign.sdk.control.cartesian import CartesianController
+from roboalign.sdk.control.kinematics import state_from_pose
+from roboalign.sdk.errors import RobotError, RobotTimeout
+from roboalign.sdk.types import Applied, FloatArray, ImageArray, Observation, RobotSpec
+
+__all__ = ["Pictures", "SerialArm"]
+
+_POLL_S = 0.02
+_CONNECT_TIMEOUT_S, _PARK_TIMEOUT_S, _CLOSE_TIMEOUT_S = 5.0, 20.0, 30.0
+_MAX_AGE_S = 0.5  # of a joint reading that an observation may be made of
+
+
+class Pictures(Protocol):
+    """The cameras of an arm (`roboalign.drivers.cameras.CameraSet`)."""
+
+    def open(self) -> None:
+        """Opens all."""
+        ...
+
+    def read_images(self) -> Mapping[str, ImageArray]:
+        """Returns the newest picture of each."""
+        ...
+
+    def close(self) -> None:
+        """Closes all. Idempotent."""
+        ...
+
+
+class SerialArm:
+    """One serial arm. The constructor reads files and opens nothing."""
+
+    def __init__(
+        self,
+        robot: RobotFile | ArmParts,
+        *,
+        cameras: Pictures | None = None,
+        link: Callable[[ArmParts], OwnerLink] | None = None,
+    ) -> None:
+        """Puts the arm together.
+
+        Args:
+            robot: What `read_robot_file` returns, or what `assemble` made of it.
+            cameras: What takes the pictures; needed when the file names cameras and pictures are asked for.
+            link: Makes the way to the bus owner; the default starts it as a process of its own.
+
+        Raises:
+            ConfigError: A file is missing or wrong, or parts contradict each other.
+        """
+        self.parts = robot if isinstance(robot, ArmParts) else assemble(robot)
+        self._controller = CartesianController(self.parts.spec, self.parts.kinematics)
+        self._cameras = cameras
+        self._make_link = link or ProcessLink
+        self._link: OwnerLink | None = None
+        self._is_stopped = False
+        self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Names, limits and rates."""
+        return self.parts.spec
+
+    def connect(self, *, rearm: bool = False) -> None:
+        """Starts the bus owner, opens the port, switches torque on gently, and blocks until the arm holds."""
+        if self._is_stopped and not rearm:
+            raise RobotError(f"{self.spec.name} was stopped; look at it, then call connect(rearm=True)")
+        is_new = self._link is None
+        link = self._link or self._make_link(self.parts)
+        if is_new:
+            link.open()
+            self._link = link
+        try:
+            state = self._arm(rearm)
+            if is_new and self._cameras is not None:
+                self._cameras.open()
+        except BaseException:
+            if is_new:
+                self._drop()
+            raise
+        self._is_stopped = False
+        positions = np.array(state.goal_rad)
+        self._controller.reset(positions[:-1], self.parts.joints.width_m(float(positions[-1])))
+
+    def _arm(self, rearm: bool) -> ArmState:
+        """Asks for torque, when it has parked, and waits until the arm follows commands."""
+        state, waited_s = self.state(), 0.0
+        while state.state is State.PARKING and waited_s < _CONNECT_TIMEOUT_S:
+            state = self._pause(_POLL_S)
+            waited_s += _POLL_S
+        state, waited_s = self._ask(Command(order=Order.CONNECT, rearm=rearm)), 0.0
+        if state.error:
+            raise RobotError(f"{self.spec.name}: {state.error}")
+        while state.state not in (State.ACTIVE, State.HOLD):
+            if state.state is not State.ARMED:
+                raise RobotError(f"{self.spec.name}: {state.reason}")
+            if waited_s > _CONNECT_TIMEOUT_S:
+                raise RobotTimeout(f"{self.spec.name} was not armed within {_CONNECT_TIMEOUT_S:g} s: {state.reason}")
+            state = self._pause(_POLL_S)
+            waited_s += _POLL_S
+        return state
+
+    def state(self) -> ArmState:
+        """Returns everything that the bus owner knows: state and reason, readings and their age, alarms, counts."""
+        return self._ask(Command(order=Order.STATE))
+
+    def observe(self, instruction: str = "", with_images: bool = True) -> Observation:
+        """Returns the newest readings; `time_s` is when the oldest of them was taken. Takes the newest pictures.
+
+        Raises:
+            RobotError: Not connected, or a joint or a camera has not answered for too long.
+        """
+        state = self.state()
+        age_s = max(state.age_s)
+        if age_s > _MAX_AGE_S:
+            why = "; ".join(state.alarms) or state.reason
+            raise RobotTimeout(f"{self.spec.name}: the joints were last read {age_s:.1f} s ago: {why}")
+        joints = np.array(state.position_rad[:-1])
+        width_m = self.parts.joints.width_m(state.position_rad[-1])
+        return Observation(
+            images=self._pictures() if with_images else {},
+            state=state_from_pose(self._controller.kinematics.forward(joints), width_m),
+            joint_pos_rad=joints.astype(np.float32),
+            instruction=instruction,
+            time_s=state.time_s - age_s,
+        )
+
+    def _pictures(self) -> Mapping[str, ImageArray]:
+        if self._cameras is None:
+            if self.spec.camera_names:
+                raise RobotError(f"{self.spec.name} has no cameras open; load it with load_robot(path)")
+            return {}
+        return self._cameras.read_images()
+
+    def act(self, action: FloatArray) -> Applied:
+        """Limits one action, sends its joint targets, and says what was really sent."""
+        state = self._ready()
+        problem = self._why_hold(state)
+        if problem:
+            applied = self._controller.hold(requested=action, reasons=(f"hold: {problem}",))
+        else:
+            measured = np.array(state.position_rad[:-1])
+            applied = self._controller.act(action, measured, 1.0 / self.spec.control_rate_hz)
+            applied = dataclasses.replace(applied, reasons=(*applied.reasons, *state.alarms))
+        return self._send(applied)
+
+    def hold(self) -> Applied:
+        """Stays at the last joint targets."""
+        self._ready()
+        return self._send(self._controller.hold())
+
+    def _ready(self) -> ArmState:
+        """Returns the state of an arm that takes commands. Raises RobotError for every other."""
+        if self._is_stopped:
+            raise RobotError(f"{self.spec.name} was stopped; look at it, then call connect(rearm=True)")
+        state = self.state()
+        if state.state not in (State.ACTIVE, State.HOLD):
+            is_latched = state.state in (State.FAULT, State.ESTOP)
+            help_ = "look at it, then call connect(rearm=True)" if is_latched else "call connect()"
+            raise RobotError(f"{self.spec.name} takes no commands ({state.state.value}: {state.reason}); {help_}")
+        return state
+
+    def _why_hold(self, state: ArmState) -> str:
+        """Returns why the arm must not be moved now, empty when it may."""
+        if not np.isfinite(state.position_rad).all():
+            return "a joint has never been read"
+        silent = [text for text in state.alarms if "cannot be read" in text]
+        return silent[0] if silent else ""
+
+    def _send(self, applied: Applied) -> Applied:
+        width_m = self._controller.gripper_width_m
+        motors = self.parts.joints.motors_rad(applied.joint_target_rad, width_m)
+        period_s = 1.0 / self.spec.control_rate_hz
+        state = self._ask(Command(order=Order.GOAL, motors_rad=tuple(motors.tolist()), within_s=period_s))
+        if state.error:
+            raise RobotError(f"{self.spec.name}: {state.error}")
+        self._opened().pace(period_s)
+        return applied
+
+    def park(self) -> None:
+        """Moves to the park position and blocks until there; torque stays on."""
+        self._go(Order.PARK)
+
+    def go_home(self) -> None:
+        """Moves to the home position, from where a policy starts, and blocks until there."""
+        self._go(Order.HOME)
+
+    def _go(self, order: Order) -> None:
+        self._ready()
+        state = self._ask(Command(order=order))
+        waited_s = 0.0
+        while not state.error and state.state is State.PARKING:
+            if waited_s > _PARK_TIMEOUT_S:
+                raise RobotTimeout(f"{self.spec.name} did not arrive within {_PARK_TIMEOUT_S:g} s: {state.reason}")
+            state = self._pause(_POLL_S)
+            waited_s += _POLL_S
+        if state.error or state.state is not State.HOLD:
+            raise RobotError(f"{self.spec.name} did not arrive: {state.error or state.reason}")
+        if state.late:
+            raise RobotTimeout(f"{self.spec.name}: {state.reason}")
+        joints = np.array(state.goal_rad[:-1])
+        self._controller.reset(joints, self._controller.gripper_width_m)
+
+    def estop(self) -> None:
+        """Stops all motion at once and latches; every servo is asked whether it has the stop. From any thread.
+
+        Raises:
+            RobotError: Connected, and a servo did not confirm, or the owner did not answer: cut the power.
+        """
+        self._is_stopped = True
+        if self._link is None:
+            return
+        state = self._ask(Command(order=Order.ESTOP))
+        if state.error:
+            raise RobotError(f"{self.spec.name}: {state.error}")
+
+    def disconnect(self) -> None:
+        """Parks, lets go gently and closes; after an estop only lets go. Blocks until the port is free. Idempotent."""
+        if self._link is None:
+            return
+        try:
+            state = self._ask(Command(order=Order.CLOSE))
+            waited_s = 0.0
+            while state.state is not State.DISCONNECTED and waited_s < _CLOSE_TIMEOUT_S:
+                state = self._pause(_POLL_S)
+                waited_s += _POLL_S
+        except RobotError:  # the owner is gone, or has ended between two questions
+            pass
+        finally:
+            self._drop()
+
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        try:
+            if self._cameras is not None:
+                self._cameras.close()
+        finally:
+            if link is not None:
+                link.close()
+
+    def _opened(self) -> OwnerLink:
+        if self._link is None:
+            raise RobotError(f"{self.spec.name} is not connected; call connect() first")
+        return self._link
+
+    def _ask(self, command: Command) -> ArmState:
+        link = self._opened()
+        with self._lock:
+            return link.ask(command)
+
+    def _pause(self, period_s: float) -> ArmState:
+        self._opened().wait(period_s)
+        return self.state()

@@ -1,0 +1,44 @@
+"""The public check of robots, on serial arms whose wire is in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.drivers.arm.rig import make_rig, with_settings
+from tests.drivers.arm.test_safety import place_home
+
+from roboalign.drivers import check_robot
+from roboalign.sdk.errors import RobotError
+
+
+@pytest.mark.parametrize("arm", ["so101", "koch"])
+def test_a_serial_arm_passes_every_check_of_a_robot(tmp_path: Path, arm: str) -> None:
+    rig = make_rig(tmp_path, arm)
+    place_home(rig)
+    with_settings(rig, rate_hz=25.0)
+    check_robot(rig.robot).raise_if_failed()
+    assert rig.torques() == [False] * 6
+
+
+def test_an_arm_that_parked_because_of_silence_is_taken_up_by_connect(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+    with_settings(rig, rate_hz=25.0)
+    rig.robot.connect()
+    rig.robot.hold()
+    rig.link.wait(1.0)
+    with pytest.raises(RobotError, match=r"parking: no command for 0\.5 s\); call connect\(\)"):
+        rig.robot.hold()
+    rig.robot.connect()
+    rig.robot.hold()
+    assert rig.torques() == [True] * 6
+
+
+def test_go_home_and_park_arrive_and_keep_torque(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+    rig.robot.connect()
+    rig.robot.go_home()
+    at_home = rig.robot.observe(with_images=False).joint_pos_rad
+    assert np.abs(at_home - rig.parts.spec.home_joint_pos_rad).max() < 0.02
+    assert not rig.robot.act(np.array((0, 0, 0.002, 0, 1), np.float32)).reasons
+    rig.robot.park()
+    assert rig.torques() == [True] * 6

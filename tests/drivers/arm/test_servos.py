@@ -1,0 +1,94 @@
+"""The servos of an arm behind the bus, where a joint has two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tests.drivers.arm.rig import Port, make_rig
+
+from roboalign.drivers.arm.calibration import MotorCalibration
+from roboalign.drivers.arm.joints import Joints
+from roboalign.drivers.arm.models import find_arm
+from roboalign.drivers.arm.servos import BusServos
+from roboalign.drivers.bus.bus import Bus
+from roboalign.drivers.bus.dynamixel import Dynamixel
+from roboalign.drivers.virtual.arm import Seat, VirtualArm
+from roboalign.drivers.virtual.dialects import XDialect
+from roboalign.drivers.virtual.line import VirtualLine
+from roboalign.drivers.virtual.physics import KinematicPlant
+from roboalign.drivers.virtual.robots import make_servo
+from roboalign.sdk.control.clock import FakeClock
+from roboalign.sdk.errors import RobotError
+
+SECONDARY_ID, TORQUE, GOAL = 12, 64, 116
+
+
+def widowx(is_set_up: bool = True) -> tuple[BusServos, VirtualArm]:
+    """A WidowX: nine servos on seven axes."""
+    model = find_arm("widowx")
+    seats = []
+    for axis, motor in enumerate(model.motors):
+        seats.append(Seat(make_servo("xl430-w250", motor.id), axis))
+        for helper in motor.shadow_ids:
+            servo = make_servo("xl430-w250", helper)
+            if is_set_up:
+                servo.write(SECONDARY_ID, bytes((motor.id,)))
+            seats.append(Seat(servo, axis))
+    for seat, number in zip(seats, (1020,) * 7 + (1060, 1070), strict=True):
+        seat.servo.memory[0:2] = number.to_bytes(2, "little")
+    arm = VirtualArm(KinematicPlant(tuple(motor.name for motor in model.motors)), seats)
+    clock = FakeClock()
+    bus = Bus(Port(VirtualLine(arm, XDialect()), clock), Dynamixel(), clock=clock)
+    calibration = {
+        motor.name: MotorCalibration(id=motor.id, drive_mode=0, homing_offset=0, range_min=100, range_max=4000)
+        for motor in model.motors
+    }
+    joints = Joints(model, calibration, None, [(-1.5, 1.5)] * 6, 0.07)
+    parts = SimpleNamespace(
+        file=SimpleNamespace(model=model), joints=joints, homing_offsets=(0,) * 7, drive_modes=(0,) * 7
+    )
+    return BusServos(bus, parts), arm  # type: ignore[arg-type]  # what the servos read of it
+
+
+def test_a_joint_with_two_servos_is_switched_and_moved_as_one() -> None:
+    servos, arm = widowx()
+    servos.open()
+    assert servos.read(range(7))[1] == {}
+    assert [servos.set_torque(motor, True) for motor in range(7)] == [""] * 7
+    servos.write_goals({1: 2300})
+    assert [int.from_bytes(arm.find(number).memory[GOAL : GOAL + 4], "little") for number in (2, 3)] == [2300, 2300]
+    assert servos.has_torque(1) is True
+    arm.find(3).memory[TORQUE] = 0
+    assert servos.has_torque(1) is False
+    assert servos.set_torque(1, False) == ""
+    assert not arm.find(2).is_torque_on
+
+
+def test_a_helper_that_is_silent_makes_its_joint_unreadable() -> None:
+    servos, arm = widowx()
+    servos.open()
+    arm.find(5).is_dead = True
+    readings, faults = servos.read(range(7))
+    assert sorted(readings) == [0, 1, 3, 4, 5, 6]
+    assert "its helper (id 5) timeout" in faults[2]
+
+
+def test_a_helper_that_does_not_follow_is_refused() -> None:
+    servos, _ = widowx(is_set_up=False)
+    with pytest.raises(RobotError, match=r"shoulder \(id 2\) has a helper \(id 3\) that follows id 255, not 2"):
+        servos.open()
+
+
+def test_a_dynamixel_that_has_turned_before_gets_goals_in_its_own_turn(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path, "koch")
+    for servo in rig.virtual.servos[:-1]:
+        servo.write(11, b"\x04")
+        servo.encoder.zero_count += 2 * 4096
+    rig.virtual.settle()
+    rig.robot.connect()
+    before = [state.position_rad for state in rig.plant.states()]
+    rig.link.wait(0.2)
+    after = [state.position_rad for state in rig.plant.states()]
+    assert max(abs(a - b) for a, b in zip(before, after, strict=True)) < 0.01
