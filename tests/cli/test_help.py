@@ -43,6 +43,12 @@ COMMANDS = (
     "demo",
     "reproduce",
     "check-robot",
+    "doctor",
+    "setup-motors",
+    "calibrate",
+    "teleop",
+    "record",
+    "sim-bus",
 )
 
 

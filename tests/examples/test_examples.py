@@ -15,7 +15,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 FEWER_LINES_THAN = 80
 WIDTH = 80
 
-POLICY_EXAMPLES = [path for path in EXAMPLES if path.stem != "add_a_task"]
+POLICY_EXAMPLES = [path for path in EXAMPLES if path.stem not in ("add_a_task", "steer_and_record")]
 """Those that act with a bundle."""
 
 each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -43,7 +43,7 @@ def public_imports(path: Path) -> list[tuple[str, str]]:
 
 
 def test_all_examples_are_there():
-    names = ["add_a_task", "ask_for_the_thought", "load_and_act", "record_and_replay"]
+    names = ["add_a_task", "ask_for_the_thought", "load_and_act", "record_and_replay", "steer_and_record"]
     assert [path.stem for path in EXAMPLES] == names
 
 
@@ -145,6 +145,15 @@ def test_a_replay_of_other_actions_is_found_out(bundle, tmp_path):
     done = run_example(str(script.with_suffix("")), "--bundle", bundle, cwd=tmp_path)
     assert done.returncode == 1
     assert "error: the replay ended in another state" in done.stderr
+
+
+def test_steer_and_record_draws_circles_and_keeps_them(tmp_path):
+    lines = said("steer_and_record", "--out", tmp_path / "circles", "--episodes", "1", cwd=tmp_path)
+    assert lines[-1] == "recorded 1 episodes at 10 Hz"
+    found = re.match(r"episode 0: 16 frames, (\d\.\d) x (\d\.\d) cm", lines[0])
+    assert found
+    assert all(2.5 <= float(size) <= 4.5 for size in found.groups())
+    assert (tmp_path / "circles" / "meta" / "info.json").is_file()
 
 
 def test_a_task_of_ones_own_fits_one_short_file_and_is_solved(tmp_path):

@@ -13,19 +13,25 @@ import typer
 
 from roboalign import __version__
 from roboalign.cli import (
+    calibrate,
     check_robot,
     collect,
     compare,
     data,
     demo,
+    doctor,
     evaluate,
     export,
     libero,
     probe,
+    record,
     reproduce,
     run,
     serve,
+    setup_motors,
+    sim_bus,
     tasks,
+    teleop,
     train,
 )
 
@@ -53,6 +59,7 @@ EXTRA_OF = {
     "onnx": "export",
     "onnxscript": "export",
     "serial": "serial",
+    "cv2": "camera",
 }
 """The extra that brings an optional package, for a room that was imported without it."""
 
@@ -81,7 +88,13 @@ app.command("compare", rich_help_panel=RUN)(compare.compare)
 app.command("serve", rich_help_panel=RUN)(serve.serve)
 app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("reproduce", rich_help_panel=RUN)(reproduce.reproduce)
+app.command("doctor", rich_help_panel=ROBOT)(doctor.doctor)
+app.command("setup-motors", rich_help_panel=ROBOT)(setup_motors.setup_motors)
+app.command("calibrate", rich_help_panel=ROBOT)(calibrate.calibrate)
+app.command("teleop", rich_help_panel=ROBOT)(teleop.teleop)
+app.command("record", rich_help_panel=ROBOT)(record.record)
 app.command("check-robot", rich_help_panel=ROBOT)(check_robot.check_robot)
+app.command("sim-bus", rich_help_panel=ROBOT)(sim_bus.sim_bus)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""`roboalign run`: one sentence, one simulated scene, with the thought printed as it acts."""
+"""`roboalign run`: one sentence, in one simulated scene or on a robot that is named, with the thought printed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,15 +16,29 @@ def run(
         typer.Argument(help=POLICY_HELP, show_default="the shipped bundle"),
     ] = None,
     task: Annotated[str, typer.Option("--task", help="What to do.")] = "put the red block in the blue bowl",
+    robot: Annotated[
+        Path | None, typer.Option("--robot", help="Robot file; moves a real arm.", show_default="simulation")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Chooses among the unseen scenes that fit the sentence.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="Film to write (gif).")] = Path("runs/run.gif"),
+    out: Annotated[Path, typer.Option("--out", help="Film to write (gif), in simulation.")] = Path("runs/run.gif"),
+    seconds: Annotated[float, typer.Option("--seconds", help="With --robot: longest time to act.")] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="With --robot: do not ask before it moves.")] = False,
     actions: Annotated[
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before each chunk.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Act on a sentence in simulation; prints each thought and writes a film."""
+    """Act on a sentence; prints each thought. Simulation writes a film; a robot is parked at the end."""
+    if robot is not None:
+        from roboalign.drivers.setup.dialogue import Terminal
+        from roboalign.drivers.setup.run import run_file
+
+        report = run_file(
+            robot, policy, task, Terminal(print_note), seconds=seconds, is_sure=yes, actions=actions, think=think
+        )
+        print_result(f"{report.ticks} actions, stopped by {report.stopped_by}", as_json=as_json, report=report)
+        return
     from roboalign.sdk.evaluation import PlayConfig, run_task
 
     ref = policy_ref(policy, actions=actions, think=think)

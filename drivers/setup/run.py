@@ -1,0 +1,280 @@
+"""A bundle on a robot: refuses what does not fit, prints the limits, asks before it moves, and parks at the end.
+
+An interruption parks too, and a second one does not cut the parking short.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import numpy as np
+
+from roboalign.drivers.arm.loading import load_robot
+from roboalign.drivers.cameras import check_camera_names
+from roboalign.drivers.setup.dialogue import Dialogue
+from roboalign.sdk.bundle import PolicySpec
+from roboalign.sdk.control.clock import Clock
+from roboalign.sdk.control.loop import Actor, ControlLoop, LoopReport, Tick
+from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError, unknown_name
+from roboalign.sdk.policy import Policy
+from roboalign.sdk.robot import Robot
+from roboalign.sdk.types import Observation, RobotSpec
+
+__all__ = [
+    "SpecifiedActor",
+    "ask_before_moving",
+    "check_fit",
+    "check_pace",
+    "describe_limits",
+    "interrupted_once",
+    "put_away",
+    "run_file",
+    "run_on_robot",
+    "warm_up",
+]
+
+
+_PACE_SHARE = 0.8
+_PARKING_FIRST = "parking first; the power switch is faster if something is wrong"
+
+
+class SpecifiedActor(Actor, Protocol):
+    """A policy that says what it needs, as `sdk.Policy` does."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        """What it needs from the robot."""
+        ...
+
+
+def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") -> None:
+    """Refuses a policy that was trained for another robot: cameras, sizes, fields, rate.
+
+    Raises:
+        ConfigError: Something differs; the message says what and what to change.
+    """
+    check_camera_names(policy.camera_names, robot.camera_names, name)
+    if robot.camera_names and policy.image_size_px != robot.image_size_px:
+        raise ConfigError(
+            f"{name} sees pictures of {policy.image_size_px} pixels, the robot gives {robot.image_size_px}; write "
+            f"size_px = {policy.image_size_px} under [cameras.NAME]"
+        )
+    for what, wanted, found in (
+        ("state", policy.state_names, robot.state_names),
+        ("action", policy.action_names, robot.action_names),
+    ):
+        if tuple(wanted) != tuple(found):
+            raise ConfigError(f"{name} has the {what} {', '.join(wanted)}, the robot {', '.join(found)}")
+    if not math.isclose(policy.rate_hz, robot.control_rate_hz, rel_tol=1e-3):
+        raise ConfigError(
+            f"{name} acts at {policy.rate_hz:g} Hz, the robot at {robot.control_rate_hz:g} Hz; write "
+            f"control_rate_hz = {policy.rate_hz:g} in the robot file"
+        )
+
+
+def describe_limits(spec: RobotSpec) -> tuple[str, ...]:
+    """Returns what bounds every motion, as lines for a person."""
+    low, high = spec.workspace_lower_m, spec.workspace_upper_m
+    box = ", ".join(f"{axis} {a:.2f} to {b:.2f}" for axis, a, b in zip("xyz", low, high, strict=True))
+    joints = [
+        f"  {name:<14} {math.degrees(a):7.1f} to {math.degrees(b):6.1f} deg, up to {math.degrees(v):5.1f} deg/s"
+        for name, a, b, v in zip(
+            spec.joint_names, spec.joint_lower_rad, spec.joint_upper_rad, spec.joint_max_speed_rad_s, strict=True
+        )
+    ]
+    return (
+        f"{spec.name}: {spec.control_rate_hz:g} actions a second, cameras {', '.join(spec.camera_names) or 'none'}",
+        f"  tool in metres: {box}; at most {spec.max_step_m:.3f} m and {spec.max_step_rad:.2f} rad an action",
+        *joints,
+    )
+
+
+def ask_before_moving(spec: RobotSpec, dialogue: Dialogue, *, is_sure: bool) -> None:
+    """Prints the limits, and asks unless the user is sure already.
+
+    Raises:
+        CheckFailed: The answer was not yes; nothing has moved.
+    """
+    for line in describe_limits(spec):
+        dialogue.say(line)
+    if is_sure:
+        return
+    answer = dialogue.ask("The arm will move. Clear its space, keep a hand on its power switch. Type yes to go on: ")
+    if answer.lower() not in ("y", "yes"):
+        raise CheckFailed("nothing has moved: the answer was not yes")
+
+
+def run_on_robot(
+    robot: Robot,
+    policy: SpecifiedActor,
+    sentence: str,
+    dialogue: Dialogue,
+    *,
+    max_ticks: int,
+    is_sure: bool = False,
+    name: str = "the bundle",
+    replan_every: int | None = None,
+    clock: Clock | None = None,
+    on_tick: Callable[[Tick], None] | None = None,
+) -> LoopReport:
+    """Connects, goes to the home position where the robot has one, follows the sentence, parks, disconnects.
+
+    Raises:
+        ConfigError: The policy does not fit the robot; nothing was opened.
+        CheckFailed: The user did not say yes; nothing was opened.
+        RobotError: The robot did not do what it was asked; it was parked if it still could be.
+    """
+    check_fit(robot.spec, policy.spec, name)
+    ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
+    with interrupted_once(dialogue):
+        robot.connect()
+        try:
+            go_home = getattr(robot, "go_home", None)
+            if callable(go_home):
+                go_home()
+            loop = ControlLoop(robot, policy, clock, replan_every=replan_every, on_tick=on_tick)
+            return loop.run(sentence, max_ticks=max_ticks)
+        finally:
+            put_away(robot, dialogue)
+
+
+def put_away(robot: Robot, dialogue: Dialogue, *, is_parked: bool = True) -> None:
+    """Parks and disconnects; one that cannot park is still disconnected, and the reason is shown. Ctrl-C waits."""
+    with _uninterrupted(dialogue):
+        try:
+            if is_parked:
+                dialogue.say("parking; keep your hands away until it is done")
+                robot.park()
+        except RobotError as err:
+            dialogue.say(f"not parked: {err}")
+        finally:
+            robot.disconnect()
+
+
+@contextmanager
+def interrupted_once(dialogue: Dialogue) -> Iterator[None]:
+    """Lets the first Ctrl-C through and answers further ones with a word: they must not cut short what it began."""
+    count = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise KeyboardInterrupt
+        dialogue.say(_PARKING_FIRST)
+
+    with _handler(handle):
+        yield
+
+
+@contextmanager
+def _uninterrupted(dialogue: Dialogue) -> Iterator[None]:
+    """Holds Ctrl-C off: an arm that is halfway to its park position would fall."""
+    with _handler(lambda number, frame: dialogue.say(_PARKING_FIRST)):
+        yield
+
+
+@contextmanager
+def _handler(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Only the main thread may take signals; in another one nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_file(
+    robot_file: str | Path,
+    bundle: str | None,
+    sentence: str,
+    dialogue: Dialogue,
+    *,
+    seconds: float,
+    is_sure: bool = False,
+    actions: str = "flow",
+    think: bool = True,
+) -> LoopReport:
+    """Loads a robot file and a bundle, and runs the one on the other; thoughts are shown as they come.
+
+    Raises:
+        ConfigError: They do not fit, no bundle is named, or `actions` is neither.
+    """
+    if actions not in ("flow", "fast"):
+        raise ConfigError(unknown_name("who acts", actions, ("flow", "fast")))
+    if bundle is None:
+        raise ConfigError(
+            "a robot needs a policy for its own arm: name a bundle, nano-so101 or the folder that "
+            "'roboalign export' wrote"
+        )
+    robot = load_robot(robot_file)
+    with Policy.load(bundle, actions="fast" if actions == "fast" else "flow", think=think) as policy:
+        check_fit(robot.spec, policy.spec, bundle)
+        check_pace(warm_up(policy, robot.spec, sentence), robot.parts.file.park_after_s)
+        return run_on_robot(
+            robot,
+            policy,
+            sentence,
+            dialogue,
+            max_ticks=max(1, round(seconds * robot.spec.control_rate_hz)),
+            is_sure=is_sure,
+            name=bundle,
+            on_tick=_narrator(dialogue),
+        )
+
+
+def warm_up(policy: SpecifiedActor, spec: RobotSpec, sentence: str, now: Callable[[], float] = time.monotonic) -> float:
+    """Lets the policy answer twice about black pictures, with no robot open; returns the second answer's seconds."""
+    size = spec.image_size_px
+    middle_m = 0.5 * (np.array(spec.workspace_lower_m) + np.array(spec.workspace_upper_m))
+    blank = Observation(
+        images={name: np.zeros((size, size, 3), np.uint8) for name in spec.camera_names},
+        state=np.array((*middle_m, 0.0, spec.gripper_max_width_m), np.float32),
+        joint_pos_rad=np.array(spec.home_joint_pos_rad, np.float32),
+        instruction=sentence,
+        time_s=0.0,
+    )
+    policy.reset()
+    policy.act(blank)
+    start_s = now()
+    policy.act(blank)
+    return now() - start_s
+
+
+def check_pace(latency_s: float, park_after_s: float) -> None:
+    """Refuses a policy that thinks for longer than the arm waits: it would park itself between two answers.
+
+    Raises:
+        ConfigError: It is too slow; the message says what to write into the robot file.
+    """
+    if latency_s > _PACE_SHARE * park_after_s:
+        wanted = math.ceil(10 * 2 * latency_s) / 10
+        raise ConfigError(
+            f"the policy takes {latency_s:.2f} s for an answer, and the arm parks itself after {park_after_s:g} s "
+            f"without a command; write park_after_s = {wanted:g} in the robot file, or run it on a faster machine"
+        )
+
+
+def _narrator(dialogue: Dialogue) -> Callable[[Tick], None]:
+    """Says each thought once, why the loop holds, and what the limiter changed."""
+    last: list[object] = [None]
+
+    def tell(tick: Tick) -> None:
+        if tick.hold_reason is not None:
+            dialogue.say(f"{tick.index:4d}  holding: {tick.hold_reason}")
+        elif tick.chunk is not None and tick.chunk is not last[0]:
+            last[0] = tick.chunk
+            dialogue.say(f"{tick.index:4d}  {tick.chunk.thought or tick.chunk.source}")
+
+    return tell

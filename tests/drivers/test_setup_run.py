@@ -1,0 +1,148 @@
+"""A bundle on a robot: what does not fit is refused before anything opens; limits, the question, parking."""
+
+import dataclasses
+import signal
+
+import numpy as np
+import pytest
+from tests.drivers.setup_bench import Person
+from tests.drivers.test_teleop import PacedArm
+
+from roboalign.drivers.setup.run import check_fit, check_pace, describe_limits, run_file, run_on_robot, warm_up
+from roboalign.sdk.bundle import find_bundle, read_bundle
+from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
+from roboalign.sdk.types import ActionChunk
+
+SPEC = read_bundle(find_bundle("nano-so101")).manifest.policy
+
+
+class Lifts:
+    """A policy that lifts, and does what else it is told at one chunk."""
+
+    def __init__(self, at_chunk=lambda number: None):
+        self.spec = SPEC
+        self.count = 0
+        self.at_chunk = at_chunk
+
+    def reset(self):
+        self.count = 0
+
+    def act(self, observation):
+        self.at_chunk(self.count)
+        self.count += 1
+        up = np.tile(np.array((0, 0, 0.002, 0, 1), np.float32), (4, 1))
+        return ActionChunk(actions=up, rate_hz=SPEC.rate_hz, source="flow", thought="up")
+
+
+class Watched(PacedArm):
+    """Notes the order of what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def connect(self, **more):
+        self.told.append("connect")
+        self.inner.connect(**more)
+
+    def park(self):
+        self.told.append("park")
+
+    def disconnect(self):
+        self.told.append("disconnect")
+        self.inner.disconnect()
+
+
+@pytest.fixture
+def arm():
+    return Watched()
+
+
+def run(arm, policy, person, **more):
+    return run_on_robot(arm, policy, "lift", person, **{"max_ticks": 8, "clock": arm.clock, **more})
+
+
+def test_it_asks_runs_parks_and_disconnects(arm):
+    person = Person(["yes"])
+    report = run(arm, Lifts(), person)
+    assert (report.ticks, report.stopped_by) == (8, "max_ticks")
+    assert arm.told == ["connect", "park", "disconnect"]
+    assert any("shoulder_pan" in line and "deg/s" in line for line in person.said)
+    assert "The arm will move" in person.asked[0]
+
+
+def test_without_a_yes_nothing_is_opened(arm):
+    with pytest.raises(CheckFailed, match="nothing has moved"):
+        run(arm, Lifts(), Person(["perhaps"]))
+    assert arm.told == []
+
+
+def test_who_is_sure_is_not_asked_but_sees_the_limits(arm):
+    person = Person([])
+    run(arm, Lifts(), person, is_sure=True)
+    assert person.said[0].startswith(arm.spec.name)
+
+
+def test_ctrl_c_parks_and_a_second_one_does_not_cut_it_short(arm):
+    def interrupt(number):
+        if number == 1:
+            raise KeyboardInterrupt
+
+    def park():
+        arm.told.append("park begins")
+        signal.raise_signal(signal.SIGINT)
+        arm.told.append("park ends")
+
+    arm.park = park
+    person = Person([])
+    with pytest.raises(KeyboardInterrupt):
+        run(arm, Lifts(interrupt), person, is_sure=True)
+    assert arm.told == ["connect", "park begins", "park ends", "disconnect"]
+    assert any("parking first" in line for line in person.said)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_arm_that_cannot_park_is_still_disconnected(arm):
+    def park():
+        raise RobotError("servo 3 is overloaded")
+
+    arm.park = park
+    person = Person([])
+    run(arm, Lifts(), person, is_sure=True)
+    assert arm.told == ["connect", "disconnect"]
+    assert "not parked: servo 3 is overloaded" in person.said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"camera_names": ("wrist",)}, "it lacks front and the bundle does not know wrist"),
+        ({"camera_names": ("front", "wrist")}, "the bundle does not know wrist"),
+        ({"image_size_px": 128}, "write size_px = 96 under"),
+        ({"control_rate_hz": 30.0}, "write control_rate_hz = 10 in the robot file"),
+        ({"state_names": ("a",)}, "the robot a"),
+    ],
+)
+def test_a_robot_that_does_not_fit_is_refused_by_name(arm, change, message):
+    spec = dataclasses.replace(arm.spec, **change)
+    with pytest.raises(ConfigError, match=message):
+        check_fit(spec, SPEC)
+
+
+def test_a_robot_that_fits_is_accepted(arm):
+    check_fit(arm.spec, SPEC)
+    assert len(describe_limits(arm.spec)) == 2 + arm.spec.num_joints
+
+
+def test_a_policy_that_thinks_longer_than_the_arm_waits_is_refused(arm):
+    times = iter((0.0, 0.75))
+    latency_s = warm_up(Lifts(), arm.spec, "lift", now=lambda: next(times))
+    with pytest.raises(ConfigError, match=r"takes 0\.75 s .* after 0\.5 s .*; write park_after_s = 1\.5 in"):
+        check_pace(latency_s, 0.5)
+    check_pace(latency_s, 1.5)
+
+
+def test_a_robot_is_never_given_the_bundle_of_another_arm_by_default(tmp_path):
+    with pytest.raises(ConfigError, match="name a bundle, nano-so101 or the folder"):
+        run_file(tmp_path / "robot.toml", None, "lift", Person([]), seconds=1.0)
