@@ -19,7 +19,8 @@ LIST_MODULES = (
     "def modules(room):\n"
     "    package = importlib.import_module(room)\n"
     "    found = [module.name for module in pkgutil.walk_packages(package.__path__, room + '.')]\n"
-    "    return [room, *(name for name in found if name != 'roboalign.sdk.sim.env')]  # wraps gymnasium\n"
+    "    wrappers = {'roboalign.sdk.sim.env', 'roboalign.drivers.lerobot_plugin'}  # of gymnasium, and of lerobot\n"
+    "    return [room, *(name for name in found if name not in wrappers)]\n"
 )
 
 
