@@ -83,6 +83,15 @@ def test_who_is_sure_is_not_asked_but_sees_the_limits(arm):
     assert person.said[0].startswith(arm.spec.name)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of Ctrl-C; a process that was started in the background ignores the signal instead."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_parks_and_a_second_one_does_not_cut_it_short(arm):
     def interrupt(number):
         if number == 1:
