@@ -3,8 +3,10 @@
 No status packet says which question it answers. So a device whose answer did not come right "owes" one, and is not
 believed again before it has answered a fence: a read of a length that nothing else uses. A device answers in order, and
 the line is first in, first out, so everything older has arrived by then, and is thrown away. A fence's answer may be
-late, too, so each has another length, and none is used again within `TOKEN_S` (`USED_TOKEN_S` when all were used):
-what is later than that could be mistaken. Draining until the line is quiet for a while does not do: it was wrong every
+late, too, so each has another length, and none is used again within `TOKEN_S`: what is later than that could be
+mistaken. When all are under way, one is used again after `USED_TOKEN_S` if something that was asked later has been
+answered, for then the line is past it, and the device is mute; on a line that stands still all answers may yet come,
+so there it is enough to listen. Draining until the line is quiet for a while does not do: it was wrong every
 time that answers were later.
 
 Half-duplex adapters may echo what was sent, always or now and then. A Feetech echo has the form of an answer, so
@@ -26,8 +28,7 @@ FENCE_SIZES = (5, 7, 9, 11, 13, 17, 19, 21, 25, 27, 29, 31, 33, 35)
 TOKEN_S = 2.0
 """Longest time that an answer may be late without being mistaken for another."""
 USED_TOKEN_S = 0.25
-"""The same once every length is under way: a servo that left so many fences unanswered had no power, and its line is
-not slow."""
+"""The same once every length is under way and the line has answered a later question: this device had no power."""
 
 _BITS_PER_BYTE = 10
 _MIN_FENCE_S = 0.010
@@ -69,6 +70,7 @@ class Exchange:
         """Starts anew: the port was opened, and nothing older can arrive."""
         self._owed: dict[int, Debt] = {}
         self._answered_s = 0.0
+        self._passed_s = 0.0  # when the latest question was sent that was answered: the line is past all before it
         self._sent_fences: dict[int, dict[int, float]] = {}
         self._patience = Patience(self._settings.min_timeout_s, self._settings.reply_timeout_s)
 
@@ -186,13 +188,13 @@ class Exchange:
         """Returns a length that none of these devices can still be answering; None when all are under way."""
         now_s = self._now()
 
-        def age_s(size: int) -> float:
-            return min(now_s - self._sent_fences.get(servo, {}).get(size, -TOKEN_S) for servo in ids)
+        def sent_s(size: int) -> float:
+            return max(self._sent_fences.get(servo, {}).get(size, -TOKEN_S) for servo in ids)
 
-        size = next((size for size in FENCE_SIZES if age_s(size) >= TOKEN_S), None)
+        size = next((size for size in FENCE_SIZES if now_s - sent_s(size) >= TOKEN_S), None)
         if size is None:
-            size = max(FENCE_SIZES, key=age_s)
-            if age_s(size) < USED_TOKEN_S:
+            size = min(FENCE_SIZES, key=sent_s)
+            if now_s - sent_s(size) < USED_TOKEN_S or sent_s(size) >= self._passed_s:
                 return None
         for servo in ids:
             self._sent_fences.setdefault(servo, {})[size] = now_s
@@ -209,6 +211,7 @@ class Exchange:
         sent = self._sent_fences.get(status.id, {})
         sent_s = sent.get(len(status.data))
         if sent_s is not None:
+            self._passed_s = max(self._passed_s, sent_s)
             self._sent_fences[status.id] = {size: time_s for size, time_s in sent.items() if time_s > sent_s}
 
     def _fence(self, ids: Sequence[int]) -> tuple[set[int], set[int]]:
@@ -253,7 +256,7 @@ class Exchange:
         if clean is not None:  # the usual case: one piece, nothing wrong
             self._patience.answered(time_s - start_s - request.wire_s)
             self._stats.replies += len(clean)
-            self._answered_s = time_s
+            self._answered_s, self._passed_s = time_s, start_s
             self.is_complete = True
             return clean  # type: ignore[return-value]  # a dict of answers, none of which is a fault
         while chunk:
@@ -273,7 +276,7 @@ class Exchange:
         now_s = self._now()
         self._patience.answered(now_s - start_s - request.wire_s)
         self._stats.replies += len(statuses)
-        self._answered_s = now_s
+        self._answered_s, self._passed_s = now_s, start_s
         answers: dict[int, Reply | Fault] = {}
         self.is_complete = True
         for status in statuses:
@@ -317,7 +320,7 @@ class Exchange:
         if len(found) == len(request.ids):
             self._patience.answered(now_s - start_s - request.wire_s)
         if found:
-            self._answered_s = now_s
+            self._answered_s, self._passed_s = now_s, start_s
         answers: dict[int, Reply | Fault] = {}
         is_damaged = len(body) > sum(self._protocol.status_size(len(status.data)) for status in found.values())
         for servo in request.ids:

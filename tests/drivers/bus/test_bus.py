@@ -182,6 +182,37 @@ def test_late_answers_are_never_wrong(bench: Bench) -> None:
     assert right > 300
 
 
+@pytest.mark.parametrize("gap_s", [0.0, 0.012, 0.02])
+@pytest.mark.parametrize("stall_s", [0.7, 1.1])
+def test_a_line_that_stands_still_lets_no_answer_be_mistaken(bench: Bench, stall_s: float, gap_s: float) -> None:
+    """A fence's length used again after 0.55 s of a stall of 0.7 was "proved" by the first one's answer, up to 9 times.
+
+    What was asked meanwhile waits in a queue, as in an adapter that the system had put to sleep, and is then answered
+    one by one.
+    """
+    bench.bus.sync_read(POSITION, IDS)
+    end_s = free_s = bench.clock.now() + stall_s
+
+    def spoil(packet: bytes, answers: Answers) -> Answers:
+        nonlocal free_s
+        now_s = bench.clock.now()
+        if free_s > now_s:
+            free_s += gap_s
+        return [(max(0.0, free_s - now_s), data) for _, data in answers]
+
+    bench.spoil = spoil
+    places = [Register(name=str(address), address=address, size=2) for address in range(40, 80, 2)]
+    wrong = 0
+    for number in range(400):
+        place = places[number % len(places)]
+        for servo, answer in bench.bus.sync_read(place, IDS).items():
+            wrong += isinstance(answer, Reply) and answer.data != bench.data(servo, place.address, 2)
+        bench.clock.advance(0.005)
+    assert bench.clock.now() > end_s + 1.0
+    assert wrong == 0
+    assert all(isinstance(answer, Reply) for answer in bench.bus.sync_read(POSITION, IDS).values())
+
+
 @pytest.mark.slow
 def test_ten_thousand_late_answers_are_never_wrong(bench: Bench) -> None:
     assert late_lottery(bench, 50_000)[0] == 0
