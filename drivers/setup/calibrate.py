@@ -266,11 +266,16 @@ def _require_all(servos: ServoBus, model: ArmModel) -> None:
 
 
 def _gripper_notes(calibration: MotorCalibration, sweep: JointSweep, closed: int) -> MotorNotes:
-    """In the zero pose the jaws are closed: whichever end of the sweep is nearer is where they close."""
+    """In the zero pose the jaws are closed: whichever end of the sweep is nearer is where they close.
+
+    A gripper that closes at the upper end opens against the counts: with direction 1 every goal but "closed" lay
+    outside its sweep, so it never opened, and its width read 0.
+    """
     is_low = abs(sweep.near(closed) - sweep.low) <= abs(sweep.near(closed) - sweep.high)
     ends = (calibration.range_min, calibration.range_max)
     closed_count, open_count = ends if is_low else ends[::-1]
-    return MotorNotes(closed_count=closed_count, open_count=open_count, seam_checked=True)
+    direction = 1 if is_low else -1
+    return MotorNotes(direction=direction, closed_count=closed_count, open_count=open_count, seam_checked=True)
 
 
 def _imported_notes(

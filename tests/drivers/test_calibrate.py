@@ -1,11 +1,13 @@
 """calibrate on a virtual arm whose horns are mounted at random: zero, ends and seam are found; nothing half is left."""
 
+import dataclasses
 import json
 from datetime import datetime, timezone
 
 import pytest
 from tests.drivers.setup_bench import Bench, Person
 
+from roboalign.drivers.arm.assembly import assemble
 from roboalign.drivers.arm.calibration import read_calibration, read_notes, sidecar_path
 from roboalign.drivers.arm.files import CameraFile, RobotFile, read_robot_file, write_robot_file
 from roboalign.drivers.arm.models import find_arm
@@ -13,7 +15,7 @@ from roboalign.drivers.setup.calibrate import CalibrateConfig, calibrate, check_
 from roboalign.drivers.virtual.robots import JOINTS
 from roboalign.drivers.virtual.servo import RAD_PER_COUNT
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
-from roboalign.sdk.sim.so101 import so101_spec
+from roboalign.sdk.sim.so101 import so101_gripper_width_m, so101_spec
 
 SPEC = so101_spec()
 LIMITS = [*zip(SPEC.joint_lower_rad, SPEC.joint_upper_rad, strict=True), (-0.174533, 1.74533)]
@@ -90,6 +92,21 @@ def test_the_gripper_knows_where_it_is_closed(bench, tmp_path):
     opened = bench.servos.read(6, "present_position")
     assert (notes.motors["gripper"].closed_count, notes.motors["gripper"].open_count) == (closed, opened)
     assert {closed, opened} == {calibration["gripper"].range_min, calibration["gripper"].range_max}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_gripper_opens_whichever_end_of_its_counts_is_closed(sign, tmp_path):
+    """Closed at the upper end, it never opened: its ends were swapped, but it still counted upwards."""
+    bench = Bench(horn_seed=3)
+    servo = bench.arm.find(6)
+    servo.encoder = dataclasses.replace(servo.encoder, sign=sign)
+    robot, _ = run(bench, tmp_path)
+    joints = assemble(robot).joints
+    for angle in (0.1, 0.2, 0.4):
+        bench.place(gripper=angle)
+        count, width_m = bench.servos.read(6, "present_position"), so101_gripper_width_m(angle)
+        assert joints.width_m(joints.units[-1].rad(count)) == pytest.approx(width_m, abs=1e-3)
+        assert joints.units[-1].count(joints.motors_rad([0.0] * 5, width_m)[-1]) == pytest.approx(count, abs=10)
 
 
 def test_registers_and_files_agree_and_the_file_is_lerobots(bench, tmp_path):
