@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from roboalign.drivers.arm.calibration import read_calibration, read_notes, sidecar_path
+from roboalign.drivers.arm.calibration import find_stale_notes, read_calibration, read_notes, sidecar_path
 from roboalign.drivers.arm.files import Geometry, JointLimit, RobotFile
 from roboalign.drivers.arm.joints import GripperMap, Joints
 from roboalign.drivers.arm.models import MOTORS
@@ -58,6 +58,11 @@ def assemble(file: RobotFile) -> ArmParts:
     notes = read_notes(sidecar) if sidecar.exists() else None
     if notes is not None and notes.arm != file.arm:
         raise ConfigError(f"{sidecar} is of a {notes.arm or 'nameless arm'}, the robot file says {file.arm}")
+    stale = None if notes is None else find_stale_notes(notes, calibration)
+    if stale is not None:
+        name = file.calibration.name
+        remedy = f"sweep again (roboalign calibrate), or remove it and take {name} over: roboalign calibrate --from"
+        raise ConfigError(f"{sidecar} is not of {name}: {stale}; {remedy}")
     limits = list(zip(base.joint_lower_rad, base.joint_upper_rad, strict=True))
     joints = Joints(file.model, calibration, notes, limits, gripper)
     spec = _narrowed(base, file, joints)

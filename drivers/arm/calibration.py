@@ -4,6 +4,9 @@ LeRobot's file says per motor where the encoder's middle was put (`homing_offset
 (`range_min`, `range_max`, in counts after homing). It does not say which adapter the arm hung on, when it was swept,
 whether the encoder's seam lay inside the sweep, or which count is the zero of the URDF: that is our sidecar
 (`<name>.roboalign.json`). Without a sidecar the middle of the sweep is the middle of the joint's range.
+
+A sidecar is of one calibration: it repeats offset and sweep, and is refused beside other ones (`find_stale_notes`).
+Otherwise an arm that was calibrated again with LeRobot would keep the zeros of before, and be off by the difference.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ __all__ = [
     "CalibrationNotes",
     "MotorCalibration",
     "MotorNotes",
+    "bind_notes",
+    "find_stale_notes",
     "read_calibration",
     "read_notes",
     "sidecar_path",
@@ -29,6 +34,7 @@ __all__ = [
 ]
 
 _FIELDS = ("id", "drive_mode", "homing_offset", "range_min", "range_max")
+_BOUND = ("homing_offset", "range_min", "range_max")
 _NOTES_VERSION = 1
 
 
@@ -74,6 +80,12 @@ class MotorNotes:
     """Gripper only: the position at which it is fully open; None means the upper end of the sweep."""
     seam_checked: bool = False
     """True when the samples of the sweep were unwrapped and the seam found outside."""
+    homing_offset: int | None = None
+    """The offset in the calibration that this was noted for."""
+    range_min: int | None = None
+    """Its lower end of the sweep."""
+    range_max: int | None = None
+    """Its upper end."""
 
     def __post_init__(self) -> None:
         if self.direction not in (-1, 1):
@@ -97,6 +109,32 @@ class CalibrationNotes:
 def sidecar_path(calibration: Path) -> Path:
     """Returns where the notes of a calibration file are: `arm.json` -> `arm.roboalign.json`."""
     return calibration.with_suffix(".roboalign.json")
+
+
+def bind_notes(notes: CalibrationNotes, calibration: Mapping[str, MotorCalibration]) -> CalibrationNotes:
+    """Returns the notes with offset and sweep of the calibration that they are written for."""
+    motors = {
+        name: dataclasses.replace(note, **{key: getattr(calibration[name], key) for key in _BOUND})
+        for name, note in notes.motors.items()
+        if name in calibration
+    }
+    return dataclasses.replace(notes, motors=motors)
+
+
+def find_stale_notes(notes: CalibrationNotes, calibration: Mapping[str, MotorCalibration]) -> str | None:
+    """Returns how notes differ from the calibration they lie beside; None when they are of this one.
+
+    Notes that do not say what they were made for may be of any calibration, and so count as different.
+    """
+    for name, note in notes.motors.items():
+        motor = calibration.get(name)
+        for key in _BOUND if motor is not None else ():
+            noted, found = getattr(note, key), getattr(motor, key)
+            if noted is None:
+                return f"{name} lacks {key}, so it may be of another calibration"
+            if noted != found:
+                return f"{name} was noted for {key} {noted}, the calibration has {found}"
+    return None
 
 
 def read_calibration(path: Path) -> dict[str, MotorCalibration]:

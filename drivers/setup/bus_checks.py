@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from roboalign.drivers.arm.calibration import read_calibration
+from roboalign.drivers.arm.calibration import find_stale_notes, read_calibration, read_notes, sidecar_path
 from roboalign.drivers.arm.files import RobotFile
 from roboalign.drivers.arm.models import MOTORS, ArmModel
 from roboalign.drivers.bus.bus import Device
@@ -206,8 +206,13 @@ def _line(servos: ServoBus, ids: Sequence[int]) -> Check:
 def _calibration(servos: ServoBus, model: ArmModel, file: RobotFile, ids: Sequence[int]) -> Check:
     try:
         calibration = read_calibration(file.calibration)
+        side = sidecar_path(file.calibration)
+        stale = find_stale_notes(read_notes(side), calibration) if side.is_file() else None
     except RoboalignError as err:
         return Check.failed("calibration", str(err), "roboalign calibrate")
+    if stale is not None:
+        remedy = f"roboalign calibrate; or remove {side.name}, then roboalign calibrate --from {file.calibration.name}"
+        return Check.failed("calibration", f"{side.name} is not of {file.calibration.name}: {stale}", remedy)
     problems = check_calibration(model, calibration)
     unread = []
     for name, motor in calibration.items():

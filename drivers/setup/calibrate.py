@@ -18,6 +18,8 @@ from roboalign.drivers.arm.calibration import (
     CalibrationNotes,
     MotorCalibration,
     MotorNotes,
+    bind_notes,
+    find_stale_notes,
     read_calibration,
     read_notes,
     sidecar_path,
@@ -108,7 +110,7 @@ def calibrate(
     )
     calibration = {name: result.calibration for name, result in results.items()}
     write_calibration(pending, calibration)
-    write_notes(sidecar_path(pending), notes)
+    write_notes(sidecar_path(pending), bind_notes(notes, calibration))
     return _finish(servos, config, calibration, notes, dialogue)
 
 
@@ -127,6 +129,9 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
     side = sidecar_path(source)
     today = datetime.now(timezone.utc).isoformat(timespec="seconds")
     notes = read_notes(side) if side.is_file() else _imported_notes(config, calibration, today)
+    stale = find_stale_notes(notes, calibration) if side.is_file() else None
+    if stale is not None:
+        raise CheckFailed(f"{side} is not of {source.name}: {stale}; remove {side.name} to derive zeros from the sweep")
     if servos is None:
         dialogue.say("No servo was asked whether its registers agree: without the arm's port only the file was read.")
         return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
@@ -357,7 +362,7 @@ def _write_files(
         partial = config.calibration.with_name(f".{config.calibration.name}.partial")
         partial.write_text(content, encoding="utf-8")
         partial.replace(config.calibration)
-    write_notes(sidecar_path(config.calibration), notes)
+    write_notes(sidecar_path(config.calibration), bind_notes(notes, calibration))
     path = config.calibration.absolute()
     known = _known_robot(config)
     if known is None:

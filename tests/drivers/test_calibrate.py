@@ -291,6 +291,19 @@ def test_lerobots_file_is_taken_over_byte_for_byte(bench, tmp_path):
         assert imported.motors[name].zero_count == pytest.approx(ours.motors[name].zero_count, abs=1.5)
 
 
+def test_notes_of_an_older_calibration_are_not_taken_over(bench, tmp_path):
+    run(bench, tmp_path)
+    content = json.loads((tmp_path / "so101.json").read_text())
+    content["elbow_flex"]["range_min"] += 3
+    (tmp_path / "so101.json").write_text(json.dumps(content))
+    with pytest.raises(
+        CheckFailed, match=r"is not of so101\.json: elbow_flex was noted for range_min.*remove so101\.ro"
+    ):
+        import_calibration(None, config_of(tmp_path / "other"), tmp_path / "so101.json", Person([]))
+    sidecar_path(tmp_path / "so101.json").unlink()
+    assert assemble(import_calibration(None, config_of(tmp_path), tmp_path / "so101.json", Person([])))
+
+
 def test_a_file_of_another_arm_is_noticed_by_the_servos_offsets(bench, tmp_path):
     run(bench, tmp_path)
     bench.servos.write(2, "homing_offset", 7)

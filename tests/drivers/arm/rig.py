@@ -12,6 +12,7 @@ from roboalign.drivers.arm.calibration import (
     CalibrationNotes,
     MotorCalibration,
     MotorNotes,
+    bind_notes,
     sidecar_path,
     write_calibration,
     write_notes,
@@ -56,7 +57,8 @@ def write_files(folder: Path, arm: str = "so101", **changes: object) -> RobotFil
     path = folder / f"{arm}.json"
     write_calibration(path, motors)
     notes = {name: MotorNotes(zero_count=MIDDLE, seam_checked=True) for name in motors}
-    write_notes(sidecar_path(path), CalibrationNotes(arm=arm, date="2026-01-01T00:00:00", motors=notes))
+    noted = CalibrationNotes(arm=arm, date="2026-01-01T00:00:00", motors=notes)
+    write_notes(sidecar_path(path), bind_notes(noted, motors))
     values: dict[str, object] = {"arm": arm, "port": "virtual0", "calibration": path}
     if arm != "so101":
         values["geometry"] = so101_geometry(folder)

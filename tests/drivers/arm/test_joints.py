@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 from tests.drivers.arm.rig import COUNT_RAD, write_files
 
 from roboalign.drivers.arm.assembly import assemble, gripper_map
-from roboalign.drivers.arm.calibration import CalibrationNotes, MotorCalibration, MotorNotes, sidecar_path, write_notes
+from roboalign.drivers.arm.calibration import (
+    CalibrationNotes,
+    MotorCalibration,
+    MotorNotes,
+    read_calibration,
+    sidecar_path,
+    write_calibration,
+    write_notes,
+)
 from roboalign.drivers.arm.files import JointLimit
 from roboalign.drivers.arm.joints import Joints, JointUnits, present_count
 from roboalign.drivers.arm.models import find_arm
@@ -124,6 +133,26 @@ def test_a_sidecar_of_another_arm_is_refused(tmp_path: Path) -> None:
     file = write_files(tmp_path)
     write_notes(sidecar_path(file.calibration), CalibrationNotes(arm="koch", date=""))
     with pytest.raises(ConfigError, match="is of a koch, the robot file says so101"):
+        assemble(file)
+
+
+@pytest.mark.parametrize("key", ["homing_offset", "range_min", "range_max"])
+def test_notes_of_another_calibration_are_refused(tmp_path: Path, key: str) -> None:
+    """An arm that LeRobot had calibrated anew was off by the difference of the offsets, without a word."""
+    file = write_files(tmp_path)
+    motors = read_calibration(file.calibration)
+    elbow = motors["elbow_flex"]
+    write_calibration(file.calibration, motors | {"elbow_flex": replace(elbow, **{key: getattr(elbow, key) + 1})})
+    says = rf"so101.roboalign.json is not of so101.json: elbow_flex was noted for {key} -?\d+, .*roboalign calibrate"
+    with pytest.raises(ConfigError, match=says):
+        assemble(file)
+
+
+def test_notes_that_do_not_say_what_they_are_of_are_refused(tmp_path: Path) -> None:
+    file = write_files(tmp_path)
+    notes = CalibrationNotes(arm="so101", date="", motors={"elbow_flex": MotorNotes(zero_count=2048)})
+    write_notes(sidecar_path(file.calibration), notes)
+    with pytest.raises(ConfigError, match=r"elbow_flex lacks homing_offset, so it may be of another.*calibrate"):
         assemble(file)
 
 
