@@ -92,14 +92,13 @@ class Roboalign(Robot):  # type: ignore[misc]  # as above
 
 
 def _open(config: RoboalignConfig) -> tuple[sdk_robot.Robot, Kinematics]:
-    from roboalign.sdk.sim.robots import find_robot
-
+    """Returns the robot with its own kinematics; those of the simulated `arm` moved any other arm wrongly."""
     if config.file is None:
         from roboalign.sdk.sim.robot import SimRobot
+        from roboalign.sdk.sim.robots import find_robot
 
         return SimRobot(robot=config.arm), find_robot(config.arm).kinematics()
     from roboalign import drivers
-    from roboalign.drivers.arm.files import read_robot_file
 
-    file = read_robot_file(config.file)
-    return drivers.load_robot(file), find_robot(file.model.kinematics or config.arm).kinematics()
+    arm = drivers.load_robot(config.file)
+    return arm, arm.parts.kinematics
