@@ -179,18 +179,27 @@ class LeRobotRobot:
         return self._send(self._armed().hold())
 
     def park(self) -> None:
-        """Moves the joints to the park position within the speed limits."""
+        """Moves the joints to the park position within the speed limits.
+
+        What follows goes on from where it ended: after a park that failed halfway, the next action sent the target of
+        before it, in one step.
+        """
         controller, period_s = self._armed(), 1.0 / self._spec.control_rate_hz
         goal = np.asarray(self._spec.park_joint_pos_rad, np.float64)
         target = controller.joint_target_rad
-        for _ in range(int(_PARK_TIMEOUT_S / period_s)):
-            self._read()
-            if np.abs(self._joints - goal).max() < _PARK_TOLERANCE_RAD:
-                controller.reset(self._joints, controller.gripper_width_m)
-                return
-            target, _ = controller.limiter.limit_joints(goal, target, self._joints, period_s)
-            self._send_joints(target, controller.gripper_width_m)
-            self._sleep(period_s)
+        width_m, reached = controller.gripper_width_m, target
+        try:
+            for _ in range(int(_PARK_TIMEOUT_S / period_s)):
+                self._read()
+                if np.abs(self._joints - goal).max() < _PARK_TOLERANCE_RAD:
+                    reached = self._joints
+                    return
+                target, _ = controller.limiter.limit_joints(goal, target, self._joints, period_s)
+                self._send_joints(target, width_m)
+                reached = target
+                self._sleep(period_s)
+        finally:
+            controller.reset(reached, width_m)
         raise RobotTimeout(f"the arm did not reach its park position within {_PARK_TIMEOUT_S:g} s; something blocks it")
 
     def estop(self) -> None:

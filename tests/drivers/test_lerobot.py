@@ -8,7 +8,7 @@ import pytest
 from roboalign.drivers import check_robot
 from roboalign.drivers import lerobot as adapter
 from roboalign.drivers.following import ToolFollower
-from roboalign.drivers.lerobot import GripperScale, LeRobotDevice, adapt_lerobot, make_lerobot_device
+from roboalign.drivers.lerobot import GripperScale, LeRobotDevice, LeRobotRobot, adapt_lerobot, make_lerobot_device
 from roboalign.drivers.lerobot_arm import LeRobotArm
 from roboalign.sdk.errors import BackendError, ConfigError, DataError, RobotError
 from roboalign.sdk.robot import Robot
@@ -172,6 +172,27 @@ def test_a_value_that_is_not_finite_is_refused_when_read(robot, device):
     device.values["elbow_flex.pos"] = float("nan")
     with pytest.raises(DataError, match="gave joints"):
         robot.observe()
+
+
+def test_after_a_park_that_failed_halfway_the_arm_stays_there(device):
+    """It went back to where it had stood before the park, in one step of the joints."""
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            device.fails = ConnectionError("unplugged")
+
+    robot = LeRobotRobot(device, adapt_lerobot(device).spec, SO101.kinematics(), sleep=sleep)
+    robot.connect()
+    before = dict(device.values)
+    with pytest.raises(RobotError, match="unplugged"):
+        robot.park()
+    device.fails = None
+    where = dict(device.values)
+    assert max(abs(where[key] - before[key]) for key in KEYS[:-1]) > 1.0
+    robot.hold()
+    assert device.calls[-1][1] == pytest.approx(where, abs=0.01)
 
 
 def test_an_emergency_stop_commands_the_measured_position_and_latches(robot, device):
