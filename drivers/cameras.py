@@ -81,7 +81,7 @@ class Camera:
         self._clock = clock
         self._source = source if source is not None else _source_of(name, config)
         self._changed = threading.Condition()
-        self._stop = threading.Event()
+        self._stop = threading.Event()  # of the thread, which has one of its own
         self._thread: threading.Thread | None = None
         self._is_open = False
         self._frame: Frame | None = None
@@ -93,19 +93,26 @@ class Camera:
     def open(self, timeout_s: float = 5.0) -> None:
         """Opens the camera and waits for its first picture. Does nothing when it is open.
 
+        A thread that hangs in the driver's read after `close` still has the device; opening it a second time gave it
+        two readers, once the driver woke up.
+
         Raises:
-            RobotError: It is absent, busy, or gives no picture; the message names what there is.
+            RobotError: It is absent, busy, hangs, or gives no picture; the message names what there is.
         """
         if self._is_open:
             return
+        if self._thread is not None and self._thread.is_alive():
+            raise RobotError(
+                f"camera {self.name!r}: its driver still hangs in a read; pull its plug, then open it again"
+            )
         self._source.open()
         self._is_open = True
-        self._stop.clear()
+        self._stop = threading.Event()
         self._frame = self._prepared = self._problem = None
         self._stats, self._opened_s = CameraStats(), self._clock()
         if self._source.is_on_demand:
             return
-        self._thread = threading.Thread(target=self._run, name=f"camera {self.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._stop,), name=f"camera {self.name}", daemon=True)
         self._thread.start()
         with self._changed:
             has_first = self._changed.wait_for(lambda: self._frame is not None or self._problem is not None, timeout_s)
@@ -163,13 +170,18 @@ class Camera:
 
     def close(self) -> None:
         """Stops reading and gives the device back. Idempotent."""
-        thread, self._thread = self._thread, None
         was_open, self._is_open = self._is_open, False
         self._stop.set()
-        if thread is None and was_open:
+        if not was_open:
+            return
+        if self._thread is None:
             self._source.close()
-        if thread is not None:
-            thread.join(_JOIN_S)  # a driver that hangs in a read keeps its thread, which closes it at last; never ours
+            return
+        self._thread.join(
+            _JOIN_S
+        )  # a driver that hangs in a read keeps its thread, which closes it at last; never ours
+        if not self._thread.is_alive():
+            self._thread = None
 
     def __enter__(self) -> Camera:
         self.open()
@@ -180,19 +192,19 @@ class Camera:
     ) -> None:
         self.close()
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         try:
-            self._read_all()
+            self._read_all(stop)
         finally:
             self._source.close()
 
-    def _read_all(self) -> None:
-        while not self._stop.is_set():
+    def _read_all(self, stop: threading.Event) -> None:
+        while not stop.is_set():
             try:
                 image, time_s = self._source.read()
             except Exception as err:  # noqa: BLE001 - whatever a device's driver raises, its thread goes on
                 self._note(f"{err}")
-                self._reopen()
+                self._reopen(stop)
                 continue
             self._take(image, time_s)
 
@@ -205,9 +217,9 @@ class Camera:
             self._problem = None
             self._changed.notify_all()
 
-    def _reopen(self) -> None:
+    def _reopen(self, stop: threading.Event) -> None:
         self._source.close()
-        while not self._stop.wait(_REOPEN_S):
+        while not stop.wait(_REOPEN_S):
             try:
                 self._source.open()
             except Exception as err:  # noqa: BLE001 - as above

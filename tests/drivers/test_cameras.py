@@ -117,6 +117,40 @@ def test_a_hanging_camera_counts_its_identical_pictures(scripted):
     assert camera.stats.identical_in_a_row == 3
 
 
+def test_a_camera_that_hangs_in_its_driver_gets_no_second_reader(monkeypatch):
+    """Closed and opened again, it had two threads in one device as soon as the driver woke up."""
+    monkeypatch.setattr(cameras, "_JOIN_S", 0.02)
+    hang = threading.Event()
+
+    class HangingSource(ScriptedSource):
+        def read(self):
+            if self.pictures.acquire(blocking=False):
+                return np.full((4, 6, 3), 7, np.uint8), 100.0
+            hang.wait(10.0)
+            raise RobotError("woke up")
+
+        def close(self):
+            self.closed += 1
+
+    source = HangingSource()
+    source.pictures.release()
+    camera = Camera("hanging", config(), source=source, clock=lambda: 100.0)
+    camera.open()
+    camera.close()
+    with pytest.raises(RobotError, match=r"its driver still hangs in a read; pull its plug"):
+        camera.open()
+    assert source.opened == 1
+    hang.set()
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "camera hanging"])
+    hang.clear()
+    source.pictures.release()
+    camera.open()
+    assert [thread.name for thread in threading.enumerate()].count("camera hanging") == 1
+    hang.set()
+    camera.close()
+    assert source.opened == 2
+
+
 def test_closing_twice_and_reading_after_it(scripted):
     camera, source, _ = scripted
     source.pictures.release()
