@@ -162,7 +162,7 @@ def _joint(
     if zero is None:
         if abs(limits[0] + limits[1]) / 2 > _MAX_SKEW_RAD:
             found = f"{name} turns from {limits[0]:.2f} to {limits[1]:.2f} rad: the middle of its sweep is not its zero"
-            raise ConfigError(f"{found}; note the zero: roboalign calibrate")
+            raise ConfigError(f"{found}; note its count as motors.{name}.zero_count in the .roboalign.json file")
         zero = (motor.range_min + motor.range_max) / 2
     return JointUnits(
         name=name,

@@ -86,7 +86,7 @@ def test_the_host_turns_round_feetech_and_a_dynamixel_does_it_itself(arm: str, d
 
 def test_a_joint_that_is_not_symmetric_needs_a_noted_zero() -> None:
     limits = [*LIMITS[:4], (-0.2, 2.0)]
-    with pytest.raises(ConfigError, match=r"wrist_roll turns from -0\.20 to 2\.00 rad.*roboalign calibrate"):
+    with pytest.raises(ConfigError, match=r"wrist_roll turns from -0\.20 to 2\.00 rad.*motors\.wrist_roll\.zero_count"):
         Joints(find_arm("so101"), calibration("so101"), None, limits, 0.05)
     notes = CalibrationNotes(arm="so101", date="", motors={"wrist_roll": MotorNotes(zero_count=1200.0, direction=-1)})
     assert Joints(find_arm("so101"), calibration("so101"), notes, limits, 0.05).units[4].rad(1200) == 0.0
