@@ -107,6 +107,16 @@ def test_it_writes_nothing_and_moves_nothing(bench, machine, tmp_path):
     assert [bytes(servo.memory) for servo in bench.arm.servos] == before
 
 
+def test_notes_of_another_calibration_are_found(bench, machine, tmp_path):
+    robot = write_robot(tmp_path)
+    notes = {"version": 1, "arm": "so101", "date": "", "motors": {"elbow_flex": {"zero_count": 2000.0}}}
+    (tmp_path / "so101.roboalign.json").write_text(json.dumps(notes))
+    check = find(examine_bench(bench, machine, robot)[0], "calibration")
+    assert check.status == "failed"
+    assert "so101.roboalign.json is not of so101.json: elbow_flex lacks homing_offset" in check.found
+    assert "--from so101.json" in check.remedy
+
+
 def test_a_missing_servo_is_named_by_its_joint(bench, machine):
     suffer(bench, "dead", id=4)
     report, _ = examine_bench(bench, machine)
