@@ -31,6 +31,8 @@ _POLL_S = 0.02
 _CONNECT_TIMEOUT_S, _PARK_TIMEOUT_S, _CLOSE_TIMEOUT_S = 5.0, 20.0, 30.0
 _MAX_AGE_S = 0.5  # of a joint reading that an observation may be made of
 
+_OWNERS = (State.PARKING, State.FAULT, State.CONNECTED)  # the owner alone says what happens
+
 
 class Pictures(Protocol):
     """The cameras of an arm (`roboalign.drivers.cameras.CameraSet`)."""
@@ -165,7 +167,15 @@ class SerialArm:
         return self._send(applied)
 
     def hold(self) -> Applied:
-        """Stays at the last joint targets."""
+        """Stays at the last joint targets; sends nothing while the owner parks, is in a fault, or has let go.
+
+        There the owner looks after the arm: whoever cannot hold would be stopped, and an estop ends the parking.
+
+        Raises:
+            RobotError: Not connected, stopped by `estop`, or the owner does not answer.
+        """
+        if not self._is_stopped and (state := self.state()).state in _OWNERS:
+            return self._controller.hold(reasons=(f"nothing was sent ({state.state.value}: {state.reason})",))
         self._ready()
         return self._send(self._controller.hold())
 
