@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from roboalign.drivers.bus.types import PortLost
-from roboalign.sdk.errors import RobotError, RobotTimeout, missing_extra
+from roboalign.sdk.errors import RobotError, missing_extra
 
 if TYPE_CHECKING:
     import serial
@@ -126,8 +126,7 @@ class SerialTransport:
         """Sends all bytes.
 
         Raises:
-            PortLost: The port is gone.
-            RobotTimeout: The adapter does not take them.
+            PortLost: The port is gone, or the adapter does not take them: what is lost is lost, open it again.
         """
         if self._fd < 0:
             raise RobotError(f"{self._port} is not open")
@@ -144,7 +143,7 @@ class SerialTransport:
             writable = select.poll()
             writable.register(self._fd, select.POLLOUT)
             if not writable.poll(max(0.0, 1000.0 * (deadline_s - monotonic()))):
-                raise RobotTimeout(f"{self._port} takes no more bytes ({len(data)} left); check the adapter")
+                raise PortLost(f"{self._port} takes no more bytes ({len(data)} left); check the adapter")
 
     def read(self, deadline_s: float) -> bytes:
         """Waits for bytes and returns those that are there, empty at the deadline; what is there is returned after it.
