@@ -268,6 +268,10 @@ class ArmCore:
                 self._park(reason, lets_go=True)
         elif self.machine.state is State.ACTIVE and self._is_closing:
             self._park("asked to close", lets_go=True)
+        elif self.machine.state is State.PARKING and is_alone and not self._parking.lets_go:
+            reason = "asked to close" if self._is_closing else "the policy's process is gone"
+            self._to(State.PARKING, reason)
+            self._park(reason, lets_go=True)
 
     def _watch_start(self, since_s: float, moved_rad: Float64Array) -> None:
         """While the torque is low nothing may move; when it is full the arm is ready."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import time
+import tty
 from pathlib import Path
 
 import pytest
 from tests.drivers.arm.rig import Rig, make_rig
 from tests.drivers.arm.test_safety import FORWARD, started
 
+from roboalign.drivers.arm.messages import Command, Order
+from roboalign.drivers.arm.states import State
+from roboalign.drivers.bus.transport import SerialTransport
+from roboalign.drivers.bus.types import PortLost
 from roboalign.drivers.setup.run import put_away
 from roboalign.drivers.setup.teleop import _stop
 from roboalign.sdk.errors import RobotError
@@ -36,6 +44,12 @@ def rig(tmp_path: Path) -> Rig:
     return started(make_rig(tmp_path))
 
 
+def act_on(rig: Rig) -> None:
+    """Acts for six seconds."""
+    for _ in range(60):
+        rig.robot.act(FORWARD)
+
+
 @pytest.mark.parametrize(("kind", "values"), [("hot", {"celsius": 66.0}), ("overload", {}), ("dead", {})])
 def test_a_loop_that_ends_by_a_fault_leaves_the_parking_to_the_owner(
     rig: Rig, kind: str, values: dict[str, object]
@@ -43,13 +57,40 @@ def test_a_loop_that_ends_by_a_fault_leaves_the_parking_to_the_owner(
     """A servo at 65 C began to park; the next action raised, `hold` too, and the loop's estop ended the parking."""
     rig.suffer(kind, id=3, **values)
     with pytest.raises(RobotError, match="takes no commands"):
-        for _ in range(60):
-            rig.robot.act(FORWARD)
+        act_on(rig)
     _stop(rig.robot)
     person = Person()
     put_away(rig.robot, person)
-    assert person.said[-1].startswith("not parked: ") and "estop" not in person.said[-1]
+    assert person.said[-1].startswith("not parked: ")
+    assert "estop" not in person.said[-1]
     parked = rig.parts.spec.park_joint_pos_rad
     off = [abs(state.position_rad - want) for state, want in zip(rig.plant.states(), parked, strict=False)]
     assert max(off[:2] + off[3:]) < 0.05
     assert rig.torques()[:2] + rig.torques()[3:] == [False] * 5
+
+
+def test_a_policy_that_is_lost_on_the_way_home_is_parked_at_once(rig: Rig) -> None:
+    """Losing the policy on the way home was noticed only at home; the arm went all the way, then waited."""
+    rig.link.ask(Command(order=Order.HOME))
+    rig.link.wait(0.2)
+    rig.core.lose_client()
+    rig.link.wait(0.05)
+    assert rig.core._parking.lets_go
+    assert rig.core.machine.reason == rig.core._parking.reason
+    assert rig.core.machine.state is State.PARKING
+    assert "the policy's process is gone" in rig.core.machine.reason
+
+
+def test_an_adapter_that_takes_no_bytes_is_a_lost_port() -> None:
+    """A blocked write was a RobotTimeout, a "crash" to the owner; after three it left with torque on."""
+    ours, theirs = pty.openpty()
+    try:
+        tty.setraw(theirs)
+        port = SerialTransport(os.ttyname(theirs))
+        port.open()
+        with pytest.raises(PortLost, match="takes no more bytes"):
+            port.write(bytes(1_000_000), time.monotonic() + 0.05)
+        port.close()
+    finally:
+        os.close(ours)
+        os.close(theirs)
