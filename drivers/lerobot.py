@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from roboalign.drivers.arm.files import CameraFile
 from roboalign.drivers.cameras import check_camera_names, prepare_image
@@ -187,7 +188,8 @@ class LeRobotRobot:
         controller, period_s = self._armed(), 1.0 / self._spec.control_rate_hz
         goal = np.asarray(self._spec.park_joint_pos_rad, np.float64)
         target = controller.joint_target_rad
-        width_m, reached = controller.gripper_width_m, target
+        width_m = controller.gripper_width_m
+        reached: ArrayLike = target
         try:
             for _ in range(int(_PARK_TIMEOUT_S / period_s)):
                 self._read()
