@@ -404,6 +404,14 @@ class ArmCore:
     def _to(self, state: State, reason: str) -> None:
         self.machine.to(state, reason, self._clock.now())
 
+    def give_up(self) -> None:
+        """Lets go where the arm is and closes the port, for an owner that cannot do its cycles any more."""
+        try:
+            self._let_go()
+        finally:
+            self._servos.close()
+            self.machine.close("given up after repeated failures", self._clock.now())
+
     def state(self, error: str = "", number: int = 0) -> ArmState:
         """Returns how the arm is."""
         now, readings = self._clock.now(), self.reader.readings

@@ -245,11 +245,15 @@ def run_owner(connection: socket.socket, file: RobotFile, pid: int) -> None:
             core.step()
             next_s = max(next_s + period_s, time.monotonic())
             client.serve(core, next_s)
+            crashes = 0
         except Exception:  # noqa: BLE001 - the loop that must bring the arm to rest: a defect of ours parks it
             crashes += 1
             core.lose_client()
             with suppress(OSError, ValueError):
                 traceback.print_exc()
+    if not core.is_done:  # nothing else is left that could take the torque away
+        with suppress(RobotError):
+            core.give_up()
     client.tell(core.state())
     client.close()
 

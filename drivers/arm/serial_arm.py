@@ -240,7 +240,10 @@ class SerialArm:
         self._is_stopped = True
         if self._link is None:
             return
-        state = self._ask(Command(order=Order.ESTOP))
+        try:
+            state = self._ask(Command(order=Order.ESTOP))
+        except RobotError as err:
+            raise RobotError(f"the stop was not confirmed ({err}): cut the power") from err
         if state.error:
             raise RobotError(f"{self.spec.name}: {state.error}")
 

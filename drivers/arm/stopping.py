@@ -11,7 +11,7 @@ from roboalign.drivers.arm.motion import Motion
 from roboalign.drivers.arm.reader import Reader
 from roboalign.drivers.arm.readings import ServoPort
 from roboalign.drivers.arm.torque import TorqueShares
-from roboalign.drivers.bus.types import PortLost
+from roboalign.sdk.errors import RobotError
 
 __all__ = ["confirm_stop", "let_go", "take_hold"]
 
@@ -87,13 +87,13 @@ def let_go(servos: ServoPort, units: Sequence[JointUnits], label: Label) -> str:
                 why = servos.set_torque(index, False)
                 if not why:
                     break
-        except PortLost as err:
+        except RobotError as err:  # a lost port too: the others get their turn
             why = str(err)
         if why:
             stubborn.append(f"{label(index)} did not let go: {why}")
         else:
             obedient[index] = 1.0
-    with suppress(PortLost):
+    with suppress(RobotError):
         servos.watch(False)
         servos.write_shares(obedient)
     return "; ".join(stubborn)

@@ -18,7 +18,7 @@ from roboalign.drivers.bus.transport import SerialTransport
 from roboalign.drivers.bus.types import PortLost
 from roboalign.drivers.setup.run import put_away
 from roboalign.drivers.setup.teleop import _stop
-from roboalign.sdk.errors import RobotError
+from roboalign.sdk.errors import RobotError, RobotTimeout
 
 
 class Person:
@@ -94,3 +94,42 @@ def test_an_adapter_that_takes_no_bytes_is_a_lost_port() -> None:
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def failing(rig: Rig, motor: int) -> None:
+    """Makes one servo's torque switch raise what a blocked line raises."""
+    servos, switch = rig.core._servos, rig.core._servos.set_torque
+
+    def set_torque(index: int, is_on: bool) -> str:
+        if index == motor:
+            raise RobotTimeout("the write took too long")
+        return switch(index, is_on)
+
+    servos.set_torque = set_torque  # type: ignore[method-assign]
+
+
+def test_a_servo_that_raises_keeps_no_other_from_being_let_go(rig: Rig) -> None:
+    """Only a lost port was caught, so a timeout at the first servo left the torque of all behind it on."""
+    failing(rig, 0)
+    said = rig.core._let_go()
+    assert "shoulder_pan (id 1) did not let go: the write took too long" in said
+    assert rig.torques() == [True, False, False, False, False, False]
+
+
+def test_an_owner_that_gives_up_lets_go_and_closes(rig: Rig) -> None:
+    """After three failed cycles the owner left its loop, and the arm kept its torque without anybody watching."""
+    failing(rig, 5)
+    rig.core.give_up()
+    assert rig.torques() == [False] * 5 + [True]
+    assert rig.core.is_done
+
+
+def test_a_stop_that_no_owner_confirms_says_to_cut_the_power(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message said to disconnect and connect again, of an arm that nobody holds back."""
+
+    def gone(_command: Command) -> None:
+        raise RobotError("the bus owner has ended")
+
+    monkeypatch.setattr(rig.robot, "_ask", gone)
+    with pytest.raises(RobotError, match=r"not confirmed \(the bus owner has ended\): cut the power"):
+        rig.robot.estop()
