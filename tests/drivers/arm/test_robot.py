@@ -26,8 +26,10 @@ def test_an_arm_that_parked_because_of_silence_is_taken_up_by_connect(tmp_path: 
     rig.robot.connect()
     rig.robot.hold()
     rig.link.wait(1.0)
+    still = np.array((0, 0, 0, 0, 1), np.float32)
     with pytest.raises(RobotError, match=r"parking: no command for 0\.5 s\); call connect\(\)"):
-        rig.robot.hold()
+        rig.robot.act(still)
+    assert "parking: no command for 0.5 s" in " ".join(rig.robot.hold().reasons)
     rig.robot.connect()
     rig.robot.hold()
     assert rig.torques() == [True] * 6
