@@ -29,6 +29,8 @@ __all__ = ["ArmCore"]
 
 HOLD_AFTER_S = 0.1
 """Without a fresh command for this long, or for one and a half control periods if that is more, the arm holds."""
+FIRST_COMMAND_S = 5.0
+"""An armed arm that is sent nothing for this long parks and lets go: its policy hangs before its first action."""
 _STILL_S, _STILL_RAD = 0.1, 0.05  # what may move while the torque is still low
 _REOPEN_S = 0.25
 _GIVE_UP_S = 10.0  # without a policy and without a port
@@ -261,6 +263,8 @@ class ArmCore:
             self._watch_start(now - self.machine.since_s, np.abs(np.array(reader.positions_rad) - self.motion.goal))
         elif state is State.ACTIVE and silent_s > max(HOLD_AFTER_S, 1.5 * self.settings.control_period_s):
             self._to(State.HOLD, f"no command for {silent_s:.2f} s")
+        elif state is State.ACTIVE and self._command_s is None and now - self.machine.since_s > FIRST_COMMAND_S:
+            self._park(f"no command within {FIRST_COMMAND_S:g} s of connect()", lets_go=True)
         is_alone = self._gone_s is not None or self._is_closing
         if self.machine.state is State.HOLD or (self.machine.state is State.FAULT and is_alone):
             if self._is_closing or silent_s >= self.settings.park_after_s:
@@ -299,6 +303,7 @@ class ArmCore:
         if not self.reader.is_complete:
             return False
         self.motion.reset(self.reader.positions_rad)
+        self._servos.watch(True)  # a watchdog that expired meanwhile refuses goals until it is cleared
         self.torque.soften([True] * len(self.joints.units))
         self.has_torque = True
         return True

@@ -52,6 +52,7 @@ def take_hold(
                 "or calibrate again: roboalign calibrate"
             )
     motion.reset(positions)
+    servos.watch(False)  # one that expired refuses goals and limits until it is cleared
     torque.soften([servos.has_torque(index) is True for index in range(len(units))])
     servos.write_shares(dict(enumerate(torque.now)))
     servos.write_goals({index: unit.count(positions[index]) for index, unit in enumerate(units)})

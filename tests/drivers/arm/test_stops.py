@@ -12,6 +12,7 @@ import pytest
 from tests.drivers.arm.rig import Rig, make_rig
 from tests.drivers.arm.test_safety import FORWARD, started
 
+from roboalign.drivers.arm.core import FIRST_COMMAND_S
 from roboalign.drivers.arm.messages import Command, Order
 from roboalign.drivers.arm.states import State
 from roboalign.drivers.bus.transport import SerialTransport
@@ -133,3 +134,26 @@ def test_a_stop_that_no_owner_confirms_says_to_cut_the_power(rig: Rig, monkeypat
     monkeypatch.setattr(rig.robot, "_ask", gone)
     with pytest.raises(RobotError, match=r"not confirmed \(the bus owner has ended\): cut the power"):
         rig.robot.estop()
+
+
+def test_a_policy_that_hangs_before_its_first_action_is_parked_and_let_go(rig: Rig) -> None:
+    """Silence was counted from the first command, so without one the arm kept its torque for ever."""
+    rig.link.wait(FIRST_COMMAND_S - 0.5)
+    assert rig.core.machine.state is State.ACTIVE
+    rig.link.wait(4.0)
+    assert rig.torques() == [False] * 6
+    assert "no command within 5 s of connect()" in rig.core.machine.reason
+
+
+def test_a_dynamixel_that_is_back_takes_goals_before_a_re_arm(tmp_path: Path) -> None:
+    """Its watchdog expired while the cable was out, and goals and limits were refused until somebody cleared it."""
+    rig = started(make_rig(tmp_path, "koch"))
+    rig.robot.act(FORWARD)
+    rig.suffer("unplug")
+    rig.link.wait(0.5)
+    rig.suffer("replug")
+    rig.link.wait(1.0)
+    assert {servo.memory[98] for servo in rig.virtual.servos} == {0xFF}
+    assert rig.core._take_back()
+    rig.core._send(0.01)
+    assert 0xFF not in {servo.memory[98] for servo in rig.virtual.servos}
