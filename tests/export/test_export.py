@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto
 from safetensors.numpy import load_file
 
-from roboalign.export import ExportConfig, export, newest_run
+from roboalign.export import ExportConfig, all_targets, export, newest_run
 from roboalign.export import bundle_writer as writer
 from roboalign.export.parity import simulated_observations
 from roboalign.sdk.bundle import ParityRecord, read_bundle
@@ -206,11 +206,14 @@ def test_parity_of_equal_answers_is_a_failure(run, observations, tmp_path, untra
 def test_jetson_gets_a_portable_bundle_that_says_so_and_what_to_type(run, observations, tmp_path, untraced):
     lines: list[str] = []
     config = ExportConfig(run=run, target="jetson", out=tmp_path / "jetson")
-    out = export(config, observations=observations, say=lines.append)
+    out = export(config, observations=observations, say=lines.append, root=tmp_path)
     manifest = read_bundle(out).manifest
-    assert manifest.built is False
-    assert "trtexec" in manifest.next_command
+    assert (manifest.target, manifest.built, manifest.next_command) == ("jetson", False, "roboalign build .")
     assert manifest.next_command in lines[-1]
+    assert any("built: false" in line for line in lines)
+    boards = json.loads((out / "plan.json").read_text())["boards"]
+    assert {board["target"] for board in boards} == {name for name, one in all_targets().items() if one.is_board}
+    assert not any(board["refusals"] for board in boards)
     assert Policy.load(out).act(observations[0]).source == "flow"
 
 
