@@ -15,7 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import onnx
+
 from roboalign import __version__
+from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.parity import check_parity, simulated_observations
 from roboalign.export.plan import ExportPlan, find_place, plan_export
@@ -33,7 +36,7 @@ from roboalign.sdk.bundle import (
     file_record,
     write_manifest,
 )
-from roboalign.sdk.errors import BundleError, ConfigError, unknown_name
+from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, unknown_name
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
 from roboalign.trainer.checkpoint import Checkpoint, load_checkpoint
@@ -201,7 +204,7 @@ def _write_parts(
     say(f"tracing the graphs of {checkpoint.path} ({config.precision} weights)")
     assert backend.head is not None
     graphs = write_graphs(model, backend.head, backend.spec, work, config.precision)
-    (work / PLAN_NAME).write_text(json.dumps(asdict(plan), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_plan(work, plan, [spec.file for spec in graphs.values()], say)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         roboalign_version=__version__,
@@ -222,6 +225,26 @@ def _write_parts(
     )
     _write_manifest(work, manifest)
     return manifest
+
+
+def _write_plan(work: Path, plan: ExportPlan, graphs: Sequence[str], say: Callable[[str], None]) -> None:
+    """Checks the graphs against what the plan's machines take, and writes plan and findings; errors stop the export."""
+    rules = rules_of(plan)
+    findings = {
+        name: check_graph(onnx.load(work / name, load_external_data=False), rules, folder=work) for name in graphs
+    }
+    errors = [
+        f"{name}: {one.where}: {one.message}" for name, found in findings.items() for one in found if one.is_error
+    ]
+    if errors:
+        raise CheckFailed(f"{len(errors)} findings stand against the graphs on {plan.target}, first {errors[0]}")
+    num_notes = sum(map(len, findings.values()))
+    say(f"graphs checked for {plan.target}: nothing known stands against them, {num_notes} notes")
+    content = {
+        "plan": asdict(plan),
+        "findings": {name: [asdict(one) for one in found] for name, found in findings.items()},
+    }
+    (work / PLAN_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_manifest(work: Path, manifest: Manifest) -> None:

@@ -13,7 +13,17 @@ from roboalign.export.prediction import BYTES, Prediction, predict
 from roboalign.export.shapes import ModelSize
 from roboalign.export.targets import JetPack, Target
 
-__all__ = ["EDGE_LLM", "OPSET_OF", "PRECISIONS", "WRITTEN_PRECISIONS", "BoardPlan", "PartPlan", "Refusal", "plan_board"]
+__all__ = [
+    "EDGE_LLM",
+    "OPSET_OF",
+    "ORT_CPU",
+    "PRECISIONS",
+    "WRITTEN_PRECISIONS",
+    "BoardPlan",
+    "PartPlan",
+    "Refusal",
+    "plan_board",
+]
 
 PRECISIONS = tuple(BYTES)
 """What can be planned for."""
@@ -79,6 +89,10 @@ class BoardPlan:
     """TensorRT that it has, or that was asked for; None without."""
     opset: int
     """Operator set of the graphs."""
+    max_opset: int | None
+    """Newest that is read there; None when unknown."""
+    dtypes: tuple[str, ...]
+    """Types that it computes with."""
     precision: str
     """Type that was asked for: the decoder's. Other parts may keep 16 bits."""
     parts: tuple[PartPlan, ...]
@@ -123,6 +137,8 @@ def plan_board(
         jetpack=jetpack.name if jetpack else None,
         tensorrt=version,
         opset=opset,
+        max_opset=jetpack.opset if jetpack else target.opset,
+        dtypes=target.dtypes,
         precision=precision,
         parts=parts,
         build_gb=build_gb,
