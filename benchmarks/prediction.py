@@ -19,13 +19,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from roboalign.export.planner import plan_board
 from roboalign.export.prediction import decode_bytes, decode_rate_hz, prefill_ms, vision_ms
 from roboalign.export.shapes import model_size
-from roboalign.export.targets import Target, find_target
+from roboalign.export.targets import Target, find_jetpack, find_target
 from roboalign.sdk.settings_file import read_settings
 
 DATA = Path(__file__).with_name("published.toml")
 NVIDIA = ("runtime", "llm_bench", "InternVLA-N1")
+CACHE_TOKENS = 2200
+"""`--maxKVCacheCapacity` of the published engines."""
 BAR_ERROR, BAR_SHARE = 0.20, 0.90
 
 
@@ -141,6 +144,20 @@ def fits(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     }
 
 
+def memory_gb(row: Row) -> float:
+    """Returns the estimated memory of a published row: no action head, a cache as long as that of the benchmark."""
+    size = replace(model_size(row.model), head=None, context_tokens=CACHE_TOKENS)
+    jetpack = find_jetpack(row.target, "7.2")
+    return plan_board(size, row.target, row.precision, jetpack=jetpack).run_gb
+
+
+def _print_memory(rows: Sequence[Row]) -> None:
+    print("\nmemory in GB, published and estimated; those of AGX reserve more for pictures (no bar)")
+    for row in base_rows(rows):
+        if row.gpu_mb is not None:
+            print(f"{row.device:14} {row.model:14} {row.precision:6} {row.gpu_mb / 1e3:5.1f} {memory_gb(row):5.1f}")
+
+
 def _print_scores(title: str, scored: Sequence[Scored]) -> None:
     within = share_within(scored)
     worst = max(scored, key=lambda one: abs(one.error))
@@ -210,6 +227,7 @@ def main() -> None:
     for name, scored in sets.items():
         _print_scores(name, scored)
     _print_apart(rows)
+    _print_memory(rows)
     print("\nfits")
     for device, values in fits(rows).items():
         print(f"{device:14} {values}")

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from roboalign.export.bundle_writer import ExportConfig, export
     from roboalign.export.parity import simulated_observations
+    from roboalign.export.plan import find_place, plan_export
+    from roboalign.export.plan_table import plan_lines
     from roboalign.export.runs import newest_run
+    from roboalign.export.shapes import model_size, run_size
     from roboalign.export.targets import Target, all_targets, find_target
 
 __all__ = [
@@ -17,8 +20,13 @@ __all__ = [
     "Target",
     "all_targets",
     "export",
+    "find_place",
     "find_target",
+    "model_size",
     "newest_run",
+    "plan_export",
+    "plan_lines",
+    "run_size",
     "simulated_observations",
 ]
 
@@ -27,8 +35,13 @@ _MODULE_OF = {
     "Target": "targets",
     "all_targets": "targets",
     "export": "bundle_writer",
+    "find_place": "plan",
     "find_target": "targets",
+    "model_size": "shapes",
     "newest_run": "runs",
+    "plan_export": "plan",
+    "plan_lines": "plan_table",
+    "run_size": "shapes",
     "simulated_observations": "parity",
 }
 

@@ -29,11 +29,11 @@ def test_a_plan_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_plan_that_is_refused_is_printed_and_a_failed_check(capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["export", "--model", "qwen2_5-vl-7b", "--target", "jetson", "--board", "orin-nano-8gb", "--dry-run"]
+    args = ["export", "--model", "qwen2.5-vl-7b", "--target", "jetson", "--board", "orin-nano-8gb", "--dry-run"]
     assert main(args) == 1
     out, err = capsys.readouterr()
-    assert "refused     qwen2_5-vl-7b in fp16 needs about" in out
-    assert err.startswith("error: the export would be refused: qwen2_5-vl-7b in fp16 needs about 21.0 GB to run")
+    assert "refused     qwen2.5-vl-7b in fp16 needs about" in out
+    assert err.startswith("error: the export would be refused: qwen2.5-vl-7b in fp16 needs about 21.0 GB to run")
 
 
 def test_tensorrt_11_is_refused_on_jetpack_6(capsys: pytest.CaptureFixture[str]) -> None:

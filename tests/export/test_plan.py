@@ -16,7 +16,7 @@ from roboalign.sdk.bundle import shipped_bundle_path
 from roboalign.sdk.errors import ConfigError
 
 PRE_JETSON = Path("/nowhere")
-SEVEN_B = model_size("qwen2_5-vl-7b")
+SEVEN_B = model_size("qwen2.5-vl-7b")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def plan(size: ModelSize, target: str, precision: str = "fp16", **more: str) -> 
         ),
         ("agx-orin-64gb", {}, "nvfp4", "nvfp4 does not run on Jetson AGX Orin 64GB"),
         ("orin-nano-8gb", {}, "fp16", "fp16 needs about .* GB to run, and about 7.2 of 8 GB are usable"),
-        ("orin-nano-8gb", {}, "int4", r"building qwen2_5-vl-7b in int4 needs about 9\.4 GB"),
+        ("orin-nano-8gb", {}, "int4", r"building qwen2.5-vl-7b in int4 needs about 9\.4 GB"),
         (
             "agx-orin-64gb",
             {"jetpack": "6.2"},

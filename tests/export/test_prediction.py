@@ -132,7 +132,7 @@ def test_the_bar_is_met_on_the_rows_collected_before_and_missed_on_all() -> None
     assert bench.share_within(before) == 1.0
     assert 0.85 < bench.share_within(all_rows) < bench.BAR_SHARE
     misses = [one.row.model for one in all_rows if abs(one.error) > bench.BAR_ERROR]
-    assert misses.count("qwen3-0_6b") == 5
+    assert misses.count("qwen3-0.6b") == 5
     assert len(misses) == 6
 
 

@@ -40,7 +40,7 @@ def transformers_model(name: str) -> torch.nn.Module:
         "out_hidden_size": text["hidden"],
     }
     with torch.device("meta"):
-        if name.startswith("qwen2_5"):
+        if name.startswith("qwen2.5"):
             config = Qwen2_5_VLConfig(text_config=common, vision_config=vision, tie_word_embeddings=text["tied"])
             return Qwen2_5_VLForConditionalGeneration(config)
         common["head_dim"] = text["head_dim"]
@@ -48,7 +48,7 @@ def transformers_model(name: str) -> torch.nn.Module:
         return Qwen3VLForConditionalGeneration(config)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5-vl-3b", "qwen2_5-vl-7b", "qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b"])
+@pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b"])
 def test_a_published_model_has_the_size_of_transformers(name: str) -> None:
     model, size = transformers_model(name), model_size(name)
     named = {key: parameter.numel() for key, parameter in model.named_parameters()}
@@ -63,7 +63,7 @@ def test_a_published_model_has_the_size_of_transformers(name: str) -> None:
 
 
 def test_the_head_is_that_of_our_recipes() -> None:
-    size = model_size("qwen2_5-vl-7b")
+    size = model_size("qwen2.5-vl-7b")
     with torch.device("meta"):
         head = FlowHead(
             FlowHeadConfig(

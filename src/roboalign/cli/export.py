@@ -82,10 +82,7 @@ def _show_plan(
     as_json: bool,
 ) -> None:
     """Prints a plan; one that would be refused is a failed check."""
-    from roboalign.export.plan import find_place, plan_export
-    from roboalign.export.plan_table import plan_lines
-    from roboalign.export.runs import newest_run
-    from roboalign.export.shapes import model_size, run_size
+    from roboalign.export import find_place, model_size, newest_run, plan_export, plan_lines, run_size
     from roboalign.sdk.errors import CheckFailed, ConfigError
 
     if run is not None and model is not None:
