@@ -1,6 +1,7 @@
 """Plans: which part goes where, what is refused and why, and that the text fits a terminal."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,7 @@ def test_what_cannot_be_is_refused_with_its_reason(
     target: str, more: dict[str, str], precision: str, reason: str
 ) -> None:
     refusals = plan(SEVEN_B, target, precision, **more).refusals
-    with pytest.raises(AssertionError, match=reason):
-        raise AssertionError("; ".join(refusals))
+    assert re.search(reason, "; ".join(refusals))
 
 
 @pytest.mark.parametrize(
