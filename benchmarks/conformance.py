@@ -12,8 +12,6 @@ of the bundle is refused.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,41 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.graphs import CASES, STAND_INS
 
 from roboalign.export.graph_check import GraphRules, check_graph
+from roboalign.export.rtx import compile_graph
 from roboalign.export.targets import all_targets, capability_dtypes
-
-COMPILE = """
-import json, sys
-import tensorrt_rtx as trt
-class Log(trt.ILogger):
-    def __init__(self):
-        trt.ILogger.__init__(self)
-        self.lines = []
-    def log(self, severity, text):
-        if severity <= trt.ILogger.ERROR:
-            self.lines.append(text)
-log = Log()
-builder = trt.Builder(log)
-network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-parser = trt.OnnxParser(network, log)
-if not parser.parse_from_file(sys.argv[1]):
-    print(json.dumps([False, parser.get_error(0).desc() if parser.num_errors else "not parsed"]))
-    raise SystemExit
-config = builder.create_builder_config()
-config.num_compute_capabilities = 1
-assert config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + sys.argv[2].replace(".", "")), 0)
-plan = builder.build_serialized_network(network, config)
-print(json.dumps([plan is not None, "" if plan is not None else " ".join(log.lines)[:300]]))
-"""
-
-
-def compile_graph(python: str, path: Path, capability: str) -> tuple[bool, str]:
-    """Returns whether the compiler takes a graph, and what it says when it does not."""
-    command = [python, "-c", COMPILE, str(path), capability]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        raise RuntimeError(f"the compiler died with {done.returncode} on {path.name}: {done.stderr[-300:]}")
-    verdict, message = json.loads(done.stdout.splitlines()[-1])
-    return bool(verdict), str(message)
 
 
 def compile_bundle(python: str, bundle: Path) -> int:
@@ -90,7 +55,7 @@ def main() -> int:
         for name, case in CASES.items():
             path = Path(folder) / "case.onnx"
             path.write_bytes(case.build().SerializeToString())
-            asked = [compile_graph(options.python, path, capability) for capability in STAND_INS]
+            asked = [compile_graph(path, capability, python=options.python) for capability in STAND_INS]
             checked = tuple(
                 not any(
                     finding.is_error
@@ -101,13 +66,13 @@ def main() -> int:
                 )
                 for capability in STAND_INS
             )
-            compiled = tuple(verdict for verdict, _ in asked)
+            compiled = tuple(found.is_taken for found in asked)
             is_right = compiled == case.compiles == checked
             num_wrong += not is_right
             words = " ".join("yes" if verdict else "no " for verdict in compiled)
             print(f"{name:30} {words}  {'agrees' if is_right else f'TABLE {case.compiles} CHECKER {checked}'}")
-            for _, message in asked[:1]:
-                print(f"{'':32}{message[:150]}" if message else "", end="\n" if message else "")
+            if asked[0].message:
+                print(f"{'':32}{asked[0].message[:150]}")
     print(
         f"{len(CASES) - num_wrong} of {len(CASES)} graphs: compiler, table and checker agree for {', '.join(STAND_INS)}"
     )

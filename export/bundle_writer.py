@@ -23,6 +23,7 @@ from roboalign.export.graph_set import write_graphs
 from roboalign.export.parity import check_parity, simulated_observations
 from roboalign.export.plan import ExportPlan, find_place, plan_export
 from roboalign.export.plan_table import plan_lines
+from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
 from roboalign.export.runs import newest_run
 from roboalign.export.shapes import run_size
 from roboalign.export.targets import target_names
@@ -47,6 +48,9 @@ __all__ = ["PLAN_NAME", "ExportConfig", "export"]
 PLAN_NAME = "plan.json"
 """Which part is meant to go where, in which type, and what was found in the graphs."""
 
+CHECKS = ("static", "rtx")
+"""Ways to check graphs; parity is always checked."""
+
 _COPIED = (
     "config.json",
     "preprocessor_config.json",
@@ -70,6 +74,8 @@ class ExportConfig:
     """Which board `jetson` means; None takes this one, or all."""
     jetpack: str | None = None
     """JetPack on the board; None takes this board's, or the newest that is known."""
+    check: str = "static"
+    """How graphs are checked for a board: `static` by rules, or `rtx` also by NVIDIA's compiler for its stand-in."""
     precision: str = "fp16"
     """How weights are stored: `fp16` or `fp32`."""
     out: Path | None = None
@@ -86,6 +92,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.target not in target_names():
             raise ConfigError(unknown_name("target", self.target, target_names()))
+        if self.check not in CHECKS:
+            raise ConfigError(f"check is {self.check!r}, expected one of {', '.join(CHECKS)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
         if self.num_observations < 2 or self.tolerance <= 0 or self.threads < 1:
@@ -156,6 +164,8 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
             say(line)
     if plan.refusals:
         raise ConfigError(f"the plan is refused: {'; '.join(plan.refusals)}")
+    if config.check == "rtx":
+        say(f"graphs will be compiled with TensorRT-RTX {compiler_version()} for {', '.join(stand_ins(plan))}")
     return run, plan
 
 
@@ -204,7 +214,7 @@ def _write_parts(
     say(f"tracing the graphs of {checkpoint.path} ({config.precision} weights)")
     assert backend.head is not None
     graphs = write_graphs(model, backend.head, backend.spec, work, config.precision)
-    _write_plan(work, plan, [spec.file for spec in graphs.values()], say)
+    _write_plan(work, plan, [spec.file for spec in graphs.values()], config.check, say)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         roboalign_version=__version__,
@@ -227,7 +237,7 @@ def _write_parts(
     return manifest
 
 
-def _write_plan(work: Path, plan: ExportPlan, graphs: Sequence[str], say: Callable[[str], None]) -> None:
+def _write_plan(work: Path, plan: ExportPlan, graphs: Sequence[str], check: str, say: Callable[[str], None]) -> None:
     """Checks the graphs against what the plan's machines take, and writes plan and findings; errors stop the export."""
     rules = rules_of(plan)
     findings = {
@@ -240,11 +250,28 @@ def _write_plan(work: Path, plan: ExportPlan, graphs: Sequence[str], say: Callab
         raise CheckFailed(f"{len(errors)} findings stand against the graphs on {plan.target}, first {errors[0]}")
     num_notes = sum(map(len, findings.values()))
     say(f"graphs checked for {plan.target}: nothing known stands against them, {num_notes} notes")
-    content = {
+    content: dict[str, object] = {
         "plan": asdict(plan),
         "findings": {name: [asdict(one) for one in found] for name, found in findings.items()},
     }
+    if check == "rtx":
+        content["compiled"] = {
+            "compiler": f"tensorrt-rtx {compiler_version()}",
+            "capabilities": {name: _compile(work / name, plan, say) for name in graphs},
+        }
     (work / PLAN_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _compile(graph: Path, plan: ExportPlan, say: Callable[[str], None]) -> list[str]:
+    """Returns the stand-ins that a graph was compiled for, which are all; a refusal is a CheckFailed."""
+    taken = []
+    for capability in stand_ins(plan):
+        verdict = compile_graph(graph, capability)
+        if not verdict.is_taken:
+            raise CheckFailed(f"TensorRT-RTX refuses {graph.name} for {capability}: {verdict.message}")
+        say(f"TensorRT-RTX compiles {graph.name} for {capability}")
+        taken.append(capability)
+    return taken
 
 
 def _write_manifest(work: Path, manifest: Manifest) -> None:

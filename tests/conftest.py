@@ -27,6 +27,7 @@ OPT_IN = {
     "gpu": "needs a CUDA device",
     "jetson": "needs a Jetson with TensorRT",
     "robot": "moves hardware",
+    "rtx": "needs NVIDIA's compiler, tensorrt-rtx-cu13",
     "peers": "needs other projects' packages",
 }
 

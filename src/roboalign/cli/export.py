@@ -45,6 +45,9 @@ def export(
     build: Annotated[
         bool, typer.Option("--build", help="Build engines too, which only a Jetson can; see 'roboalign build'.")
     ] = False,
+    check: Annotated[
+        str, typer.Option("--check", help="Check of graphs: static, or rtx: NVIDIA's compiler too, for boards.")
+    ] = "static",
     out: Annotated[
         Path | None, typer.Option("--out", help="Bundle folder to write.", show_default="runs/bundle-RUN-TARGET")
     ] = None,
@@ -67,7 +70,9 @@ def export(
     from roboalign.export import export as write_bundle
     from roboalign.sdk.bundle import read_bundle
 
-    config = ExportConfig(run=run, target=target, board=board, jetpack=jetpack, precision=precision, out=out)
+    config = ExportConfig(
+        run=run, target=target, board=board, jetpack=jetpack, precision=precision, check=check, out=out
+    )
     folder = write_bundle(config, say=print_note)
     manifest = read_bundle(folder).manifest
     print_result(folder, as_json=as_json, built=manifest.built, next_command=manifest.next_command, manifest=manifest)
