@@ -9,17 +9,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from roboalign.drivers.arm.holding import Holder
 from roboalign.drivers.arm.joints import Joints
 from roboalign.drivers.arm.messages import ArmState, Command, Order
 from roboalign.drivers.arm.monitor import Action, Alarm, Monitor
 from roboalign.drivers.arm.motion import Motion
 from roboalign.drivers.arm.parking import Parking, ParkPhase
-from roboalign.drivers.arm.reader import SILENT_CYCLES, Reader
+from roboalign.drivers.arm.reader import Reader
 from roboalign.drivers.arm.readings import ServoPort
 from roboalign.drivers.arm.reliefs import Reliefs
 from roboalign.drivers.arm.settings import CoreSettings
 from roboalign.drivers.arm.states import State, StateMachine
-from roboalign.drivers.arm.stopping import confirm_stop, let_go, take_hold
 from roboalign.drivers.arm.torque import TorqueShares
 from roboalign.drivers.bus.types import PortLost
 from roboalign.sdk.control.clock import Clock
@@ -47,26 +47,29 @@ class ArmCore:
 
     def __init__(self, servos: ServoPort, joints: Joints, settings: CoreSettings, clock: Clock) -> None:
         """Stores what it works on; `open` touches the port."""
-        self.joints, self.settings = joints, settings
+        self.joints, self.settings, self._label = joints, settings, joints.label
         self._servos, self._clock = servos, clock
         self.machine = StateMachine()
         self.reader = Reader(servos, joints.units, settings.motor_speed_rad_s, clock)
         self.motion = Motion(settings.lower_rad, settings.upper_rad, settings.max_speed_rad_s)
         self.torque = TorqueShares(settings.torque_caps)
-        self.has_torque = False
-        """True while goals are sent."""
+        self._holder = Holder(servos, joints, self.reader, self.motion, self.torque)
         self._monitor = Monitor([])
         self._alarms: dict[int, list[Alarm]] = {}
         self._parking = Parking(self.motion, self.torque, settings.park_rad)
         self._reliefs = Reliefs(self.motion, self.torque)
-        self._limp: set[int] = set()
         self._target: Float64Array | None = None
         self._due_s = 0.0
         self._command_s: float | None = None
         self._gone_s: float | None = None
-        self._is_closing = self._is_lost = self._is_strange = False
+        self._is_closing = self._is_lost = False
         self._reopen_s = self._last_s = 0.0
         self._cycles = 0
+
+    @property
+    def has_torque(self) -> bool:
+        """True while goals are sent."""
+        return self._holder.has_torque
 
     @property
     def is_done(self) -> bool:
@@ -83,11 +86,6 @@ class ArmCore:
         self._monitor = Monitor(limits)
         self._last_s = self._clock.now()
         self._to(State.CONNECTED, "the servos answer, torque is off")
-
-    def label(self, motor: int) -> str:
-        """Returns how messages name a motor: `elbow_flex (id 3)`."""
-        units = self.joints.units[motor]
-        return f"{units.name} (id {units.id})"
 
     def lose_client(self) -> None:
         """Notes that the policy's process is gone: hold now, park soon, let go, close."""
@@ -158,16 +156,14 @@ class ArmCore:
         if self.machine.state is not State.CONNECTED:
             return "" if self.machine.state in _BUSY else self._why_not()
         self._reliefs.clear()
-        self._limp.clear()
         self._target = self._command_s = None
-        error = take_hold(self._servos, self.reader, self.motion, self.torque, self.joints.units, self.label)
-        if error and (self.has_torque or self._is_strange):  # it held until now, and goes on holding
+        error = self._holder.take()
+        if error and (self.has_torque or self._holder.is_strange):  # it held until now, and goes on holding
             self._to(State.FAULT, error)
             return error
         if error:
-            self._let_go()
+            self._holder.let_go()
             return error
-        self.has_torque, self._is_strange = True, False
         self._to(State.ARMED, "soft start")
         return ""
 
@@ -178,13 +174,9 @@ class ArmCore:
         self._target = None
         self._parking.finish()
         self._to(State.ESTOP, "stopped by estop")
-        if self._is_lost or (self._is_strange and not self._take_back()):
+        if self._is_lost or (self._holder.is_strange and not self._holder.take_back()):
             return "the stop could not be sent, the port is lost: cut the power"
-        if not self.has_torque:
-            return ""
-        positions = np.array(self.reader.positions_rad)
-        self.motion.reset(np.where(np.isfinite(positions), positions, self.motion.goal))
-        return confirm_stop(self._servos, self.motion, self.joints.units, self.label)
+        return self._holder.stop() if self.has_torque else ""
 
     def step(self) -> None:
         """Does one cycle."""
@@ -202,7 +194,7 @@ class ArmCore:
                 self._judge()
                 self._watch()
                 self._move(period)
-                self._send(period)
+                self._holder.send(period)
         except PortLost as err:
             self._lose_port(err)
         self._end()
@@ -226,17 +218,17 @@ class ArmCore:
             self._to(State.HOLD, next(iter(silent.values())))
         for index, why, is_dead in self.reader.silent(self._clock.now()):
             if is_dead:
-                self._limp.add(index)
-                self._fault(f"{self.label(index)} is dead ({why}): check its cable and power, then re-arm")
+                self._holder.limp.add(index)
+                self._fault(f"{self._label(index)} is dead ({why}): check its cable and power, then re-arm")
 
     def _unreadable(self) -> dict[int, str]:
         return {
-            index: f"{self.label(index)} cannot be read: {why}; check its cable and power"
+            index: f"{self._label(index)} cannot be read: {why}; check its cable and power"
             for index, why, _ in self.reader.silent(self._clock.now())
         }
 
     def _answer(self, alarm: Alarm, position_rad: float) -> None:
-        text = f"{self.label(alarm.motor)}: {alarm.text}"
+        text = f"{self._label(alarm.motor)}: {alarm.text}"
         if alarm.action is Action.FAULT:
             self._fault(text)
         elif alarm.action is Action.PARK and self.machine.state in (State.ACTIVE, State.HOLD):
@@ -250,8 +242,10 @@ class ArmCore:
             return
         is_turn = self._cycles % (_VERIFY_CYCLES * len(self.joints.units)) == index * _VERIFY_CYCLES
         if (is_turn or is_low or self.reader.was_silent[index]) and self._servos.has_torque(index) is False:
-            self._limp.add(index)
-            self._fault(f"{self.label(index)} lost its torque: it restarted; check power supply and cable, then re-arm")
+            self._holder.limp.add(index)
+            self._fault(
+                f"{self._label(index)} lost its torque: it restarted; check power supply and cable, then re-arm"
+            )
 
     def _watch(self) -> None:
         """Arms, holds, parks: what time and silence bring about."""
@@ -282,7 +276,7 @@ class ArmCore:
         if since_s < _STILL_S and (moved_rad > _STILL_RAD).any():
             worst = int(np.argmax(moved_rad))
             self._fault(
-                f"{self.label(worst)} moved by {moved_rad[worst]:.2f} rad while torque came on: check calibration"
+                f"{self._label(worst)} moved by {moved_rad[worst]:.2f} rad while torque came on: check calibration"
             )
         elif self.torque.is_settled:
             self._to(State.ACTIVE, "armed")
@@ -292,25 +286,16 @@ class ArmCore:
     def _park(self, reason: str, *, lets_go: bool) -> None:
         """Begins to park; an arm that is not where it was left, after a lost port, is only let go."""
         self._target = None
-        if self._is_strange and not self._take_back():
+        if self._holder.is_strange and not self._holder.take_back():
             return
         if self.machine.state is not State.PARKING:
             self._to(State.PARKING, reason)
-        self._parking.start(reason, lets_go=lets_go, in_place=self._is_strange)
-
-    def _take_back(self) -> bool:
-        """Sends goals again after a lost port, to the pose in which the arm is; false while that is not known."""
-        if not self.reader.is_complete:
-            return False
-        self.motion.reset(self.reader.positions_rad)
-        self._servos.watch(True)  # a watchdog that expired meanwhile refuses goals until it is cleared
-        self.torque.soften([True] * len(self.joints.units))
-        self.has_torque = True
-        return True
+        self._parking.start(reason, lets_go=lets_go, in_place=self._holder.is_strange)
 
     def _move(self, period: float) -> None:
         if self._parking.is_on:
-            scale = self._speed_scale if self._unreadable().keys() <= self._limp else 0.0  # waits for who comes back
+            is_whole = self._unreadable().keys() <= self._holder.limp  # else it waits for who comes back
+            scale = self._speed_scale if is_whole else 0.0
             phase = self._parking.step(period, scale, self.reader.positions_rad)
             if phase is ParkPhase.DONE:
                 self._finish_parking()
@@ -322,10 +307,10 @@ class ArmCore:
 
     def _finish_parking(self) -> None:
         parking = self._parking
-        late = ", ".join(self.label(index) for index in parking.late)
+        late = ", ".join(self._label(index) for index in parking.late)
         text = f"arrived ({parking.reason})" + (f", but {late} did not arrive: something blocks it" if late else "")
         if parking.lets_go:
-            stubborn = self._let_go()
+            stubborn = self._holder.let_go()
             text += f" and let go{'; ' + stubborn if stubborn else ''}"
         self._command_s = self._clock.now()
         if self.machine.state is State.PARKING:
@@ -338,32 +323,6 @@ class ArmCore:
         slow = any(alarm.action is Action.SLOW for alarms in self._alarms.values() for alarm in alarms)
         return 0.5 if slow else 1.0
 
-    def _send(self, period: float) -> None:
-        """Sends torque limits that changed, then the goals; nothing while torque is off.
-
-        Nothing to a motor that is silent or restarted: a goal switches a Feetech servo on, and it would jump.
-        """
-        if not self.has_torque:
-            return
-        self.torque.advance(period)
-        shares = self.torque.changes()
-        if shares:
-            self._servos.write_shares(shares)
-        goals, misses = self.motion.goal.tolist(), self.reader.misses
-        self._servos.write_goals(
-            {
-                index: unit.count(goals[index])
-                for index, unit in enumerate(self.joints.units)
-                if misses[index] < SILENT_CYCLES and index not in self._limp
-            }
-        )
-
-    def _let_go(self) -> str:
-        stubborn = let_go(self._servos, self.joints.units, self.label)
-        self.has_torque = self._is_strange = False
-        self.torque.off()
-        return stubborn
-
     def _fault(self, reason: str) -> None:
         if self.machine.state in _BUSY:
             self._target = None
@@ -373,9 +332,10 @@ class ArmCore:
         """The port is gone: whatever the arm does now, it does alone."""
         if self._is_lost:
             return
-        self._is_lost = self._is_strange = True
+        self._is_lost = True
         self._reopen_s = self._clock.now() + _REOPEN_S
-        self._target, self.has_torque = None, False
+        self._target = None
+        self._holder.lose()
         self._parking.finish()
         if not self.is_done and self.machine.state is not State.ESTOP:
             self._to(State.FAULT, f"{err}; plug it in again, look at the arm, then re-arm")
@@ -400,7 +360,8 @@ class ArmCore:
         state, gone_s = self.machine.state, self._clock.now() - (self._gone_s or 0.0)
         if self._is_lost and not self._is_closing and gone_s < _GIVE_UP_S:
             return
-        if state is State.ESTOP and not self._is_lost and (self.has_torque or (self._is_strange and self._take_back())):
+        is_stopped, holder = state is State.ESTOP and not self._is_lost, self._holder
+        if is_stopped and (holder.has_torque or (holder.is_strange and holder.take_back())):
             self._parking.start("closed after estop", lets_go=True, in_place=True)
         elif self._is_lost or state in (State.CONNECTED, State.ESTOP):
             self._servos.close()
@@ -412,7 +373,7 @@ class ArmCore:
     def give_up(self) -> None:
         """Lets go where the arm is and closes the port, for an owner that cannot do its cycles any more."""
         try:
-            self._let_go()
+            self._holder.let_go()
         finally:
             self._servos.close()
             self.machine.close("given up after repeated failures", self._clock.now())
@@ -420,7 +381,7 @@ class ArmCore:
     def state(self, error: str = "", number: int = 0) -> ArmState:
         """Returns how the arm is."""
         now, readings = self._clock.now(), self.reader.readings
-        texts = [f"{self.label(index)}: {alarm.text}" for index, found in self._alarms.items() for alarm in found]
+        texts = [f"{self._label(index)}: {alarm.text}" for index, found in self._alarms.items() for alarm in found]
         return ArmState(
             state=self.machine.state,
             reason=self.machine.reason,

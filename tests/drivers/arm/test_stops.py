@@ -112,7 +112,7 @@ def failing(rig: Rig, motor: int) -> None:
 def test_a_servo_that_raises_keeps_no_other_from_being_let_go(rig: Rig) -> None:
     """Only a lost port was caught, so a timeout at the first servo left the torque of all behind it on."""
     failing(rig, 0)
-    said = rig.core._let_go()
+    said = rig.core._holder.let_go()
     assert "shoulder_pan (id 1) did not let go: the write took too long" in said
     assert rig.torques() == [True, False, False, False, False, False]
 
@@ -154,6 +154,6 @@ def test_a_dynamixel_that_is_back_takes_goals_before_a_re_arm(tmp_path: Path) ->
     rig.suffer("replug")
     rig.link.wait(1.0)
     assert {servo.memory[98] for servo in rig.virtual.servos} == {0xFF}
-    assert rig.core._take_back()
-    rig.core._send(0.01)
+    assert rig.core._holder.take_back()
+    rig.core._holder.send(0.01)
     assert 0xFF not in {servo.memory[98] for servo in rig.virtual.servos}
