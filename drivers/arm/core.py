@@ -33,7 +33,7 @@ FIRST_COMMAND_S = 5.0
 """An armed arm that is sent nothing for this long parks and lets go: its policy hangs before its first action."""
 _STILL_S, _STILL_RAD = 0.1, 0.05  # what may move while the torque is still low
 _REOPEN_S = 0.25
-_GIVE_UP_S = 10.0  # without a policy and without a port
+_GIVE_UP_S, _LAST_TRIES_S = 10.0, 3.0  # without a port, and without a policy or asked to close
 _VERIFY_CYCLES = 10  # one motor's torque is looked at every so many cycles
 _LOW_SHARE = 0.8  # of the others' voltage; below it a servo may have restarted
 _MAX_GAP_CYCLES = 3.0
@@ -62,14 +62,19 @@ class ArmCore:
         self._due_s = 0.0
         self._command_s: float | None = None
         self._gone_s: float | None = None
-        self._is_closing = self._is_lost = False
-        self._reopen_s = self._last_s = 0.0
+        self._closing_s: float | None = None
+        self._is_lost = False
+        self._lost_s = self._reopen_s = self._last_s = 0.0
         self._cycles = 0
 
     @property
     def has_torque(self) -> bool:
         """True while goals are sent."""
         return self._holder.has_torque
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._closing_s is not None
 
     @property
     def is_done(self) -> bool:
@@ -111,7 +116,7 @@ class ArmCore:
         if command.order is Order.ESTOP:
             return self._estop()
         if command.order is Order.CLOSE:
-            self._is_closing = True
+            self._closing_s = self._clock.now() if self._closing_s is None else self._closing_s
         if command.order in (Order.STATE, Order.CLOSE):
             return ""
         if self.machine.state not in (State.ACTIVE, State.HOLD):
@@ -157,7 +162,8 @@ class ArmCore:
             return "" if self.machine.state in _BUSY else self._why_not()
         self._reliefs.clear()
         self._target = self._command_s = None
-        error = self._holder.take()
+        error = self._servos.check() if self._holder.is_strange else ""  # another arm may have been plugged in
+        error = error or self._holder.take()
         if error and (self.has_torque or self._holder.is_strange):  # it held until now, and goes on holding
             self._to(State.FAULT, error)
             return error
@@ -174,8 +180,10 @@ class ArmCore:
         self._target = None
         self._parking.finish()
         self._to(State.ESTOP, "stopped by estop")
-        if self._is_lost or (self._holder.is_strange and not self._holder.take_back()):
+        if self._is_lost:
             return "the stop could not be sent, the port is lost: cut the power"
+        if self._holder.is_strange:
+            self._holder.take_back()
         return self._holder.stop() if self.has_torque else ""
 
     def step(self) -> None:
@@ -197,7 +205,10 @@ class ArmCore:
                 self._holder.send(period)
         except PortLost as err:
             self._lose_port(err)
-        self._end()
+        try:
+            self._end()
+        except PortLost as err:
+            self._lose_port(err)
 
     def _judge(self) -> None:
         """Looks at this cycle's readings, and stops what must be stopped."""
@@ -218,7 +229,7 @@ class ArmCore:
             self._to(State.HOLD, next(iter(silent.values())))
         for index, why, is_dead in self.reader.silent(self._clock.now()):
             if is_dead:
-                self._holder.limp.add(index)
+                self._holder.dead.add(index)
                 self._fault(f"{self._label(index)} is dead ({why}): check its cable and power, then re-arm")
 
     def _unreadable(self) -> dict[int, str]:
@@ -242,7 +253,7 @@ class ArmCore:
             return
         is_turn = self._cycles % (_VERIFY_CYCLES * len(self.joints.units)) == index * _VERIFY_CYCLES
         if (is_turn or is_low or self.reader.was_silent[index]) and self._servos.has_torque(index) is False:
-            self._holder.limp.add(index)
+            self._holder.off.add(index)
             self._fault(
                 f"{self._label(index)} lost its torque: it restarted; check power supply and cable, then re-arm"
             )
@@ -286,8 +297,8 @@ class ArmCore:
     def _park(self, reason: str, *, lets_go: bool) -> None:
         """Begins to park; an arm that is not where it was left, after a lost port, is only let go."""
         self._target = None
-        if self._holder.is_strange and not self._holder.take_back():
-            return
+        if self._holder.is_strange:
+            self._holder.take_back()
         if self.machine.state is not State.PARKING:
             self._to(State.PARKING, reason)
         self._parking.start(reason, lets_go=lets_go, in_place=self._holder.is_strange)
@@ -308,13 +319,16 @@ class ArmCore:
     def _finish_parking(self) -> None:
         parking = self._parking
         late = ", ".join(self._label(index) for index in parking.late)
-        text = f"arrived ({parking.reason})" + (f", but {late} did not arrive: something blocks it" if late else "")
+        text = f"{'stayed where it was' if parking.is_in_place else 'arrived'} ({parking.reason})"
+        text += f", but {late} did not arrive: something blocks it" if late else ""
         if parking.lets_go:
             stubborn = self._holder.let_go()
             text += f" and let go{'; ' + stubborn if stubborn else ''}"
         self._command_s = self._clock.now()
         if self.machine.state is State.PARKING:
             self._to(State.CONNECTED if parking.lets_go else State.HOLD, text)
+        elif parking.lets_go:  # after an estop
+            self._to(self.machine.state, text)
         parking.finish()
 
     @property
@@ -333,7 +347,8 @@ class ArmCore:
         if self._is_lost:
             return
         self._is_lost = True
-        self._reopen_s = self._clock.now() + _REOPEN_S
+        self._lost_s = self._clock.now()
+        self._reopen_s = self._lost_s + _REOPEN_S
         self._target = None
         self._holder.lose()
         self._parking.finish()
@@ -349,23 +364,35 @@ class ArmCore:
             self._servos.reopen()
         except RobotError:
             return
+        problem = self._servos.check()
         self._is_lost = False
         self.reader.forget()
-        self._to(self.machine.state, "the port was lost and is back; look at the arm, then re-arm")
+        found = f"the port was lost and is back{', but ' + problem if problem else ''}"
+        self._to(self.machine.state, f"{found}; look at the arm, then re-arm")
 
     def _end(self) -> None:
         """Lets go and closes the port when nobody is left to command."""
-        if not self._is_closing and self._gone_s is None:
+        alone_s = self._gone_s if self._closing_s is None else self._closing_s
+        if alone_s is None:
             return
-        state, gone_s = self.machine.state, self._clock.now() - (self._gone_s or 0.0)
-        if self._is_lost and not self._is_closing and gone_s < _GIVE_UP_S:
-            return
-        is_stopped, holder = state is State.ESTOP and not self._is_lost, self._holder
-        if is_stopped and (holder.has_torque or (holder.is_strange and holder.take_back())):
+        state, holder, reason = self.machine.state, self._holder, self.machine.reason
+        if self._is_lost:
+            lost_s = self._clock.now() - max(alone_s, self._lost_s)
+            if lost_s < (_LAST_TRIES_S if self._is_closing else _GIVE_UP_S):
+                return
+            if holder.kept:
+                reason = f"the port is lost, and what had torque keeps it ({reason})"
+        elif state is State.ESTOP and (holder.has_torque or holder.is_strange):
+            if not holder.has_torque:
+                holder.take_back()
             self._parking.start("closed after estop", lets_go=True, in_place=True)
-        elif self._is_lost or state in (State.CONNECTED, State.ESTOP):
+            return
+        elif state not in (State.CONNECTED, State.ESTOP):
+            return
+        try:
             self._servos.close()
-            self.machine.close(self.machine.reason, self._clock.now())
+        finally:
+            self.machine.close(reason, self._clock.now())
 
     def _to(self, state: State, reason: str) -> None:
         self.machine.to(state, reason, self._clock.now())
@@ -395,6 +422,7 @@ class ArmCore:
             torque_share=tuple(self.torque.now),
             alarms=(*texts, *self._unreadable().values()),
             late=self._parking.late,
+            kept=self._holder.kept,
             error=error,
             number=number,
             counts={"cycles": self._cycles, "rejected": self.reader.rejected, **self._servos.counts()},

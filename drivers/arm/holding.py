@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from numpy.typing import NDArray
 
 from roboalign.drivers.arm.joints import Joints
 from roboalign.drivers.arm.motion import Motion
@@ -12,6 +15,8 @@ from roboalign.drivers.arm.stopping import confirm_stop, let_go, take_hold
 from roboalign.drivers.arm.torque import TorqueShares
 
 __all__ = ["Holder"]
+
+_FIND_CYCLES = 15  # a silent motor takes the time in which the others are read again, at first
 
 
 class Holder:
@@ -25,38 +30,67 @@ class Holder:
         """True while goals are sent."""
         self.is_strange = False
         """True after a lost port: the arm may be elsewhere than its goals are."""
-        self.limp: set[int] = set()
-        """Motors that are dead or restarted. They get no goal: it switches a Feetech servo on, and it would jump."""
+        self.dead: set[int] = set()
+        """Motors that nobody can read."""
+        self.off: set[int] = set()
+        """Motors that restarted: their torque is off although it was switched on."""
+        self.kept: tuple[int, ...] = ()
+        """Motors that may have torque although nobody holds them: they did not let go, or the port is lost."""
+
+    @property
+    def limp(self) -> set[int]:
+        """Motors that get no goal before a re-arm: it switches a Feetech servo on, and it would jump."""
+        return self.dead | self.off
 
     def take(self) -> str:
         """Switches torque on where the arm is; returns why not, empty when it holds. Raises PortLost."""
-        self.limp.clear()
+        self.dead.clear()
+        self.off.clear()
         joints = self._joints
         error = take_hold(self._servos, self._reader, self._motion, self._torque, joints.units, joints.label)
         if not error:
-            self.has_torque, self.is_strange = True, False
+            self.has_torque, self.is_strange, self.kept = True, False, ()
         return error
 
-    def take_back(self) -> bool:
-        """Sends goals again after a lost port, to the pose in which the arm is; false while that is not known."""
-        if not self._reader.is_complete:
-            return False
-        self._motion.reset(self._reader.positions_rad)
+    def take_back(self) -> None:
+        """Sends goals again after a lost port, to where the arm is: nothing moves. Raises PortLost.
+
+        Only to motors that answer and have torque; the others must not keep these from being let go.
+        """
+        reader, left = self._reader, _FIND_CYCLES
+        while left and not reader.is_settled:
+            reader.cycle()
+            left -= 1
         self._servos.watch(True)  # a watchdog that expired meanwhile refuses goals until it is cleared
+        for index, position in enumerate(reader.positions_rad):
+            is_on = None if math.isnan(position) else self._servos.has_torque(index)
+            if not is_on:
+                (self.dead if is_on is None else self.off).add(index)
+        self._motion.reset(self._places())
         self._torque.soften([True] * len(self._joints.units))
         self.has_torque = True
-        return True
 
     def stop(self) -> str:
         """Stays where the last reading was; returns which servos do not confirm it, empty when all do."""
+        self._motion.reset(self._places())
+        wanted, unknown = {}, []
+        for index, unit in enumerate(self._joints.units):
+            if math.isnan(self._reader.positions_rad[index]):
+                unknown.append(index)
+            elif index not in self.off:
+                wanted[index] = unit.count(float(self._motion.goal[index]))
+        return confirm_stop(self._servos, wanted, unknown, self._joints.label)
+
+    def _places(self) -> NDArray[np.float64]:
+        """Where the motors are, and the goals of those of which nobody knows it."""
         positions = np.array(self._reader.positions_rad)
-        self._motion.reset(np.where(np.isfinite(positions), positions, self._motion.goal))
-        return confirm_stop(self._servos, self._motion, self._joints.units, self._joints.label)
+        places: NDArray[np.float64] = np.where(np.isfinite(positions), positions, self._motion.goal)
+        return places
 
     def send(self, period_s: float) -> None:
         """Sends torque limits that changed, then the goals; nothing while torque is off.
 
-        Nothing to a motor that is silent or restarted: a goal switches a Feetech servo on, and it would jump.
+        Nothing to a motor that is silent or limp.
         """
         if not self.has_torque:
             return
@@ -76,10 +110,12 @@ class Holder:
     def let_go(self) -> str:
         """Switches torque off; returns who did not obey, empty when all did."""
         stubborn = let_go(self._servos, self._joints.units, self._joints.label)
-        self.has_torque = self.is_strange = False
+        self.has_torque, self.is_strange, self.kept = False, False, tuple(stubborn)
         self._torque.off()
-        return stubborn
+        return "; ".join(stubborn.values())
 
     def lose(self) -> None:
-        """Notes that the port is gone."""
+        """Notes that the port is gone: whoever has torque keeps it."""
+        if self.has_torque:
+            self.kept = tuple(index for index in range(len(self._joints.units)) if index not in self.off)
         self.has_torque, self.is_strange = False, True

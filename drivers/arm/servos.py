@@ -16,7 +16,7 @@ from roboalign.drivers.arm.readings import Alert, MotorLimits, MotorReading
 from roboalign.drivers.bus.bus import Bus
 from roboalign.drivers.bus.dynamixel_table import DYNAMIXEL_REGISTERS, DYNAMIXEL_TELEMETRY
 from roboalign.drivers.bus.feetech_table import FEETECH_REGISTERS, FEETECH_TELEMETRY
-from roboalign.drivers.bus.types import Block, Fault, Register, Reply
+from roboalign.drivers.bus.types import Block, Fault, PortLost, Register, Reply
 from roboalign.sdk.errors import RobotError
 
 __all__ = ["BusServos"]
@@ -109,10 +109,19 @@ class BusServos:
         return self._check()
 
     def reopen(self) -> None:
-        """Opens a lost port again and checks the servos."""
+        """Opens a lost port again, whoever answers there."""
         self.bus.reopen()
         self._is_watched = False
-        self._check()
+
+    def check(self) -> str:
+        """Checks the servos again; returns what is wrong, empty when nothing is."""
+        try:
+            self._check()
+        except PortLost:
+            raise
+        except RobotError as err:
+            return str(err)
+        return ""
 
     def close(self) -> None:
         """Closes the port. Idempotent."""

@@ -147,7 +147,7 @@ def run_on_robot(
 
 
 def put_away(robot: Robot, dialogue: Dialogue, *, is_parked: bool = True) -> None:
-    """Parks and disconnects; one that cannot park is still disconnected, and the reason is shown. Ctrl-C waits."""
+    """Parks and disconnects, whatever of it fails; says what did. Ctrl-C waits."""
     with _uninterrupted(dialogue):
         try:
             if is_parked:
@@ -156,7 +156,10 @@ def put_away(robot: Robot, dialogue: Dialogue, *, is_parked: bool = True) -> Non
         except RobotError as err:
             dialogue.say(f"not parked: {err}")
         finally:
-            robot.disconnect()
+            try:
+                robot.disconnect()
+            except RobotError as err:
+                dialogue.say(str(err))
 
 
 @contextmanager
