@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from roboalign.sdk.control.clock import Clock
 from roboalign.sdk.control.loop import Actor, ControlLoop, LoopReport, Tick
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError, unknown_name
 from roboalign.sdk.policy import Policy
+from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
 from roboalign.sdk.types import Observation, RobotSpec
 
@@ -56,7 +57,7 @@ class SpecifiedActor(Actor, Protocol):
 
 
 def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") -> None:
-    """Refuses a policy that was trained for another robot: cameras, sizes, fields, rate.
+    """Refuses a policy that was trained for another robot: cameras, sizes, fields, places, rate.
 
     Raises:
         ConfigError: Something differs; the message says what and what to change.
@@ -73,6 +74,7 @@ def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") ->
     ):
         if tuple(wanted) != tuple(found):
             raise ConfigError(f"{name} has the {what} {', '.join(wanted)}, the robot {', '.join(found)}")
+    _check_places(robot, policy.prompt, name)
     if not math.isclose(policy.rate_hz, robot.control_rate_hz, rel_tol=1e-3):
         raise ConfigError(
             f"{name} acts at {policy.rate_hz:g} Hz, the robot at {robot.control_rate_hz:g} Hz; write "
@@ -80,10 +82,26 @@ def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") ->
         )
 
 
+def _check_places(robot: RobotSpec, prompt: PromptFormat, name: str) -> None:
+    """Refuses a policy that cannot tell apart places where the tool may be: it was made for another workspace."""
+    box = tuple(zip(prompt.origin_m, prompt.upper_m, strict=True))
+    goes = tuple(zip(robot.workspace_lower_m, robot.workspace_upper_m, strict=True))
+    slack_m = prompt.length_unit_m
+    if all(a - slack_m <= low and high <= b + slack_m for (a, b), (low, high) in zip(box, goes, strict=True)):
+        return
+    raise ConfigError(
+        f"{name} knows places at {_box(box)} m, the tool of {robot.name} goes to {_box(goes)} m: it was trained for "
+        f"another arm; name a bundle that was trained for this one (nano-so101 is for an SO-101)"
+    )
+
+
+def _box(sides: Sequence[tuple[float, float]]) -> str:
+    return ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, (low, high) in zip("xyz", sides, strict=True))
+
+
 def describe_limits(spec: RobotSpec) -> tuple[str, ...]:
     """Returns what bounds every motion, as lines for a person."""
-    low, high = spec.workspace_lower_m, spec.workspace_upper_m
-    box = ", ".join(f"{axis} {a:.2f} to {b:.2f}" for axis, a, b in zip("xyz", low, high, strict=True))
+    box = _box(tuple(zip(spec.workspace_lower_m, spec.workspace_upper_m, strict=True)))
     joints = [
         f"  {name:<14} {math.degrees(a):7.1f} to {math.degrees(b):6.1f} deg, up to {math.degrees(v):5.1f} deg/s"
         for name, a, b, v in zip(
