@@ -6,9 +6,11 @@ An interruption parks too, and a second one does not cut the parking short.
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,8 @@ __all__ = [
 
 
 _PACE_SHARE = 0.8
+_MAX_SUMMED = 5
+_NUMBERS = re.compile(r"[\d.]+")  # a reason with another figure is not another reason
 _PARKING_FIRST = "parking first; the power switch is faster if something is wrong"
 
 
@@ -159,9 +163,19 @@ def run_on_robot(
             if callable(go_home):
                 go_home()
             loop = ControlLoop(robot, policy, clock, replan_every=replan_every, on_tick=on_tick)
-            return loop.run(sentence, max_ticks=max_ticks)
+            report = loop.run(sentence, max_ticks=max_ticks)
         finally:
             put_away(robot, dialogue)
+        for line in _sum_up(report):
+            dialogue.say(line)
+        return report
+
+
+def _sum_up(report: LoopReport) -> list[str]:
+    """Returns why actions were held or changed, as lines for a person, most frequent first."""
+    counts = Counter({**report.hold_reasons, **report.change_reasons})
+    lines = [f"{count} of {report.ticks} actions: {reason}" for reason, count in counts.most_common(_MAX_SUMMED)]
+    return lines + ([f"and {len(counts) - _MAX_SUMMED} more reasons"] if len(counts) > _MAX_SUMMED else [])
 
 
 def put_away(robot: Robot, dialogue: Dialogue, *, is_parked: bool = True) -> None:
@@ -288,8 +302,9 @@ def check_pace(latency_s: float, park_after_s: float) -> None:
 
 
 def _narrator(dialogue: Dialogue) -> Callable[[Tick], None]:
-    """Says each thought once, why the loop holds, and what the limiter changed."""
+    """Says each thought once, why the loop holds, and why the robot did something else: when that begins."""
     last: list[object] = [None]
+    lasting: set[str] = set()
 
     def tell(tick: Tick) -> None:
         if tick.hold_reason is not None:
@@ -297,5 +312,11 @@ def _narrator(dialogue: Dialogue) -> Callable[[Tick], None]:
         elif tick.chunk is not None and tick.chunk is not last[0]:
             last[0] = tick.chunk
             dialogue.say(f"{tick.index:4d}  {tick.chunk.thought or tick.chunk.source}")
+        reasons = {} if tick.hold_reason is not None else {_NUMBERS.sub("", why): why for why in tick.applied.reasons}
+        for kind, why in reasons.items():
+            if kind not in lasting:
+                dialogue.say(f"{tick.index:4d}  {why}")
+        lasting.clear()
+        lasting.update(reasons)
 
     return tell
