@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from roboalign.drivers.arm.holding import Holder
 from roboalign.drivers.arm.joints import Joints
+from roboalign.drivers.arm.judging import Judge
 from roboalign.drivers.arm.messages import ArmState, Command, Order
-from roboalign.drivers.arm.monitor import Action, Alarm, Monitor
+from roboalign.drivers.arm.monitor import Monitor
 from roboalign.drivers.arm.motion import Motion
 from roboalign.drivers.arm.parking import Parking, ParkPhase
 from roboalign.drivers.arm.reader import Reader
@@ -34,8 +35,6 @@ FIRST_COMMAND_S = 5.0
 _STILL_S, _STILL_RAD = 0.1, 0.05  # what may move while the torque is still low
 _REOPEN_S = 0.25
 _GIVE_UP_S, _LAST_TRIES_S = 10.0, 3.0  # without a port, and without a policy or asked to close
-_VERIFY_CYCLES = 10  # one motor's torque is looked at every so many cycles
-_LOW_SHARE = 0.8  # of the others' voltage; below it a servo may have restarted
 _MAX_GAP_CYCLES = 3.0
 _BUSY = (State.ARMED, State.ACTIVE, State.HOLD)
 
@@ -54,10 +53,9 @@ class ArmCore:
         self.motion = Motion(settings.lower_rad, settings.upper_rad, settings.max_speed_rad_s)
         self.torque = TorqueShares(settings.torque_caps)
         self._holder = Holder(servos, joints, self.reader, self.motion, self.torque)
-        self._monitor = Monitor([])
-        self._alarms: dict[int, list[Alarm]] = {}
         self._parking = Parking(self.motion, self.torque, settings.park_rad)
         self._reliefs = Reliefs(self.motion, self.torque)
+        self._judge = Judge(servos, joints, self.reader, self.motion, self._holder, self._reliefs, clock)
         self._target: Float64Array | None = None
         self._due_s = 0.0
         self._command_s: float | None = None
@@ -88,7 +86,7 @@ class ArmCore:
         except RobotError:
             self._servos.close()
             raise
-        self._monitor = Monitor(limits)
+        self._judge.monitor = Monitor(limits)
         self._last_s = self._clock.now()
         self._to(State.CONNECTED, "the servos answer, torque is off")
 
@@ -148,7 +146,7 @@ class ArmCore:
         self._command_s = self._clock.now()
         self._target = np.clip(goal, self.motion.lower, self.motion.upper)
         self._due_s = self._command_s + min(max(command.within_s, 0.0), 1.0)
-        if not self._unreadable():  # else it holds until the joint can be read
+        if not self._judge.unreadable():  # else it holds until the joint can be read
             self._to(State.ACTIVE, "follows commands")
         return ""
 
@@ -199,7 +197,7 @@ class ArmCore:
                 self._reopen()
             else:
                 self.reader.cycle()
-                self._judge()
+                self._judge.cycle(self._cycles, self)
                 self._watch()
                 self._move(period)
                 self._holder.send(period)
@@ -209,54 +207,6 @@ class ArmCore:
             self._end()
         except PortLost as err:
             self._lose_port(err)
-
-    def _judge(self) -> None:
-        """Looks at this cycle's readings, and stops what must be stopped."""
-        positions, silent = self.reader.positions_rad, self._unreadable()
-        volts = sorted(item.volts for item in self.reader.readings if item is not None)
-        usual_volts = volts[len(volts) // 2] if volts else 0.0
-        for index, reading in enumerate(self.reader.readings):
-            if reading is None or not self.reader.is_fresh[index]:
-                continue
-            goal = float(self.motion.goal[index]) if self.has_torque else None
-            self._alarms[index] = self._monitor.look(index, reading, positions[index], goal)
-            for alarm in self._alarms[index]:
-                self._answer(alarm, positions[index])
-            if self._target is not None and self._reliefs.end_if_away(index, float(self._target[index])):
-                self._monitor.clear(index)
-            self._check_torque(index, reading.volts < _LOW_SHARE * usual_volts)
-        if silent and self.machine.state is State.ACTIVE:
-            self._to(State.HOLD, next(iter(silent.values())))
-        for index, why, is_dead in self.reader.silent(self._clock.now()):
-            if is_dead:
-                self._holder.dead.add(index)
-                self._fault(f"{self._label(index)} is dead ({why}): check its cable and power, then re-arm")
-
-    def _unreadable(self) -> dict[int, str]:
-        return {
-            index: f"{self._label(index)} cannot be read: {why}; check its cable and power"
-            for index, why, _ in self.reader.silent(self._clock.now())
-        }
-
-    def _answer(self, alarm: Alarm, position_rad: float) -> None:
-        text = f"{self._label(alarm.motor)}: {alarm.text}"
-        if alarm.action is Action.FAULT:
-            self._fault(text)
-        elif alarm.action is Action.PARK and self.machine.state in (State.ACTIVE, State.HOLD):
-            self._park(text, lets_go=True)
-        elif alarm.action is Action.RELIEVE and alarm.motor not in self._reliefs:
-            self._reliefs.add(alarm.motor, position_rad)
-
-    def _check_torque(self, index: int, is_low: bool) -> None:
-        """Looks whether a motor lost its torque: in turn, and at once when it was silent or its voltage is low."""
-        if not self.has_torque or self.machine.state not in (*_BUSY, State.PARKING):
-            return
-        is_turn = self._cycles % (_VERIFY_CYCLES * len(self.joints.units)) == index * _VERIFY_CYCLES
-        if (is_turn or is_low or self.reader.was_silent[index]) and self._servos.has_torque(index) is False:
-            self._holder.off.add(index)
-            self._fault(
-                f"{self._label(index)} lost its torque: it restarted; check power supply and cable, then re-arm"
-            )
 
     def _watch(self) -> None:
         """Arms, holds, parks: what time and silence bring about."""
@@ -286,7 +236,7 @@ class ArmCore:
         """While the torque is low nothing may move; when it is full the arm is ready."""
         if since_s < _STILL_S and (moved_rad > _STILL_RAD).any():
             worst = int(np.argmax(moved_rad))
-            self._fault(
+            self.fault(
                 f"{self._label(worst)} moved by {moved_rad[worst]:.2f} rad while torque came on: check calibration"
             )
         elif self.torque.is_settled:
@@ -305,14 +255,14 @@ class ArmCore:
 
     def _move(self, period: float) -> None:
         if self._parking.is_on:
-            is_whole = self._unreadable().keys() <= self._holder.limp  # else it waits for who comes back
-            scale = self._speed_scale if is_whole else 0.0
+            is_whole = self._judge.unreadable().keys() <= self._holder.limp  # else it waits for who comes back
+            scale = self._judge.speed_scale if is_whole else 0.0
             phase = self._parking.step(period, scale, self.reader.positions_rad)
             if phase is ParkPhase.DONE:
                 self._finish_parking()
         elif self.machine.state is State.ACTIVE and self._target is not None:
             target = self._reliefs.limit(self._target)
-            self.motion.follow(target, self._due_s - self._clock.now(), period, self._speed_scale)
+            self.motion.follow(target, self._due_s - self._clock.now(), period, self._judge.speed_scale)
         else:
             self.motion.brake(period)
 
@@ -332,15 +282,30 @@ class ArmCore:
         parking.finish()
 
     @property
-    def _speed_scale(self) -> float:
-        """Half while a supply sags or a motor is warm."""
-        slow = any(alarm.action is Action.SLOW for alarms in self._alarms.values() for alarm in alarms)
-        return 0.5 if slow else 1.0
+    def target_rad(self) -> Float64Array | None:
+        """Where the motors are asked to go; None when nowhere."""
+        return self._target
 
-    def _fault(self, reason: str) -> None:
+    @property
+    def keeps_torque(self) -> bool:
+        """True while every motor is to have torque."""
+        return self.machine.state in (*_BUSY, State.PARKING)
+
+    def fault(self, reason: str) -> None:
+        """Stops where it is, when it is busy."""
         if self.machine.state in _BUSY:
             self._target = None
             self._to(State.FAULT, reason)
+
+    def cool(self, reason: str) -> None:
+        """Parks and lets go, when it follows commands or holds."""
+        if self.machine.state in (State.ACTIVE, State.HOLD):
+            self._park(reason, lets_go=True)
+
+    def hold(self, reason: str) -> None:
+        """Holds, when it follows commands."""
+        if self.machine.state is State.ACTIVE:
+            self._to(State.HOLD, reason)
 
     def _lose_port(self, err: PortLost) -> None:
         """The port is gone: whatever the arm does now, it does alone."""
@@ -408,7 +373,6 @@ class ArmCore:
     def state(self, error: str = "", number: int = 0) -> ArmState:
         """Returns how the arm is."""
         now, readings = self._clock.now(), self.reader.readings
-        texts = [f"{self._label(index)}: {alarm.text}" for index, found in self._alarms.items() for alarm in found]
         return ArmState(
             state=self.machine.state,
             reason=self.machine.reason,
@@ -420,7 +384,7 @@ class ArmCore:
             volts=tuple(0.0 if reading is None else reading.volts for reading in readings),
             temperature_c=tuple(0.0 if reading is None else reading.temperature_c for reading in readings),
             torque_share=tuple(self.torque.now),
-            alarms=(*texts, *self._unreadable().values()),
+            alarms=self._judge.texts,
             late=self._parking.late,
             kept=self._holder.kept,
             error=error,
