@@ -18,7 +18,9 @@ def export(
         ),
     ] = None,
     target: Annotated[str, typer.Option("--target", help="Machine to export for: cpu or jetson.")] = "cpu",
-    precision: Annotated[str, typer.Option("--precision", help="How weights are stored: fp16 or fp32.")] = "fp16",
+    precision: Annotated[
+        str, typer.Option("--precision", help="How weights are stored: fp16, fp32, int8 or int4.")
+    ] = "fp16",
     out: Annotated[
         Path | None, typer.Option("--out", help="Bundle folder to write.", show_default="runs/bundle-RUN-TARGET")
     ] = None,
