@@ -33,12 +33,10 @@ def compile_bundle(python: str, bundle: Path) -> int:
     for path in sorted(bundle.glob("*.onnx")):
         for capability in stand_ins:
             start_s = time.monotonic()
-            verdict, message = compile_graph(python, path, capability)
-            num_refused += not verdict
-            seconds = time.monotonic() - start_s
-            print(
-                f"{bundle.name}/{path.name:14} sm {capability:5} {'compiles' if verdict else message} {seconds:.1f} s"
-            )
+            found = compile_graph(path, capability, python=python)
+            num_refused += not found.is_taken
+            words = "compiles" if found.is_taken else found.message
+            print(f"{bundle.name}/{path.name:14} sm {capability:5} {words} {time.monotonic() - start_s:.1f} s")
     return 1 if num_refused else 0
 
 

@@ -77,7 +77,7 @@ class ExportConfig:
     check: str = "static"
     """How graphs are checked for a board: `static` by rules, or `rtx` also by NVIDIA's compiler for its stand-in."""
     precision: str = "fp16"
-    """How weights are stored: `fp16` or `fp32`."""
+    """How weights are stored: `fp16`, `fp32`, or as codes: `int8`, `int4`."""
     out: Path | None = None
     """Folder to write; None makes one below `runs_dir`, named after the run and the target."""
     runs_dir: Path = Path("runs")

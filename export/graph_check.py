@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from roboalign.export.plan import ExportPlan
-from roboalign.export.planner import OPSET_OF, ORT_CPU
+from roboalign.export.planner import ORT_CPU
 
 __all__ = ["Finding", "GraphRules", "check_graph", "rules_of"]
 
@@ -80,6 +80,10 @@ _NAME_OF = {
     TensorProto.FLOAT4E2M1: "nvfp4",
 }
 """Types by the names of targets.toml."""
+
+_OPSET_OF_TYPE = {"int4": 21, "nvfp4": 23}
+_OPSET_OF_BLOCKS = 21
+"""Oldest operator set with a type, and with `block_size`."""
 
 _FLOATS = ("fp32", "fp16", "bf16")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -188,10 +192,14 @@ def _check_opset(graph: _Graph, rules: GraphRules) -> Iterator[Finding]:
         yield _error("graph", "the graph", f"its types cannot be inferred: {graph.fault}")
     if graph.opset > rules.max_opset:
         yield _error("opset", "the graph", f"opset {graph.opset}, and {rules.name} reads up to {rules.max_opset}")
-    for name, needed in OPSET_OF.items():
+    for name, needed in _OPSET_OF_TYPE.items():
         tensors = [tensor.name for tensor in graph.constants.values() if _NAME_OF.get(tensor.data_type) == name]
         if tensors and graph.opset < needed:
             yield _error("opset", tensors[0], f"{name} weights need opset {needed}, found {graph.opset}")
+    if graph.opset < _OPSET_OF_BLOCKS:
+        for node in graph.nodes:
+            if node.op_type in _QUANTIZERS and _attribute(node, "block_size", 0):
+                yield _error("opset", _where(node), f"blocks need opset {_OPSET_OF_BLOCKS}, found {graph.opset}")
 
 
 def _check_domains(graph: _Graph, rules: GraphRules) -> Iterator[Finding]:
@@ -264,6 +272,7 @@ def _check_quantizers(graph: _Graph, rules: GraphRules) -> Iterator[Finding]:
     for node in graph.nodes:
         if node.op_type not in _QUANTIZERS:
             continue
+        yield from _check_last_block(graph, node)
         name, is_weight = _NAME_OF.get(_quantized_type(graph, node)), node.input[0] in graph.constants
         if name == "int4" and is_weight and node.op_type == "DequantizeLinear":
             size = _attribute(node, "block_size", 0)
@@ -274,6 +283,18 @@ def _check_quantizers(graph: _Graph, rules: GraphRules) -> Iterator[Finding]:
             yield _note("activation", _where(node), "INT4 is documented for weights only; this is of what is computed")
         elif name == "int8" and not is_weight and _num_scales(graph, node) != 1:
             yield _note("activation", _where(node), "INT8 of what is computed is documented with a single scale only")
+
+
+def _check_last_block(graph: _Graph, node: onnx.NodeProto) -> Iterator[Finding]:
+    """ONNX lets the last block be shorter; the parser of TensorRT does not."""
+    size, tensor = _attribute(node, "block_size", 0), graph.constants.get(node.input[0])
+    if not size or tensor is None:
+        return
+    length = tensor.dims[_attribute(node, "axis", 1)]
+    if length % size:
+        yield _error(
+            "block", _where(node), f"{length} values in blocks of {size}: the last block is shorter; fill it up"
+        )
 
 
 def _num_scales(graph: _Graph, node: onnx.NodeProto) -> int:

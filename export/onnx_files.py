@@ -19,10 +19,14 @@ from roboalign.sdk.errors import CheckFailed
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["OPSET", "WEIGHT_PREFIX", "write_graph"]
+__all__ = ["CODES_OPSET", "OPSET", "WEIGHT_PREFIX", "write_graph"]
 
 OPSET = 20
 """Newest ai.onnx version that TensorRT 10.3 (JetPack 6.2) reads in full and that the dynamo exporter writes."""
+
+CODES_OPSET = 21
+"""Version of graphs with quantised weights: the first whose `DequantizeLinear` knows blocks. The operators of `OPSET`
+mean the same in it."""
 
 WEIGHT_PREFIX = "model."
 """The graph modules hold their model under this name, so every weight of a graph starts with it."""
@@ -43,9 +47,13 @@ def write_graph(
             f"{path.name} uses operators outside ai.onnx ({', '.join(foreign)}), which an engine builder will not know"
         )
     used = share_weights(graph, table, WEIGHT_PREFIX)
+    opset = OPSET
+    if any(stored.layout is not None for stored in table.values()):
+        opset = CODES_OPSET
+        graph.opset_import[0].version = opset
     onnx.save(graph, path)
     onnx.checker.check_model(path, full_check=True)
-    spec = GraphSpec(file=path.name, opset=OPSET, inputs=tuple(spec for spec, _ in inputs), outputs=tuple(outputs))
+    spec = GraphSpec(file=path.name, opset=opset, inputs=tuple(spec for spec, _ in inputs), outputs=tuple(outputs))
     _check_interface(graph, spec)
     return spec, used
 

@@ -28,13 +28,13 @@ __all__ = [
 PRECISIONS = tuple(BYTES)
 """What can be planned for."""
 
-WRITTEN_PRECISIONS = ("fp16", "fp32")
+WRITTEN_PRECISIONS = ("fp16", "fp32", "int8", "int4")
 """How this version can store weights; the arithmetic of its graphs is float32."""
 
 TENSORRT, ORT_TENSORRT, EDGE_LLM, ORT_CPU = "TensorRT", "ORT + TensorRT", "TensorRT Edge-LLM", "onnxruntime CPU"
 
-OPSET_OF = {"int4": 21, "nvfp4": 23}
-"""Oldest operator set with blocks of these types in DequantizeLinear; 20 does for the others."""
+OPSET_OF = {"int8": 21, "int4": 21, "nvfp4": 23}
+"""Oldest operator set with blocks in DequantizeLinear, and with these types; 20 does for the others."""
 
 _OPSET = 20
 
@@ -123,9 +123,9 @@ def plan_board(
     """
     version = tensorrt or (jetpack.tensorrt[0] if jetpack else None)
     engines = {part: _engine(part, size, target, jetpack) for part in _parts(size)}
-    # Blocks of 4 bits need a newer operator set only where TensorRT reads them from plain ONNX.
+    # Weights in blocks need a newer operator set, but not where Edge-LLM reads them in its own way.
     is_plain = any(engines[part] != EDGE_LLM for part in ("prefill", "step"))
-    opset = OPSET_OF.get(precision, _OPSET) if is_plain and target.name != "cpu" else _OPSET
+    opset = OPSET_OF.get(precision, _OPSET) if is_plain else _OPSET
     parts = tuple(_plan_part(part, engine, size, target, precision) for part, engine in engines.items())
     kv_gb = size.kv_values * BYTES["fp32" if _computes_in_fp32(target) else "fp16"] * size.context_tokens / 1e9
     run_gb = sum(part.weights_gb for part in parts) + kv_gb + sum(_RUNTIME_GB[name] for name in set(engines.values()))

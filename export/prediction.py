@@ -34,7 +34,8 @@ BYTES = {
     "int4": 0.5 + 2 / 128,
     "nvfp4": 0.5 + 1 / 16,
 }
-"""Bytes of a weight: INT4 has a 16-bit scale for each 128 of them, NVFP4 an 8-bit one for each 16."""
+"""Bytes of a weight: INT4 has a 16-bit scale for each 128 of them, as Edge-LLM wants (ours have one for each 32), NVFP4
+an 8-bit one for each 16."""
 
 THOUGHT_TOKENS = (0, 32, 64, 128)
 """Lengths of thought that the chunk rate is given for."""

@@ -4,28 +4,69 @@ ONNX external data is a file name, an offset and a length; a safetensors file is
 offsets, so the graphs point straight into it. A tensor stored as float16 gets a Cast to float32 behind it, which
 runtimes fold when they load. The bytes that onnxruntime maps are thus the bytes that PyTorch reads: parity is about
 one set of weights.
+
+With `int8` and `int4`, matrices of linear layers become codes in blocks and kernels of convolutions codes of 8 bits
+(`sdk/quantized.py`), and the graph gets a `DequantizeLinear` in front of what uses them: a standard operator, which
+onnxruntime fuses with the product behind it. Everything else stays float16: the embedding, which is also the output
+layer, biases, norms, and what is too small to matter.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from roboalign.sdk.errors import CheckFailed, ConfigError
+from roboalign.sdk.quantized import (
+    BLOCK,
+    SCALE_SUFFIX,
+    QuantizedLayout,
+    dequantize,
+    layouts_to_metadata,
+    pack_codes,
+    quantize_channels,
+    quantize_matrix,
+)
 
-__all__ = ["PRECISIONS", "StoredTensor", "share_weights", "write_weights"]
+__all__ = [
+    "PRECISIONS",
+    "QUANTIZED_BITS",
+    "Layer",
+    "StoredTensor",
+    "decoded_weight",
+    "quantizable",
+    "share_weights",
+    "write_weights",
+]
 
-PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
+QUANTIZED_BITS = {"int8": 8, "int4": 4}
+"""Bits of a code, by precision."""
 
-_ONNX_DTYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
+PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32} | dict.fromkeys(QUANTIZED_BITS, torch.float16)
+"""What holds the weights that are no codes, by precision."""
+
+_ONNX_DTYPES = {
+    "F16": TensorProto.FLOAT16,
+    "F32": TensorProto.FLOAT,
+    "I8": TensorProto.INT8,
+    "U8": TensorProto.INT4,  # two codes a byte
+}
+
+Layer = torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d
+"""What has a weight that can be stored as codes."""
+
+_MIN_ELEMENTS = 4096
+"""A smaller weight is not worth codes."""
 
 MAX_INLINE_BYTES = 65536
 """Constants that are no weights (masks, positions, shapes) stay inside a graph; more is a weight in disguise."""
@@ -45,22 +86,57 @@ class StoredTensor:
     """`TensorProto` type of the stored values."""
     shape: tuple[int, ...]
     """Dimensions."""
+    layout: QuantizedLayout | None = None
+    """How to read the codes; None for plain numbers."""
 
 
-def write_weights(module: torch.nn.Module, path: Path, precision: str) -> dict[str, StoredTensor]:
-    """Writes a module's weights as `fp16` or `fp32`; returns where each lies, tied tensors under all of their names.
+def quantizable(module: torch.nn.Module) -> dict[str, Layer]:
+    """Returns the layers whose weight can be stored as codes, by the weight's name.
+
+    Those are linear layers and convolutions of some size. A weight that an embedding shares stays as it is: it is
+    looked up row by row, and the output layer reads it the other way round.
+    """
+    looked_up = {m.weight.data_ptr() for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+    found: dict[str, Layer] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, Layer):
+            weight = layer.weight
+            if weight.numel() >= _MIN_ELEMENTS and weight.data_ptr() not in looked_up:
+                found[f"{name}.weight"] = layer
+    return found
+
+
+def write_weights(
+    module: torch.nn.Module, path: Path, precision: str, *, keep: Sequence[str] = ()
+) -> dict[str, StoredTensor]:
+    """Writes a module's weights; returns where each lies, tied tensors under all of their names.
+
+    Args:
+        module: the weights.
+        path: file to write.
+        precision: one of `PRECISIONS`.
+        keep: beginnings of names; weights of such a name stay float16 whatever the precision.
 
     Raises:
-        CheckFailed: a value overflows fp16.
+        CheckFailed: a value overflows fp16, or nothing was there to quantise.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
+    layers = quantizable(module) if precision in QUANTIZED_BITS else {}
+    chosen = {name: layer for name, layer in layers.items() if not name.startswith(tuple(keep))}
     tensors: dict[str, torch.Tensor] = {}
+    layouts: dict[str, QuantizedLayout] = {}
     first_name: dict[int, str] = {}
     stored_as: dict[str, str] = {}
     for name, tensor in module.state_dict().items():
         stored_as[name] = first_name.setdefault(tensor.data_ptr(), name)
         if stored_as[name] != name:
+            continue
+        if name in chosen:
+            codes, scales, layout = _quantize(chosen[name], QUANTIZED_BITS[precision])
+            layouts[name] = layout
+            tensors[name] = torch.from_numpy(pack_codes(codes, layout.bits))
+            tensors[name + SCALE_SUFFIX] = torch.from_numpy(scales)
             continue
         stored = tensor.detach().to("cpu", PRECISIONS[precision]).contiguous()
         if not torch.isfinite(stored).all():
@@ -68,13 +144,34 @@ def write_weights(module: torch.nn.Module, path: Path, precision: str) -> dict[s
                 f"weight {name} does not fit {precision} (largest value {tensor.abs().max():.3g}); use --precision fp32"
             )
         tensors[name] = stored
-    save_file(tensors, path, metadata={"format": "pt"})
+    if precision in QUANTIZED_BITS and not layouts and not keep:
+        raise CheckFailed(f"{path.name} has no weight that can be stored as {precision}; use --precision fp16")
+    save_file(tensors, path, metadata={"format": "pt", **layouts_to_metadata(layouts)})
     path.chmod(0o644)  # safetensors writes for the owner only; a bundle is meant to be copied and served
-    table = _tensor_table(path)
-    return {name: table[stored] for name, stored in stored_as.items()}
+    table = _tensor_table(path, layouts)
+    scale_entries = {name: entry for name, entry in table.items() if name.endswith(SCALE_SUFFIX)}
+    return {name: table[stored] for name, stored in stored_as.items()} | scale_entries
 
 
-def _tensor_table(path: Path) -> dict[str, StoredTensor]:
+def decoded_weight(layer: Layer, precision: str) -> torch.Tensor:
+    """Returns a layer's weight as it is after it was stored with this precision, in float32."""
+    codes, scales, layout = _quantize(layer, QUANTIZED_BITS[precision])
+    weight = torch.from_numpy(dequantize(codes, scales, layout))
+    return weight.T if layout.block else weight
+
+
+def _quantize(layer: Layer, bits: int) -> tuple[NDArray[np.int8], NDArray[np.float16], QuantizedLayout]:
+    """Returns the codes of a layer's weight, their scales, and how to read them."""
+    values = layer.weight.detach().to("cpu", torch.float32).numpy()
+    if isinstance(layer, torch.nn.Linear):
+        matrix = np.ascontiguousarray(values.T)
+        codes, scales = quantize_matrix(matrix, bits)
+        return codes, scales, QuantizedLayout(bits=bits, shape=matrix.shape, block=BLOCK)
+    codes, scales = quantize_channels(values, 8)
+    return codes, scales, QuantizedLayout(bits=8, shape=values.shape, block=0)
+
+
+def _tensor_table(path: Path, layouts: Mapping[str, QuantizedLayout]) -> dict[str, StoredTensor]:
     """Returns where each tensor of a safetensors file lies."""
     with path.open("rb") as stream:
         (header_length,) = struct.unpack("<Q", stream.read(8))
@@ -84,12 +181,14 @@ def _tensor_table(path: Path) -> dict[str, StoredTensor]:
         if name == "__metadata__":
             continue
         begin, end = entry["data_offsets"]
+        layout = layouts.get(name)
         table[name] = StoredTensor(
             file=path.name,
             offset=8 + header_length + begin,
             num_bytes=end - begin,
             dtype=_ONNX_DTYPES[entry["dtype"]],
-            shape=tuple(entry["shape"]),
+            shape=tuple(entry["shape"]) if layout is None else layout.shape,
+            layout=layout,
         )
     return table
 
@@ -103,18 +202,23 @@ def share_weights(graph: onnx.ModelProto, table: Mapping[str, StoredTensor], pre
         prefix: what precedes a name, e.g. `model.`.
     """
     used: set[str] = set()
-    casts = []
+    casts: list[onnx.NodeProto] = []
+    codes: list[tuple[TensorProto, StoredTensor, StoredTensor]] = []
     inline_bytes = 0
     for tensor in graph.graph.initializer:
         stored = table.get(tensor.name.removeprefix(prefix)) if tensor.name.startswith(prefix) else None
         if stored is None:
             inline_bytes += len(tensor.raw_data)
             continue
-        if tuple(tensor.dims) != stored.shape:
+        shape = stored.shape[::-1] if stored.layout is not None and stored.layout.block else stored.shape
+        if tuple(tensor.dims) != shape:
             raise CheckFailed(
-                f"weight {tensor.name} is {list(tensor.dims)} in the graph and {list(stored.shape)} in {stored.file}"
+                f"weight {tensor.name} is {list(tensor.dims)} in the graph and {list(shape)} in {stored.file}"
             )
         used.add(f"{stored.file}:{stored.offset}")
+        if stored.layout is not None:
+            codes.append((tensor, stored, table[tensor.name.removeprefix(prefix) + SCALE_SUFFIX]))
+            continue
         if stored.dtype == TensorProto.FLOAT16:
             casts.append(_cast_to_float(tensor))
         _point_at(tensor, stored)
@@ -122,12 +226,73 @@ def share_weights(graph: onnx.ModelProto, table: Mapping[str, StoredTensor], pre
         raise CheckFailed(
             f"graph holds {inline_bytes} bytes of constants outside the shared weights, expected <= {MAX_INLINE_BYTES}"
         )
+    for tensor, stored, scale in codes:
+        used.add(f"{scale.file}:{scale.offset}")
+        casts += _read_codes(graph.graph, tensor, stored, scale)
     nodes = [*casts, *graph.graph.node]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
     # Value infos of the initialisers state the old type, and nothing needs the others.
     del graph.graph.value_info[:]
     return used
+
+
+def _read_codes(
+    graph: onnx.GraphProto, tensor: TensorProto, stored: StoredTensor, scale: StoredTensor
+) -> list[onnx.NodeProto]:
+    """Points a weight at its codes; returns the nodes that decode it, and makes what uses it take it as it comes.
+
+    A matrix comes as [inputs, outputs]: `Transpose` in front of a product goes, and `Gemm` with a transposed weight
+    becomes `MatMul` and `Add`, because runtimes fuse decoding with `MatMul` alone.
+    """
+    assert stored.layout is not None
+    weight = tensor.name
+    scale_name, decoded = f"{weight}{SCALE_SUFFIX}", f"{weight}.decoded"
+    tensor.name = f"{weight}.codes"
+    _point_at(tensor, stored)
+    _point_at(graph.initializer.add(name=f"{scale_name}.fp16"), scale)
+    block = stored.layout.block
+    how = {"axis": 0, "block_size": block} if block else {"axis": 0}
+    decoding = [
+        helper.make_node("Cast", [f"{scale_name}.fp16"], [scale_name], name=f"{scale_name}.cast", to=TensorProto.FLOAT),
+        helper.make_node("DequantizeLinear", [tensor.name, scale_name], [decoded], name=f"{weight}.decode", **how),
+    ]
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if weight not in node.input:
+            nodes.append(node)
+        elif not block:
+            node.input[:] = [decoded if name == weight else name for name in node.input]
+            nodes.append(node)
+        elif node.op_type == "Transpose":
+            _rename_input(graph, node.output[0], decoded)
+        else:
+            nodes += _as_product(node, weight, decoded)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return decoding
+
+
+def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+
+
+def _as_product(node: onnx.NodeProto, weight: str, decoded: str) -> list[onnx.NodeProto]:
+    """Returns a `Gemm` by a transposed weight as a `MatMul`, and an `Add` if it has a bias."""
+    how = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    is_plain = (how.get("transA", 0), how.get("alpha", 1.0), how.get("beta", 1.0)) == (0, 1.0, 1.0)
+    if node.op_type != "Gemm" or node.input[1] != weight or not how.get("transB") or not is_plain:
+        raise CheckFailed(
+            f"weight {weight} is used by {node.op_type} {node.name}, where codes cannot be put; use --precision fp16"
+        )
+    if len(node.input) < 3:
+        return [helper.make_node("MatMul", [node.input[0], decoded], list(node.output), name=node.name)]
+    product = f"{node.output[0]}.product"
+    return [
+        helper.make_node("MatMul", [node.input[0], decoded], [product], name=f"{node.name}.product"),
+        helper.make_node("Add", [product, node.input[2]], list(node.output), name=node.name),
+    ]
 
 
 def _cast_to_float(tensor: TensorProto) -> onnx.NodeProto:
@@ -138,6 +303,7 @@ def _cast_to_float(tensor: TensorProto) -> onnx.NodeProto:
 
 def _point_at(tensor: TensorProto, stored: StoredTensor) -> None:
     tensor.data_type = stored.dtype
+    tensor.dims[:] = stored.shape
     tensor.ClearField("raw_data")
     tensor.ClearField("float_data")
     del tensor.external_data[:]

@@ -67,6 +67,11 @@ class PromptFormat:
         if self.form not in FORMS:
             raise ConfigError(f"PromptFormat.form is {self.form!r}, expected one of {', '.join(FORMS)}")
 
+    @property
+    def upper_m(self) -> tuple[float, ...]:
+        """Position written as the largest numbers; beyond it, or before `origin_m`, the edge is written."""
+        return tuple(start + self.max_number * self.length_unit_m for start in self.origin_m)
+
     def numbers(self, values: FloatArray, units: FloatArray) -> list[int]:
         """Returns values / units as whole numbers inside 0..max_number."""
         return [int(v) for v in np.clip(np.rint(values / units), 0, self.max_number)]

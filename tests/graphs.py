@@ -96,8 +96,23 @@ def _int8(*, with_activation: bool = True, zero_point: int = 0, dtype: int = Ten
     return _model(nodes, constants, dtype=TensorProto.FLOAT)
 
 
+def _int8_blocks(block: int) -> onnx.ModelProto:
+    """As `roboalign.export` stores matrices: one scale for each block of inputs, the last of which may be shorter."""
+    blocks = -(-_ROWS // block)
+    stored = np.clip(np.round(_weights() / 0.001), -127, 127)
+    constants = [
+        _tensor("wq", stored, TensorProto.INT8),
+        _tensor("ws", np.full((blocks, _COLUMNS), 0.001), TensorProto.FLOAT),
+    ]
+    nodes = [
+        _node("DequantizeLinear", ["wq", "ws"], ["w"], axis=0, block_size=block),
+        _node("MatMul", ["x", "w"], ["y"]),
+    ]
+    return _model(nodes, constants, opset=21, dtype=TensorProto.FLOAT)
+
+
 def _int4(block: int, *, opset: int = 21, of_activation: bool = False) -> onnx.ModelProto:
-    scales = _tensor("ws", np.full((_ROWS // block, _COLUMNS), 0.01), _HALF)
+    scales = _tensor("ws", np.full((-(-_ROWS // block), _COLUMNS), 0.01), _HALF)
     packed = _packed("wq", (_ROWS, _COLUMNS), TensorProto.INT4, values_per_byte=2)
     nodes = [
         _node("DequantizeLinear", ["wq", "ws"], ["w"], axis=0, block_size=block),
@@ -290,6 +305,9 @@ CASES = {
     "bf16": Case(build=lambda: _plain(TensorProto.BFLOAT16), compiles=_ALL),
     "int8 weights and activations": Case(build=_int8, compiles=_ALL),
     "int8 weights": Case(build=lambda: _int8(with_activation=False), compiles=_ALL),
+    "int8 weights in blocks of 32": Case(build=lambda: _int8_blocks(32), compiles=_ALL),
+    "int8 weights, the last block shorter": Case(build=lambda: _int8_blocks(96), compiles=_NONE, rule="block"),
+    "int4, the last block shorter": Case(build=lambda: _int4(96), compiles=_NONE, rule="block"),
     "int4 in blocks of 32": Case(build=lambda: _int4(32), compiles=_ALL),
     "int4 in blocks of 64": Case(build=lambda: _int4(64), compiles=_ALL),
     "int4 in blocks of 128": Case(build=lambda: _int4(128), compiles=_ALL),

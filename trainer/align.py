@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from roboalign.trainer.checkpoint import Checkpoint, CheckpointMeta, load_checkp
 from roboalign.trainer.frames import load_frames
 from roboalign.trainer.grpo import AlignTrainer
 from roboalign.trainer.judge import ActionPrompts, Judge
+from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.measure import Measurement, what_is_missing
 from roboalign.trainer.probe import reply_mask
 from roboalign.trainer.progress import progress_bar
@@ -71,6 +73,10 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
     check_codec_range(codec, table.chunks, where=config.data)
     train, held = table.split(config.held_share)
     mask = reply_mask(backbone, codec, constrained=config.is_constrained)
+    adapted = None
+    if config.lora is not None:
+        torch.manual_seed(config.seed)
+        adapted = add_lora(backbone, config.lora)
     with RolloutPool(config.workers) as pool:
         judge, held_judge = (
             Judge(
@@ -82,8 +88,9 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
         work = _run(config, judge, mask, watch)
     if config.keep == "best":
         restore_weights(backbone.model, load_file(watch.best_file), where=work)
+    adapter = () if adapted is None else merge_lora(adapted, work)
     keep_replies(work, backbone, codec, held, seed=config.seed)
-    _save(config, parent, backbone, codec, watch, table.data_hash, work)
+    _save(config, parent, backbone, codec, watch, table.data_hash, work, adapter)
     return config.out
 
 
@@ -156,6 +163,7 @@ def _save(
     watch: AlignWatch,
     data_hash: str,
     work: Path,
+    adapter: Sequence[Path],
 ) -> None:
     kept = watch.best_step if config.keep == "best" else watch.step
     held = {entry["step"]: entry["held"] for entry in watch.history}
@@ -178,6 +186,7 @@ def _save(
         notes={**_config_json(config), **{name: parent.meta.notes.get(name) for name in ("pairing", "robot")}},
     )
     files = {name: work / name for name in ("metrics.jsonl", "align.json")}
+    files |= {f"adapter/{path.name}": path for path in adapter}
     save_checkpoint(
         config.out,
         model=backbone.model,

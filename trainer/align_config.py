@@ -12,6 +12,7 @@ import torch
 from trl import GRPOConfig
 
 from roboalign.sdk.errors import BackendError, ConfigError
+from roboalign.trainer.lora import LoraSettings
 from roboalign.trainer.rewards import RewardWeights, find_reward
 
 __all__ = ["AlignConfig", "grpo_config"]
@@ -104,6 +105,8 @@ class AlignConfig:
     """A measurement below this share of variety or motion is never the best, whatever its error."""
     keep: str = "best"
     """Weights that become the checkpoint: `best` (smallest held-out error that is no collapse), or `last`."""
+    lora: LoraSettings | None = None
+    """Low-rank additions to the decoder to train instead of all parameters (the paper has none)."""
     freeze_vision: bool = False
     """Train the decoder only (the paper's RL trains all parameters)."""
     save_every: int = 20

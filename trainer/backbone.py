@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicCache
 
 from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.sdk.prompt import PromptFormat
+from roboalign.sdk.quantized import read_weights
 from roboalign.sdk.types import FloatArray, ImageArray
 from roboalign.trainer.inputs import DecoderState, PromptInputs
 
@@ -360,12 +361,37 @@ def backbone_class(model_type: str) -> type[HuggingFaceBackbone]:
     return cast(type[HuggingFaceBackbone], getattr(import_module(module), name))
 
 
+_WEIGHTS_FILE = "model.safetensors"
+
+
 def load_model(path: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Returns the model of a Hugging Face folder in evaluation mode; nothing is looked up outside the folder."""
     backbone_class(_read_model_type(path))  # an adapter registers its own classes with transformers
+    file = Path(path) / _WEIGHTS_FILE
+    decoded = read_weights(file) if file.is_file() else None
     with quiet_transformers():
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, local_files_only=True)
+        if decoded is None:
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, local_files_only=True)
+        else:
+            config = AutoConfig.from_pretrained(path, local_files_only=True)
+            model = _filled(AutoModelForImageTextToText.from_config(config, dtype=dtype), decoded, where=file)
     return cast(PreTrainedModel, model.eval())
+
+
+def _filled(model: PreTrainedModel, weights: Mapping[str, FloatArray], *, where: Path) -> PreTrainedModel:
+    """Puts decoded weights into a new model; every weight must be there, tied ones under one of their names."""
+    state = model.state_dict(keep_vars=True)
+    shared = {id(state[name]) for name in weights if name in state}
+    missing = sorted(name for name, tensor in state.items() if name not in weights and id(tensor) not in shared)
+    try:
+        if missing:
+            raise RuntimeError(f"{missing[0]} is missing")
+        unexpected = model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)[1]
+        if unexpected:
+            raise RuntimeError(f"{unexpected[0]} is unknown")
+    except RuntimeError as err:
+        raise BundleError(f"the weights in {where} do not fit the model: {err}; export it again") from err
+    return model
 
 
 def load_processor(path: Path) -> ProcessorMixin:

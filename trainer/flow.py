@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.quantized import read_weights
 
 __all__ = ["FlowHead", "FlowHeadConfig", "Memory", "flow_loss", "sample_times"]
 
@@ -304,7 +305,10 @@ class FlowHead(nn.Module):
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
             config = FlowHeadConfig(**values)
             head = cls(config)
-            head.load_state_dict({k: v.float() for k, v in load_file(directory / "head.safetensors").items()})
+            file = directory / "head.safetensors"
+            decoded = read_weights(file)
+            stored = load_file(file) if decoded is None else {k: torch.from_numpy(v) for k, v in decoded.items()}
+            head.load_state_dict({k: v.float() for k, v in stored.items()})
         except (TypeError, ValueError, RuntimeError, OSError, SafetensorError) as err:
             raise BundleError(f"the action head in {directory} is damaged: {err}; copy the folder again") from err
         return head.eval()

@@ -44,17 +44,17 @@ class LoraSettings:
             )
 
 
-def add_lora(backbone: HuggingFaceBackbone, settings: LoraSettings, *, new_ids: Sequence[int]) -> Any:
+def add_lora(backbone: HuggingFaceBackbone, settings: LoraSettings, *, new_ids: Sequence[int] = ()) -> Any:
     """Puts the additions into the backbone's model, freezes the rest, and returns peft's view of it for `merge_lora`.
 
     Args:
         backbone: its model is changed in place.
         settings: sizes.
-        new_ids: tokens whose rows are trained as well: the ones that the vocabulary has just gained.
+        new_ids: tokens whose rows are trained as well: the ones that the vocabulary has just gained, if any.
     """
     names = "|".join(settings.layers)
-    rows = {"embed_tokens": list(new_ids)}
-    if not backbone.has_tied_rows:
+    rows = {"embed_tokens": list(new_ids)} if new_ids else None
+    if rows and not backbone.has_tied_rows:
         rows["lm_head"] = list(new_ids)
     config = LoraConfig(
         r=settings.rank,

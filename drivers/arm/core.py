@@ -9,17 +9,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from roboalign.drivers.arm.holding import Holder
 from roboalign.drivers.arm.joints import Joints
+from roboalign.drivers.arm.judging import Judge
 from roboalign.drivers.arm.messages import ArmState, Command, Order
-from roboalign.drivers.arm.monitor import Action, Alarm, Monitor
+from roboalign.drivers.arm.monitor import Monitor
 from roboalign.drivers.arm.motion import Motion
 from roboalign.drivers.arm.parking import Parking, ParkPhase
-from roboalign.drivers.arm.reader import SILENT_CYCLES, Reader
+from roboalign.drivers.arm.reader import Reader
 from roboalign.drivers.arm.readings import ServoPort
 from roboalign.drivers.arm.reliefs import Reliefs
 from roboalign.drivers.arm.settings import CoreSettings
 from roboalign.drivers.arm.states import State, StateMachine
-from roboalign.drivers.arm.stopping import confirm_stop, let_go, take_hold
 from roboalign.drivers.arm.torque import TorqueShares
 from roboalign.drivers.bus.types import PortLost
 from roboalign.sdk.control.clock import Clock
@@ -33,9 +34,7 @@ FIRST_COMMAND_S = 5.0
 """An armed arm that is sent nothing for this long parks and lets go: its policy hangs before its first action."""
 _STILL_S, _STILL_RAD = 0.1, 0.05  # what may move while the torque is still low
 _REOPEN_S = 0.25
-_GIVE_UP_S = 10.0  # without a policy and without a port
-_VERIFY_CYCLES = 10  # one motor's torque is looked at every so many cycles
-_LOW_SHARE = 0.8  # of the others' voltage; below it a servo may have restarted
+_GIVE_UP_S, _LAST_TRIES_S = 10.0, 3.0  # without a port, and without a policy or asked to close
 _MAX_GAP_CYCLES = 3.0
 _BUSY = (State.ARMED, State.ACTIVE, State.HOLD)
 
@@ -47,26 +46,33 @@ class ArmCore:
 
     def __init__(self, servos: ServoPort, joints: Joints, settings: CoreSettings, clock: Clock) -> None:
         """Stores what it works on; `open` touches the port."""
-        self.joints, self.settings = joints, settings
+        self.joints, self.settings, self._label = joints, settings, joints.label
         self._servos, self._clock = servos, clock
         self.machine = StateMachine()
         self.reader = Reader(servos, joints.units, settings.motor_speed_rad_s, clock)
         self.motion = Motion(settings.lower_rad, settings.upper_rad, settings.max_speed_rad_s)
         self.torque = TorqueShares(settings.torque_caps)
-        self.has_torque = False
-        """True while goals are sent."""
-        self._monitor = Monitor([])
-        self._alarms: dict[int, list[Alarm]] = {}
+        self._holder = Holder(servos, joints, self.reader, self.motion, self.torque)
         self._parking = Parking(self.motion, self.torque, settings.park_rad)
         self._reliefs = Reliefs(self.motion, self.torque)
-        self._limp: set[int] = set()
+        self._judge = Judge(servos, joints, self.reader, self.motion, self._holder, self._reliefs, clock)
         self._target: Float64Array | None = None
         self._due_s = 0.0
         self._command_s: float | None = None
         self._gone_s: float | None = None
-        self._is_closing = self._is_lost = self._is_strange = False
-        self._reopen_s = self._last_s = 0.0
+        self._closing_s: float | None = None
+        self._is_lost = False
+        self._lost_s = self._reopen_s = self._last_s = 0.0
         self._cycles = 0
+
+    @property
+    def has_torque(self) -> bool:
+        """True while goals are sent."""
+        return self._holder.has_torque
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._closing_s is not None
 
     @property
     def is_done(self) -> bool:
@@ -80,14 +86,9 @@ class ArmCore:
         except RobotError:
             self._servos.close()
             raise
-        self._monitor = Monitor(limits)
+        self._judge.monitor = Monitor(limits)
         self._last_s = self._clock.now()
         self._to(State.CONNECTED, "the servos answer, torque is off")
-
-    def label(self, motor: int) -> str:
-        """Returns how messages name a motor: `elbow_flex (id 3)`."""
-        units = self.joints.units[motor]
-        return f"{units.name} (id {units.id})"
 
     def lose_client(self) -> None:
         """Notes that the policy's process is gone: hold now, park soon, let go, close."""
@@ -113,7 +114,7 @@ class ArmCore:
         if command.order is Order.ESTOP:
             return self._estop()
         if command.order is Order.CLOSE:
-            self._is_closing = True
+            self._closing_s = self._clock.now() if self._closing_s is None else self._closing_s
         if command.order in (Order.STATE, Order.CLOSE):
             return ""
         if self.machine.state not in (State.ACTIVE, State.HOLD):
@@ -145,7 +146,7 @@ class ArmCore:
         self._command_s = self._clock.now()
         self._target = np.clip(goal, self.motion.lower, self.motion.upper)
         self._due_s = self._command_s + min(max(command.within_s, 0.0), 1.0)
-        if not self._unreadable():  # else it holds until the joint can be read
+        if not self._judge.unreadable():  # else it holds until the joint can be read
             self._to(State.ACTIVE, "follows commands")
         return ""
 
@@ -158,16 +159,15 @@ class ArmCore:
         if self.machine.state is not State.CONNECTED:
             return "" if self.machine.state in _BUSY else self._why_not()
         self._reliefs.clear()
-        self._limp.clear()
         self._target = self._command_s = None
-        error = take_hold(self._servos, self.reader, self.motion, self.torque, self.joints.units, self.label)
-        if error and (self.has_torque or self._is_strange):  # it held until now, and goes on holding
+        error = self._servos.check() if self._holder.is_strange else ""  # another arm may have been plugged in
+        error = error or self._holder.take()
+        if error and (self.has_torque or self._holder.is_strange):  # it held until now, and goes on holding
             self._to(State.FAULT, error)
             return error
         if error:
-            self._let_go()
+            self._holder.let_go()
             return error
-        self.has_torque, self._is_strange = True, False
         self._to(State.ARMED, "soft start")
         return ""
 
@@ -178,13 +178,11 @@ class ArmCore:
         self._target = None
         self._parking.finish()
         self._to(State.ESTOP, "stopped by estop")
-        if self._is_lost or (self._is_strange and not self._take_back()):
+        if self._is_lost:
             return "the stop could not be sent, the port is lost: cut the power"
-        if not self.has_torque:
-            return ""
-        positions = np.array(self.reader.positions_rad)
-        self.motion.reset(np.where(np.isfinite(positions), positions, self.motion.goal))
-        return confirm_stop(self._servos, self.motion, self.joints.units, self.label)
+        if self._holder.is_strange:
+            self._holder.take_back()
+        return self._holder.stop() if self.has_torque else ""
 
     def step(self) -> None:
         """Does one cycle."""
@@ -199,59 +197,16 @@ class ArmCore:
                 self._reopen()
             else:
                 self.reader.cycle()
-                self._judge()
+                self._judge.cycle(self._cycles, self)
                 self._watch()
                 self._move(period)
-                self._send(period)
+                self._holder.send(period)
         except PortLost as err:
             self._lose_port(err)
-        self._end()
-
-    def _judge(self) -> None:
-        """Looks at this cycle's readings, and stops what must be stopped."""
-        positions, silent = self.reader.positions_rad, self._unreadable()
-        volts = sorted(item.volts for item in self.reader.readings if item is not None)
-        usual_volts = volts[len(volts) // 2] if volts else 0.0
-        for index, reading in enumerate(self.reader.readings):
-            if reading is None or not self.reader.is_fresh[index]:
-                continue
-            goal = float(self.motion.goal[index]) if self.has_torque else None
-            self._alarms[index] = self._monitor.look(index, reading, positions[index], goal)
-            for alarm in self._alarms[index]:
-                self._answer(alarm, positions[index])
-            if self._target is not None and self._reliefs.end_if_away(index, float(self._target[index])):
-                self._monitor.clear(index)
-            self._check_torque(index, reading.volts < _LOW_SHARE * usual_volts)
-        if silent and self.machine.state is State.ACTIVE:
-            self._to(State.HOLD, next(iter(silent.values())))
-        for index, why, is_dead in self.reader.silent(self._clock.now()):
-            if is_dead:
-                self._limp.add(index)
-                self._fault(f"{self.label(index)} is dead ({why}): check its cable and power, then re-arm")
-
-    def _unreadable(self) -> dict[int, str]:
-        return {
-            index: f"{self.label(index)} cannot be read: {why}; check its cable and power"
-            for index, why, _ in self.reader.silent(self._clock.now())
-        }
-
-    def _answer(self, alarm: Alarm, position_rad: float) -> None:
-        text = f"{self.label(alarm.motor)}: {alarm.text}"
-        if alarm.action is Action.FAULT:
-            self._fault(text)
-        elif alarm.action is Action.PARK and self.machine.state in (State.ACTIVE, State.HOLD):
-            self._park(text, lets_go=True)
-        elif alarm.action is Action.RELIEVE and alarm.motor not in self._reliefs:
-            self._reliefs.add(alarm.motor, position_rad)
-
-    def _check_torque(self, index: int, is_low: bool) -> None:
-        """Looks whether a motor lost its torque: in turn, and at once when it was silent or its voltage is low."""
-        if not self.has_torque or self.machine.state not in (*_BUSY, State.PARKING):
-            return
-        is_turn = self._cycles % (_VERIFY_CYCLES * len(self.joints.units)) == index * _VERIFY_CYCLES
-        if (is_turn or is_low or self.reader.was_silent[index]) and self._servos.has_torque(index) is False:
-            self._limp.add(index)
-            self._fault(f"{self.label(index)} lost its torque: it restarted; check power supply and cable, then re-arm")
+        try:
+            self._end()
+        except PortLost as err:
+            self._lose_port(err)
 
     def _watch(self) -> None:
         """Arms, holds, parks: what time and silence bring about."""
@@ -281,8 +236,8 @@ class ArmCore:
         """While the torque is low nothing may move; when it is full the arm is ready."""
         if since_s < _STILL_S and (moved_rad > _STILL_RAD).any():
             worst = int(np.argmax(moved_rad))
-            self._fault(
-                f"{self.label(worst)} moved by {moved_rad[worst]:.2f} rad while torque came on: check calibration"
+            self.fault(
+                f"{self._label(worst)} moved by {moved_rad[worst]:.2f} rad while torque came on: check calibration"
             )
         elif self.torque.is_settled:
             self._to(State.ACTIVE, "armed")
@@ -292,90 +247,75 @@ class ArmCore:
     def _park(self, reason: str, *, lets_go: bool) -> None:
         """Begins to park; an arm that is not where it was left, after a lost port, is only let go."""
         self._target = None
-        if self._is_strange and not self._take_back():
-            return
+        if self._holder.is_strange:
+            self._holder.take_back()
         if self.machine.state is not State.PARKING:
             self._to(State.PARKING, reason)
-        self._parking.start(reason, lets_go=lets_go, in_place=self._is_strange)
-
-    def _take_back(self) -> bool:
-        """Sends goals again after a lost port, to the pose in which the arm is; false while that is not known."""
-        if not self.reader.is_complete:
-            return False
-        self.motion.reset(self.reader.positions_rad)
-        self._servos.watch(True)  # a watchdog that expired meanwhile refuses goals until it is cleared
-        self.torque.soften([True] * len(self.joints.units))
-        self.has_torque = True
-        return True
+        self._parking.start(reason, lets_go=lets_go, in_place=self._holder.is_strange)
 
     def _move(self, period: float) -> None:
         if self._parking.is_on:
-            scale = self._speed_scale if self._unreadable().keys() <= self._limp else 0.0  # waits for who comes back
+            is_whole = self._judge.unreadable().keys() <= self._holder.limp  # else it waits for who comes back
+            scale = self._judge.speed_scale if is_whole else 0.0
             phase = self._parking.step(period, scale, self.reader.positions_rad)
             if phase is ParkPhase.DONE:
                 self._finish_parking()
         elif self.machine.state is State.ACTIVE and self._target is not None:
             target = self._reliefs.limit(self._target)
-            self.motion.follow(target, self._due_s - self._clock.now(), period, self._speed_scale)
+            self.motion.follow(target, self._due_s - self._clock.now(), period, self._judge.speed_scale)
         else:
             self.motion.brake(period)
 
     def _finish_parking(self) -> None:
         parking = self._parking
-        late = ", ".join(self.label(index) for index in parking.late)
-        text = f"arrived ({parking.reason})" + (f", but {late} did not arrive: something blocks it" if late else "")
+        late = ", ".join(self._label(index) for index in parking.late)
+        text = f"{'stayed where it was' if parking.is_in_place else 'arrived'} ({parking.reason})"
+        text += f", but {late} did not arrive: something blocks it" if late else ""
         if parking.lets_go:
-            stubborn = self._let_go()
+            stubborn = self._holder.let_go()
             text += f" and let go{'; ' + stubborn if stubborn else ''}"
         self._command_s = self._clock.now()
         if self.machine.state is State.PARKING:
             self._to(State.CONNECTED if parking.lets_go else State.HOLD, text)
+        elif parking.lets_go:  # after an estop
+            self._to(self.machine.state, text)
         parking.finish()
 
     @property
-    def _speed_scale(self) -> float:
-        """Half while a supply sags or a motor is warm."""
-        slow = any(alarm.action is Action.SLOW for alarms in self._alarms.values() for alarm in alarms)
-        return 0.5 if slow else 1.0
+    def target_rad(self) -> Float64Array | None:
+        """Where the motors are asked to go; None when nowhere."""
+        return self._target
 
-    def _send(self, period: float) -> None:
-        """Sends torque limits that changed, then the goals; nothing while torque is off.
+    @property
+    def keeps_torque(self) -> bool:
+        """True while every motor is to have torque."""
+        return self.machine.state in (*_BUSY, State.PARKING)
 
-        Nothing to a motor that is silent or restarted: a goal switches a Feetech servo on, and it would jump.
-        """
-        if not self.has_torque:
-            return
-        self.torque.advance(period)
-        shares = self.torque.changes()
-        if shares:
-            self._servos.write_shares(shares)
-        goals, misses = self.motion.goal.tolist(), self.reader.misses
-        self._servos.write_goals(
-            {
-                index: unit.count(goals[index])
-                for index, unit in enumerate(self.joints.units)
-                if misses[index] < SILENT_CYCLES and index not in self._limp
-            }
-        )
-
-    def _let_go(self) -> str:
-        stubborn = let_go(self._servos, self.joints.units, self.label)
-        self.has_torque = self._is_strange = False
-        self.torque.off()
-        return stubborn
-
-    def _fault(self, reason: str) -> None:
+    def fault(self, reason: str) -> None:
+        """Stops where it is, when it is busy."""
         if self.machine.state in _BUSY:
             self._target = None
             self._to(State.FAULT, reason)
+
+    def cool(self, reason: str) -> None:
+        """Parks and lets go, when it follows commands or holds."""
+        if self.machine.state in (State.ACTIVE, State.HOLD):
+            self._park(reason, lets_go=True)
+
+    def hold(self, reason: str) -> None:
+        """Holds, when it follows commands."""
+        if self.machine.state is State.ACTIVE:
+            self._to(State.HOLD, reason)
 
     def _lose_port(self, err: PortLost) -> None:
         """The port is gone: whatever the arm does now, it does alone."""
         if self._is_lost:
             return
-        self._is_lost = self._is_strange = True
-        self._reopen_s = self._clock.now() + _REOPEN_S
-        self._target, self.has_torque = None, False
+        self._is_lost = True
+        self._lost_s = self._clock.now()
+        self._reopen_s = self._lost_s + _REOPEN_S
+        self._target = None
+        self._holder.lose()
         self._parking.finish()
         if not self.is_done and self.machine.state is not State.ESTOP:
             self._to(State.FAULT, f"{err}; plug it in again, look at the arm, then re-arm")
@@ -389,22 +329,35 @@ class ArmCore:
             self._servos.reopen()
         except RobotError:
             return
+        problem = self._servos.check()
         self._is_lost = False
         self.reader.forget()
-        self._to(self.machine.state, "the port was lost and is back; look at the arm, then re-arm")
+        found = f"the port was lost and is back{', but ' + problem if problem else ''}"
+        self._to(self.machine.state, f"{found}; look at the arm, then re-arm")
 
     def _end(self) -> None:
         """Lets go and closes the port when nobody is left to command."""
-        if not self._is_closing and self._gone_s is None:
+        alone_s = self._gone_s if self._closing_s is None else self._closing_s
+        if alone_s is None:
             return
-        state, gone_s = self.machine.state, self._clock.now() - (self._gone_s or 0.0)
-        if self._is_lost and not self._is_closing and gone_s < _GIVE_UP_S:
-            return
-        if state is State.ESTOP and not self._is_lost and (self.has_torque or (self._is_strange and self._take_back())):
+        state, holder, reason = self.machine.state, self._holder, self.machine.reason
+        if self._is_lost:
+            lost_s = self._clock.now() - max(alone_s, self._lost_s)
+            if lost_s < (_LAST_TRIES_S if self._is_closing else _GIVE_UP_S):
+                return
+            if holder.kept:
+                reason = f"the port is lost, and what had torque keeps it ({reason})"
+        elif state is State.ESTOP and (holder.has_torque or holder.is_strange):
+            if not holder.has_torque:
+                holder.take_back()
             self._parking.start("closed after estop", lets_go=True, in_place=True)
-        elif self._is_lost or state in (State.CONNECTED, State.ESTOP):
+            return
+        elif state not in (State.CONNECTED, State.ESTOP):
+            return
+        try:
             self._servos.close()
-            self.machine.close(self.machine.reason, self._clock.now())
+        finally:
+            self.machine.close(reason, self._clock.now())
 
     def _to(self, state: State, reason: str) -> None:
         self.machine.to(state, reason, self._clock.now())
@@ -412,7 +365,7 @@ class ArmCore:
     def give_up(self) -> None:
         """Lets go where the arm is and closes the port, for an owner that cannot do its cycles any more."""
         try:
-            self._let_go()
+            self._holder.let_go()
         finally:
             self._servos.close()
             self.machine.close("given up after repeated failures", self._clock.now())
@@ -420,7 +373,6 @@ class ArmCore:
     def state(self, error: str = "", number: int = 0) -> ArmState:
         """Returns how the arm is."""
         now, readings = self._clock.now(), self.reader.readings
-        texts = [f"{self.label(index)}: {alarm.text}" for index, found in self._alarms.items() for alarm in found]
         return ArmState(
             state=self.machine.state,
             reason=self.machine.reason,
@@ -432,8 +384,9 @@ class ArmCore:
             volts=tuple(0.0 if reading is None else reading.volts for reading in readings),
             temperature_c=tuple(0.0 if reading is None else reading.temperature_c for reading in readings),
             torque_share=tuple(self.torque.now),
-            alarms=(*texts, *self._unreadable().values()),
+            alarms=self._judge.texts,
             late=self._parking.late,
+            kept=self._holder.kept,
             error=error,
             number=number,
             counts={"cycles": self._cycles, "rejected": self.reader.rejected, **self._servos.counts()},

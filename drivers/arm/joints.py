@@ -125,6 +125,10 @@ class Joints:
         """Distance between the fingers when fully open."""
         return self._gripper.max_width_m
 
+    def label(self, motor: int) -> str:
+        """Returns how messages name a motor: `elbow_flex (id 3)`."""
+        return f"{self.units[motor].name} (id {self.units[motor].id})"
+
     def motors_rad(self, joint_rad: Sequence[float] | NDArray[np.floating], width_m: float) -> NDArray[np.float64]:
         """Returns float64[M]: the arm joints and the angle of the gripper's motor."""
         return np.append(np.asarray(joint_rad, dtype=np.float64), self._gripper.rad(width_m))

@@ -14,6 +14,11 @@ __all__ = ["InlineLink", "OwnerLink"]
 class OwnerLink(Protocol):
     """A connection to the bus owner."""
 
+    @property
+    def last_word(self) -> ArmState | None:
+        """How the owner left the arm; None while it runs, or when it ended without a word."""
+        ...
+
     def open(self) -> None:
         """Starts the owner and lets it open the port. Raises RobotError; nothing is left running then."""
         ...
@@ -42,6 +47,11 @@ class InlineLink:
         """Stores the core, which must tell the time by `clock`."""
         self.core, self._clock = core, clock
         self._is_open = False
+
+    @property
+    def last_word(self) -> ArmState | None:
+        """How the core left the arm."""
+        return self.core.state() if self.core.is_done else None
 
     def open(self) -> None:
         """Opens the port."""

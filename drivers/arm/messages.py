@@ -86,6 +86,8 @@ class ArmState:
     """What is wrong now, one sentence each, naming the joint."""
     late: tuple[int, ...] = ()
     """Motors that were not there when the last parking ended."""
+    kept: tuple[int, ...] = ()
+    """Motors that may have torque although nobody holds them: they did not let go, or the port is lost."""
     error: str = ""
     """Why the command that this answers was refused; empty when it was taken."""
     number: int = 0

@@ -15,10 +15,12 @@ from types import MappingProxyType
 
 from roboalign.sdk.errors import ConfigError, unknown_name
 
-__all__ = ["ARMS", "COUNTS_PER_TURN", "MOTORS", "ArmModel", "JointModel", "MotorModel", "find_arm"]
+__all__ = ["ARMS", "COUNTS_PER_TURN", "MOTORS", "POSITION_MODES", "ArmModel", "JointModel", "MotorModel", "find_arm"]
 
 COUNTS_PER_TURN = 4096
 """Encoder counts of one turn, of every motor here."""
+POSITION_MODES: Mapping[str, tuple[int, ...]] = MappingProxyType({"feetech": (0,), "dynamixel": (3, 4, 5)})
+"""Values of `operating_mode` that have a goal position, by protocol."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,8 @@ class JointModel:
     motor: str
     """Key of `MOTORS`."""
     shadow_ids: tuple[int, ...] = ()
-    """Servos on the same axis; they follow the first one by `secondary_id`, but are read and torqued on their own."""
+    """Servos on the same axis that face the first one: their drive mode is the other one, and they follow it by
+    `secondary_id`, but are read and torqued on their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +89,16 @@ class ArmModel:
     def ids(self) -> tuple[int, ...]:
         """Every id on the bus, shadows included."""
         return tuple(number for joint in self.motors for number in (joint.id, *joint.shadow_ids))
+
+    def position_mode(self, joint: JointModel) -> int:
+        """Returns the `operating_mode` that LeRobot uses too: positions, and offsets of any size.
+
+        A Dynamixel in position mode (3) cuts its homing offset to a quarter turn without a word, so arm joints get
+        extended positions (4), and a gripper that can limit its current positions with that limit (5).
+        """
+        if self.protocol == "feetech":
+            return 0
+        return 5 if joint is self.gripper and MOTORS[joint.motor].has_current_limit else 4
 
     def motor(self, name: str) -> JointModel:
         """Returns the joint or gripper of this name.

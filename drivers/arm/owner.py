@@ -25,6 +25,7 @@ from roboalign.drivers.arm.core import ArmCore
 from roboalign.drivers.arm.files import RobotFile, robot_from_json, robot_to_json
 from roboalign.drivers.arm.messages import ArmState, Command, decode_command, decode_state, encode
 from roboalign.drivers.arm.servos import BusServos
+from roboalign.drivers.arm.states import State
 from roboalign.drivers.bus.bus import Bus
 from roboalign.drivers.bus.dynamixel import Dynamixel
 from roboalign.drivers.bus.feetech import Feetech
@@ -35,6 +36,7 @@ from roboalign.sdk.errors import RoboalignError, RobotError, RobotTimeout
 __all__ = ["ProcessLink", "main", "make_servos", "run_owner"]
 
 _START_TIMEOUT_S, _ANSWER_TIMEOUT_S, _END_TIMEOUT_S = 20.0, 2.0, 15.0
+_LAST_WORD_TIMEOUT_S = 0.1
 _MAX_LINE = 1 << 16
 _CHUNK = 1 << 16
 _MAX_CRASHES = 3
@@ -72,6 +74,12 @@ class ProcessLink:
         self._lines = _Lines()
         self._answers: list[bytes] = []
         self._number = 0
+        self._last_word: ArmState | None = None
+
+    @property
+    def last_word(self) -> ArmState | None:
+        """How the owner left the arm; None while it runs, or when it ended without a word."""
+        return self._last_word
 
     @property
     def pid(self) -> int | None:
@@ -90,7 +98,7 @@ class ProcessLink:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        self._socket, self._lines, self._answers = ours, _Lines(), []
+        self._socket, self._lines, self._answers, self._last_word = ours, _Lines(), [], None
         try:
             ours.sendall(robot_to_json(self._parts.file).encode() + b"\n")
             state = self._answer(_START_TIMEOUT_S)
@@ -109,6 +117,9 @@ class ProcessLink:
         try:
             self._socket.sendall(encode(dataclasses.replace(command, number=self._number)))
         except OSError as err:
+            with suppress(RobotError):  # what it said before it ended
+                while True:
+                    self._answer(_LAST_WORD_TIMEOUT_S)
             raise RobotError(f"the bus owner has ended ({err}); call disconnect(), then connect()") from err
         while (state := self._answer(_ANSWER_TIMEOUT_S)).number != self._number:
             pass  # the answer to an earlier question, for which we did not wait long enough
@@ -145,7 +156,10 @@ class ProcessLink:
             if not data:
                 raise RobotError("the bus owner has ended; call disconnect(), then connect()")
             self._answers += self._lines.feed(data)
-        return decode_state(self._answers.pop(0))
+        state = decode_state(self._answers.pop(0))
+        if state.state is State.DISCONNECTED:
+            self._last_word = state
+        return state
 
 
 class _Client:

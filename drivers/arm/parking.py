@@ -51,6 +51,8 @@ class Parking:
         self.reason = ""
         self.lets_go = False
         """True when torque falls at the end."""
+        self.is_in_place = False
+        """True when the way is left out."""
         self.late: tuple[int, ...] = ()
         """Joints that were not there at the end."""
 
@@ -68,7 +70,7 @@ class Parking:
         if self.is_on and not (lets_go and self._end is not self._park):
             return
         self._end = self._park if end_rad is None else np.asarray(end_rad, dtype=np.float64)
-        self.reason, self.late = reason, ()
+        self.reason, self.late, self.is_in_place = reason, (), in_place
         self.phase = ParkPhase.BRAKE
         if in_place:
             self._torque.release()

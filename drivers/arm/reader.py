@@ -14,6 +14,7 @@ __all__ = ["Reader"]
 
 DEAD_S = 0.5
 """A motor without a believable reading for this long counts as dead."""
+_IMPLAUSIBLE = "implausible"
 _REREADS = 2
 _PATIENT_CYCLES, _PROBE_CYCLES = 10, 25  # a motor silent for longer is asked eagerly only now and then
 _BUDGET_S = 0.012  # who is silent must not hold up who is not: beyond it nothing is read again in this cycle
@@ -56,6 +57,15 @@ class Reader:
         return all(self.gate.last(index) is not None for index in range(self._count))
 
     @property
+    def is_settled(self) -> bool:
+        """True when every motor has been read or does not answer; one that is not believed yet may still be."""
+        return all(
+            self.gate.last(index) is not None
+            or (self.misses[index] >= SILENT_CYCLES and not self.why[index].startswith(_IMPLAUSIBLE))
+            for index in range(self._count)
+        )
+
+    @property
     def _count(self) -> int:
         return len(self._units)
 
@@ -89,7 +99,7 @@ class Reader:
         """Returns the motors that have not been readable for too long: index, why, and whether they count as dead."""
         found = []
         for index, age_s in enumerate(self.ages_s(now_s)):
-            is_rejected = self.why[index].startswith("implausible")
+            is_rejected = self.why[index].startswith(_IMPLAUSIBLE)
             if self.misses[index] >= (MAX_REJECTS if is_rejected else SILENT_CYCLES):
                 found.append((index, self.why[index], age_s > DEAD_S))
         return found
@@ -110,6 +120,6 @@ class Reader:
                 self.readings[index], self.is_fresh[index] = reading, True
             else:
                 self.rejected += 1
-                self.why[index] = f"implausible position {reading.position} counts"
+                self.why[index] = f"{_IMPLAUSIBLE} position {reading.position} counts"
                 left.append(index)
         return left

@@ -113,7 +113,11 @@ class ServoPort(Protocol):
         ...
 
     def reopen(self) -> None:
-        """Opens a lost port again and checks the servos. Raises RobotError while it cannot."""
+        """Opens a lost port again, whoever answers there. Raises RobotError while it cannot."""
+        ...
+
+    def check(self) -> str:
+        """Checks the servos as `open` does; returns what is wrong, empty when nothing is. Raises PortLost."""
         ...
 
     def close(self) -> None:

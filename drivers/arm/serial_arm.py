@@ -248,8 +248,15 @@ class SerialArm:
             raise RobotError(f"{self.spec.name}: {state.error}")
 
     def disconnect(self) -> None:
-        """Parks, lets go gently and closes; after an estop only lets go. Blocks until the port is free. Idempotent."""
-        if self._link is None:
+        """Parks, lets go gently and closes; after an estop or a lost port only lets go. Idempotent.
+
+        Blocks until the port is free.
+
+        Raises:
+            RobotError: It is closed, but a servo may have kept its torque; the message says which and why.
+        """
+        link = self._link
+        if link is None:
             return
         try:
             state = self._ask(Command(order=Order.CLOSE))
@@ -261,6 +268,8 @@ class SerialArm:
             pass
         finally:
             self._drop()
+        if link.last_word is not None and link.last_word.kept:
+            raise RobotError(f"{self.spec.name} is closed, but not let go: {link.last_word.reason}; cut the power")
 
     def _drop(self) -> None:
         link, self._link = self._link, None

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from roboalign.drivers.arm.assembly import ArmParts
-from roboalign.drivers.arm.models import MOTORS, JointModel
+from roboalign.drivers.arm.models import MOTORS, POSITION_MODES, JointModel
 from roboalign.drivers.arm.readings import Alert, MotorLimits, MotorReading
 from roboalign.drivers.bus.bus import Bus
 from roboalign.drivers.bus.dynamixel_table import DYNAMIXEL_REGISTERS, DYNAMIXEL_TELEMETRY
 from roboalign.drivers.bus.feetech_table import FEETECH_REGISTERS, FEETECH_TELEMETRY
-from roboalign.drivers.bus.types import Block, Fault, Register, Reply
+from roboalign.drivers.bus.types import Block, Fault, PortLost, Register, Reply
 from roboalign.sdk.errors import RobotError
 
 __all__ = ["BusServos"]
@@ -28,6 +28,8 @@ _CURRENT_UNIT_A = {"xl330": 0.001, "xc330": 0.001, "xm430": 0.00269, "xm540": 0.
 _WATCHDOG_TICKS = 5  # of 20 ms
 _WATCHDOG_GAP_S = 0.08
 _HARDWARE_ALERT = 0x80
+_NOBODY = 253  # from here on `secondary_id` names no servo
+_HELPER_COUNTS = 60  # 5 degrees: a helper gets the goals of its motor
 _FEETECH_ALERTS = (
     (0x01, Alert.VOLTAGE),
     (0x02, Alert.SENSOR),
@@ -66,7 +68,7 @@ _FEETECH = _Table(
     max_share="max_torque_limit",
     full_share=1000,
     max_temperature="max_temperature_limit",
-    modes=(0,),
+    modes=POSITION_MODES["feetech"],
     at_rest=("acceleration", "goal_time", "goal_velocity"),
 )
 _DYNAMIXEL = _Table(
@@ -76,7 +78,7 @@ _DYNAMIXEL = _Table(
     max_share="pwm_limit",
     full_share=_PWM_FULL,
     max_temperature="temperature_limit",
-    modes=(3, 4, 5),
+    modes=POSITION_MODES["dynamixel"],
     at_rest=("profile_acceleration", "profile_velocity"),
 )
 
@@ -109,10 +111,19 @@ class BusServos:
         return self._check()
 
     def reopen(self) -> None:
-        """Opens a lost port again and checks the servos."""
+        """Opens a lost port again, whoever answers there."""
         self.bus.reopen()
         self._is_watched = False
-        self._check()
+
+    def check(self) -> str:
+        """Checks the servos again; returns what is wrong, empty when nothing is."""
+        try:
+            self._check()
+        except PortLost:
+            raise
+        except RobotError as err:
+            return str(err)
+        return ""
 
     def close(self) -> None:
         """Closes the port. Idempotent."""
@@ -269,6 +280,8 @@ class BusServos:
         low, high = self._ask("min_position_limit"), self._ask("max_position_limit")
         turned = self._ask("phase" if self._is_feetech else "drive_mode")
         min_volts, max_volts = self._ask("min_voltage_limit"), self._ask("max_voltage_limit")
+        leader = {} if self._is_feetech else self._ask("secondary_id")
+        position = self._ask("present_position") if any(motor.shadow_ids for motor in self._motors) else {}
         max_temperature, max_share = self._ask(self._table.max_temperature), self._ask(self._table.max_share)
         problems = []
         for index, motor in enumerate(self._motors):
@@ -286,7 +299,7 @@ class BusServos:
             if is_narrow and low[motor.id] < high[motor.id] and mode[motor.id] != 4:
                 found = f"{where} stops at {low[motor.id]} to {high[motor.id]} by its own limits"
                 problems.append(f"{found}, its sweep is {units.range_min} to {units.range_max}: roboalign calibrate")
-            problems += self._check_helpers(motor, where)
+            problems += self._check_axis(motor, where, leader, turned, position)
             problems += self._check_direction(motor, where, index, turned[motor.id])
             self._max_share[index] = min(max_share[id_] for id_ in self._ids(index)) or self._table.full_share
         if problems:
@@ -302,14 +315,28 @@ class BusServos:
             for index in range(self.num_motors)
         ]
 
-    def _check_helpers(self, motor: JointModel, where: str) -> list[str]:
-        """A helper that does not follow its motor would fight it."""
-        leaders = {id_: self._value("secondary_id", id_) for id_ in motor.shadow_ids}
-        return [
-            f"{where} has a helper (id {id_}) that follows id {leader}, not {motor.id}: roboalign setup-motors"
-            for id_, leader in leaders.items()
-            if leader != motor.id
-        ]
+    def _check_axis(
+        self,
+        motor: JointModel,
+        where: str,
+        leader: Mapping[int, int],
+        turned: Mapping[int, int],
+        position: Mapping[int, int],
+    ) -> list[str]:
+        """Servos on one axis get the same goals; one that follows another, turns or counts otherwise would fight."""
+        problems = []
+        if leader.get(motor.id, _NOBODY) not in (motor.id, *range(_NOBODY, 256)):
+            problems.append(f"{where} follows id {leader[motor.id]}: roboalign setup-motors")
+        for id_ in motor.shadow_ids:
+            helper = f"{where} has a helper (id {id_}) that"
+            if leader.get(id_) != motor.id:
+                problems.append(f"{helper} follows id {leader.get(id_)}, not {motor.id}: roboalign setup-motors")
+            elif not (turned[id_] ^ turned[motor.id]) & 1:
+                problems.append(f"{helper} turns against it: roboalign setup-motors")
+            elif abs(position[id_] - position[motor.id]) > _HELPER_COUNTS:
+                found = f"{helper} is at {position[id_]} counts where it is at {position[motor.id]}"
+                problems.append(f"{found}: switch its power off and on, then roboalign calibrate")
+        return problems
 
     def _check_direction(self, motor: JointModel, where: str, index: int, register: int) -> list[str]:
         if self._is_feetech:

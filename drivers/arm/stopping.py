@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from roboalign.drivers.arm.joints import JointUnits
@@ -61,26 +61,28 @@ def take_hold(
     return f"torque cannot be switched on: {'; '.join(stubborn)}" if stubborn else ""
 
 
-def confirm_stop(servos: ServoPort, motion: Motion, units: Sequence[JointUnits], label: Label) -> str:
-    """Sends the present goals until every servo says that it has them; returns which ones do not, empty when all do."""
-    wanted = {index: unit.count(float(motion.goal[index])) for index, unit in enumerate(units)}
+def confirm_stop(servos: ServoPort, wanted: Mapping[int, int], unknown: Sequence[int], label: Label) -> str:
+    """Sends goals, in counts, until every servo says that it has its own; returns which ones do not, empty when all do.
+
+    Nothing is sent to the `unknown` motors, of which nobody knows where they are; they count as not confirmed.
+    """
     left = dict(wanted)
     for _ in range(_TRIES):
         servos.write_goals(left)
         found = {index: servos.goal(index) for index in left}
         left = {i: wanted[i] for i, goal in found.items() if goal is None or abs(goal - wanted[i]) > _GOAL_COUNTS}
         if not left:
-            return ""
-    names = ", ".join(label(index) for index in left)
-    return f"the stop was sent, but {names} did not confirm it: cut the power"
+            break
+    names = ", ".join(label(index) for index in sorted({*left, *unknown}))
+    return f"the stop was sent, but {names} did not confirm it: cut the power" if names else ""
 
 
-def let_go(servos: ServoPort, units: Sequence[JointUnits], label: Label) -> str:
-    """Switches torque off, of every motor whatever the others answer; returns who did not obey, empty when all did.
+def let_go(servos: ServoPort, units: Sequence[JointUnits], label: Label) -> dict[int, str]:
+    """Switches torque off, of every motor whatever the others answer; returns who did not obey, and why.
 
     Then gives limits and watchdogs back as other programs expect them.
     """
-    stubborn: list[str] = []
+    stubborn: dict[int, str] = {}
     obedient: dict[int, float] = {}
     for index in range(len(units)):
         try:
@@ -91,10 +93,10 @@ def let_go(servos: ServoPort, units: Sequence[JointUnits], label: Label) -> str:
         except RobotError as err:  # a lost port too: the others get their turn
             why = str(err)
         if why:
-            stubborn.append(f"{label(index)} did not let go: {why}")
+            stubborn[index] = f"{label(index)} did not let go: {why}"
         else:
             obedient[index] = 1.0
     with suppress(RobotError):
         servos.watch(False)
         servos.write_shares(obedient)
-    return "; ".join(stubborn)
+    return stubborn

@@ -27,7 +27,7 @@ from roboalign.drivers.arm.calibration import (
     write_notes,
 )
 from roboalign.drivers.arm.files import RobotFile, read_robot_file, write_robot_file
-from roboalign.drivers.arm.models import COUNTS_PER_TURN, MOTORS, ArmModel
+from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel, JointModel
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.drivers.setup.servos import ServoBus
 from roboalign.drivers.setup.sweep import JointFacts, JointSweep, calibrate_joint, find_problem
@@ -144,7 +144,7 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
         servos.release(config.model.ids)
         _set_modes(servos, config.model)
         for name in other:
-            _write_motor(servos, name, calibration[name])
+            _write_motor(servos, config.model.motor(name), calibration[name])
     return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
 
 
@@ -235,16 +235,10 @@ def _holds(servos: ServoBus, motor: MotorCalibration) -> bool:
 
 
 def _set_modes(servos: ServoBus, model: ArmModel) -> None:
-    """Puts every servo into the mode that LeRobot uses too, where it is not: positions, and offsets of any size.
-
-    A Dynamixel in position mode (3) cuts its homing offset to a quarter turn without a word, so arm joints get extended
-    positions (4), and a gripper that can limit its current positions with that limit (5).
-    """
+    """Puts every servo into the mode that LeRobot uses too, where it is not."""
     for joint in model.motors:
-        is_gripper = joint.name == model.gripper.name
-        mode = 0 if model.protocol == "feetech" else 5 if is_gripper and MOTORS[joint.motor].has_current_limit else 4
         for number in (joint.id, *joint.shadow_ids):
-            servos.write(number, "operating_mode", mode)
+            servos.write(number, "operating_mode", model.position_mode(joint))
 
 
 def _counts(
@@ -311,7 +305,7 @@ def _finish(
     """Writes the registers, then the files, then forgets what was pending."""
     servos.release(config.model.ids)
     for name, motor in calibration.items():
-        _write_motor(servos, name, motor)
+        _write_motor(servos, config.model.motor(name), motor)
         dialogue.say(f"  {name}: offset {motor.homing_offset:+d}, {motor.range_min} to {motor.range_max} counts")
     robot = _write_files(config, calibration, notes)
     pending = _pending_path(config.calibration)
@@ -321,8 +315,9 @@ def _finish(
     return robot
 
 
-def _write_motor(servos: ServoBus, name: str, motor: MotorCalibration) -> None:
+def _write_motor(servos: ServoBus, joint: JointModel, motor: MotorCalibration) -> None:
     """Writes one motor's registers and checks that its position is reported as they mean it."""
+    name = joint.name
     before = servos.encoder_counts((motor.id,), {motor.id: servos.read(motor.id, "homing_offset")})
     for register, value in _registers(motor):
         servos.write(motor.id, register, value)
@@ -335,6 +330,26 @@ def _write_motor(servos: ServoBus, name: str, motor: MotorCalibration) -> None:
         raise RobotError(
             f"{name} (id {motor.id}) reports a position {off:+d} counts from where its new offset puts it: either it "
             "was moved, or its firmware applies the offset otherwise; keep the arm still and run the same command again"
+        )
+    for helper in joint.shadow_ids:
+        _align(servos, joint, helper)
+
+
+def _align(servos: ServoBus, joint: JointModel, helper: int) -> None:
+    """Makes a second servo on the axis report the position of the first, whose goals and offset it gets as well."""
+    half = COUNTS_PER_TURN // 2
+    found = servos.read_many((joint.id, helper), "present_position")
+    if len(found) == 2:
+        offset = servos.read(helper, "homing_offset") + found[joint.id] - found[helper]
+        servos.write(helper, "homing_offset", (offset + half) % COUNTS_PER_TURN - half)
+        found = servos.read_many((joint.id, helper), "present_position")
+    if len(found) < 2:
+        raise RobotError(f"{joint.name} (id {helper}) stopped answering while it was written; run the same again")
+    off = (found[helper] - found[joint.id] + half) % COUNTS_PER_TURN - half
+    if abs(off) > _SETTLE_COUNTS:
+        raise RobotError(
+            f"{joint.name} (id {helper}) reports a position {off:+d} counts from its motor's (id {joint.id}), although "
+            "its offset was written for it; keep the arm still and run the same command again"
         )
 
 

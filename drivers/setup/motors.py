@@ -1,5 +1,8 @@
 """Ids for the servos of a new arm, one servo at a time, checked at every step; a second run goes on where it was.
 
+Beside id and rate, what connecting demands and no calibration writes: a mode with positions, Feetech's phase bit 4, and
+for Dynamixel whom a servo follows, and which way the second servo of a joint turns.
+
 All servos leave the factory with the same id, so only one may hang on the bus while it is given another. Which motor of
 the arm it becomes is a question of which one the user connects, and of its model, which is checked.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from roboalign.drivers.arm.models import MOTORS, ArmModel, JointModel
+from roboalign.drivers.arm.models import MOTORS, POSITION_MODES, ArmModel, JointModel
 from roboalign.drivers.bus.bus import Device
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.drivers.setup.servos import ServoBus
@@ -21,6 +24,8 @@ _ALL_IDS = range(253)
 _LIKELY_IDS = range(1, 31)
 _MAX_TRIES = 5
 _THOROUGH_TRY = 2  # this try looks at every id, which takes half a minute
+_SEVERAL_TURNS = 0x10  # Feetech, `phase`: positions over several turns, which have no calibration
+_FIRST_NOBODY, _NOBODY = 253, 255  # Dynamixel, `secondary_id`: from 253 on it names no servo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +42,8 @@ class MotorSetup:
     """Its rate before."""
     model: str
     """What it says it is."""
+    changed: tuple[str, ...] = ()
+    """Other registers that connecting demands and that had to be written."""
 
 
 def motors_to_set_up(model: ArmModel, only: Sequence[str] = ()) -> tuple[tuple[str, JointModel, int], ...]:
@@ -80,16 +87,16 @@ def setup_motors(
     dialogue.say(
         "Each question names one motor: connect it alone to the board, all others unplugged, then press Enter."
     )
-    for label, joint, number in motors_to_set_up(model, only):
-        done.append(_setup_one(servos, dialogue, label, joint, number, rate))
-        dialogue.say(f"  {label}: id {number} at {rate} baud, verified ({done[-1].model})")
+    for label, _, number in motors_to_set_up(model, only):
+        done.append(_setup_one(servos, dialogue, model, label, number, rate))
+        changed = "".join(f", {name} set" for name in done[-1].changed)
+        dialogue.say(f"  {label}: id {number} at {rate} baud{changed}, verified ({done[-1].model})")
     dialogue.say("All motors have their ids. Connect the whole chain, then check it with: roboalign doctor")
     return tuple(done)
 
 
-def _setup_one(
-    servos: ServoBus, dialogue: Dialogue, label: str, joint: JointModel, number: int, baud: int
-) -> MotorSetup:
+def _setup_one(servos: ServoBus, dialogue: Dialogue, model: ArmModel, label: str, number: int, baud: int) -> MotorSetup:
+    joint = next(joint for joint in model.motors if number in (joint.id, *joint.shadow_ids))
     problem = ""
     for attempt in range(_MAX_TRIES):
         answer = dialogue.ask(f"Connect only the motor '{label}' and press Enter (or type quit): ")
@@ -102,11 +109,12 @@ def _setup_one(
             found_baud, device = _only_one(servos, wanted)
             name = _require_model(servos, device, joint)
             _give_id(servos, device.id, found_baud, number, baud)
+            changed = _set_registers(servos, model, joint, number)
         except RobotError as err:
             problem = str(err)
             dialogue.say(f"  {problem}")
             continue
-        return MotorSetup(name=label, id=number, found_id=device.id, found_baud=found_baud, model=name)
+        return MotorSetup(name=label, id=number, found_id=device.id, found_baud=found_baud, model=name, changed=changed)
     raise CheckFailed(f"motor {label!r} could not be set up: {problem}")
 
 
@@ -147,3 +155,23 @@ def _give_id(servos: ServoBus, found_id: int, found_baud: int, number: int, baud
     servos.bus.set_baud(baud)
     if servos.read(number, "id") != number:
         raise RobotError(f"servo {number} does not confirm its new id; run this motor again")
+
+
+def _set_registers(servos: ServoBus, model: ArmModel, joint: JointModel, number: int) -> tuple[str, ...]:
+    """Writes what connecting demands besides id and rate, each verified; returns what had to be written.
+
+    A servo obeys what is written to the id that it follows, so it begins to follow last, and this one must be alone.
+    """
+    wanted: dict[str, int] = {}
+    if servos.read(number, "operating_mode") not in POSITION_MODES[model.protocol]:
+        wanted["operating_mode"] = model.position_mode(joint)
+    if model.protocol == "feetech":
+        wanted["phase"] = servos.read(number, "phase") & ~_SEVERAL_TURNS
+    else:
+        is_helper = number != joint.id
+        if joint.shadow_ids:  # they face each other
+            wanted["drive_mode"] = servos.read(number, "drive_mode") & ~1 | is_helper
+        follows = servos.read(number, "secondary_id")
+        is_free = follows == number or follows >= _FIRST_NOBODY
+        wanted["secondary_id"] = joint.id if is_helper else follows if is_free else _NOBODY
+    return tuple(name for name, value in wanted.items() if servos.write(number, name, value))

@@ -6,10 +6,12 @@ An interruption parks too, and a second one does not cut the parking short.
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +27,7 @@ from roboalign.sdk.control.clock import Clock
 from roboalign.sdk.control.loop import Actor, ControlLoop, LoopReport, Tick
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError, unknown_name
 from roboalign.sdk.policy import Policy
+from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
 from roboalign.sdk.types import Observation, RobotSpec
 
@@ -43,6 +46,8 @@ __all__ = [
 
 
 _PACE_SHARE = 0.8
+_MAX_SUMMED = 5
+_NUMBERS = re.compile(r"[\d.]+")  # a reason with another figure is not another reason
 _PARKING_FIRST = "parking first; the power switch is faster if something is wrong"
 
 
@@ -56,7 +61,7 @@ class SpecifiedActor(Actor, Protocol):
 
 
 def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") -> None:
-    """Refuses a policy that was trained for another robot: cameras, sizes, fields, rate.
+    """Refuses a policy that was trained for another robot: cameras, sizes, fields, places, rate.
 
     Raises:
         ConfigError: Something differs; the message says what and what to change.
@@ -73,6 +78,7 @@ def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") ->
     ):
         if tuple(wanted) != tuple(found):
             raise ConfigError(f"{name} has the {what} {', '.join(wanted)}, the robot {', '.join(found)}")
+    _check_places(robot, policy.prompt, name)
     if not math.isclose(policy.rate_hz, robot.control_rate_hz, rel_tol=1e-3):
         raise ConfigError(
             f"{name} acts at {policy.rate_hz:g} Hz, the robot at {robot.control_rate_hz:g} Hz; write "
@@ -80,10 +86,26 @@ def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") ->
         )
 
 
+def _check_places(robot: RobotSpec, prompt: PromptFormat, name: str) -> None:
+    """Refuses a policy that cannot tell apart places where the tool may be: it was made for another workspace."""
+    box = tuple(zip(prompt.origin_m, prompt.upper_m, strict=True))
+    goes = tuple(zip(robot.workspace_lower_m, robot.workspace_upper_m, strict=True))
+    slack_m = prompt.length_unit_m
+    if all(a - slack_m <= low and high <= b + slack_m for (a, b), (low, high) in zip(box, goes, strict=True)):
+        return
+    raise ConfigError(
+        f"{name} knows places at {_box(box)} m, the tool of {robot.name} goes to {_box(goes)} m: it was trained for "
+        f"another arm; name a bundle that was trained for this one (nano-so101 is for an SO-101)"
+    )
+
+
+def _box(sides: Sequence[tuple[float, float]]) -> str:
+    return ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, (low, high) in zip("xyz", sides, strict=True))
+
+
 def describe_limits(spec: RobotSpec) -> tuple[str, ...]:
     """Returns what bounds every motion, as lines for a person."""
-    low, high = spec.workspace_lower_m, spec.workspace_upper_m
-    box = ", ".join(f"{axis} {a:.2f} to {b:.2f}" for axis, a, b in zip("xyz", low, high, strict=True))
+    box = _box(tuple(zip(spec.workspace_lower_m, spec.workspace_upper_m, strict=True)))
     joints = [
         f"  {name:<14} {math.degrees(a):7.1f} to {math.degrees(b):6.1f} deg, up to {math.degrees(v):5.1f} deg/s"
         for name, a, b, v in zip(
@@ -141,13 +163,23 @@ def run_on_robot(
             if callable(go_home):
                 go_home()
             loop = ControlLoop(robot, policy, clock, replan_every=replan_every, on_tick=on_tick)
-            return loop.run(sentence, max_ticks=max_ticks)
+            report = loop.run(sentence, max_ticks=max_ticks)
         finally:
             put_away(robot, dialogue)
+        for line in _sum_up(report):
+            dialogue.say(line)
+        return report
+
+
+def _sum_up(report: LoopReport) -> list[str]:
+    """Returns why actions were held or changed, as lines for a person, most frequent first."""
+    counts = Counter({**report.hold_reasons, **report.change_reasons})
+    lines = [f"{count} of {report.ticks} actions: {reason}" for reason, count in counts.most_common(_MAX_SUMMED)]
+    return lines + ([f"and {len(counts) - _MAX_SUMMED} more reasons"] if len(counts) > _MAX_SUMMED else [])
 
 
 def put_away(robot: Robot, dialogue: Dialogue, *, is_parked: bool = True) -> None:
-    """Parks and disconnects; one that cannot park is still disconnected, and the reason is shown. Ctrl-C waits."""
+    """Parks and disconnects, whatever of it fails; says what did. Ctrl-C waits."""
     with _uninterrupted(dialogue):
         try:
             if is_parked:
@@ -156,7 +188,10 @@ def put_away(robot: Robot, dialogue: Dialogue, *, is_parked: bool = True) -> Non
         except RobotError as err:
             dialogue.say(f"not parked: {err}")
         finally:
-            robot.disconnect()
+            try:
+                robot.disconnect()
+            except RobotError as err:
+                dialogue.say(str(err))
 
 
 @contextmanager
@@ -267,8 +302,9 @@ def check_pace(latency_s: float, park_after_s: float) -> None:
 
 
 def _narrator(dialogue: Dialogue) -> Callable[[Tick], None]:
-    """Says each thought once, why the loop holds, and what the limiter changed."""
+    """Says each thought once, why the loop holds, and why the robot did something else: when that begins."""
     last: list[object] = [None]
+    lasting: set[str] = set()
 
     def tell(tick: Tick) -> None:
         if tick.hold_reason is not None:
@@ -276,5 +312,11 @@ def _narrator(dialogue: Dialogue) -> Callable[[Tick], None]:
         elif tick.chunk is not None and tick.chunk is not last[0]:
             last[0] = tick.chunk
             dialogue.say(f"{tick.index:4d}  {tick.chunk.thought or tick.chunk.source}")
+        reasons = {} if tick.hold_reason is not None else {_NUMBERS.sub("", why): why for why in tick.applied.reasons}
+        for kind, why in reasons.items():
+            if kind not in lasting:
+                dialogue.say(f"{tick.index:4d}  {why}")
+        lasting.clear()
+        lasting.update(reasons)
 
     return tell

@@ -61,7 +61,7 @@ BAD_INPUT = {
     "nothing to export": ["export"],
     "no such run": ["export", "nowhere"],
     "unknown target": ["export", "nowhere", "--target", "toaster"],
-    "a type that is only planned": ["export", "nowhere", "--precision", "int4"],
+    "a type that is only planned": ["export", "nowhere", "--precision", "fp8"],
     "an unknown check": ["export", "nowhere", "--check", "polygraphy"],
     "a plan of an unknown model": ["export", "--dry-run", "--model", "qwen"],
     "a model without a plan": ["export", "--model", "qwen3-vl-2b"],

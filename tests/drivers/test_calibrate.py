@@ -8,10 +8,17 @@ import pytest
 from tests.drivers.setup_bench import Bench, Person
 
 from roboalign.drivers.arm.assembly import assemble
-from roboalign.drivers.arm.calibration import read_calibration, read_notes, sidecar_path
+from roboalign.drivers.arm.calibration import MotorCalibration, read_calibration, read_notes, sidecar_path
 from roboalign.drivers.arm.files import CameraFile, RobotFile, read_robot_file, write_robot_file
 from roboalign.drivers.arm.models import find_arm
-from roboalign.drivers.setup.calibrate import CalibrateConfig, calibrate, check_calibration, import_calibration
+from roboalign.drivers.setup.calibrate import (
+    CalibrateConfig,
+    _set_modes,
+    _write_motor,
+    calibrate,
+    check_calibration,
+    import_calibration,
+)
 from roboalign.drivers.virtual.robots import JOINTS
 from roboalign.drivers.virtual.servo import RAD_PER_COUNT
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
@@ -331,3 +338,16 @@ def test_what_lerobot_would_accept_is_refused(tmp_path, change, message):
     assert [problem for problem in problems if message in problem], problems
     with pytest.raises(CheckFailed, match="cannot be used"):
         import_calibration(None, config_of(tmp_path), tmp_path / "bad.json", Person([]))
+
+
+def test_the_helper_of_a_joint_reports_its_position_whatever_its_horn():
+    """A helper obeys what is written to its motor, so it got the same offset, and other horns would have fought."""
+    bench = Bench("widowx", horn_seed=3)
+    model = find_arm("widowx")
+    bench.servos.release(model.ids)
+    _set_modes(bench.servos, model)
+    bench.arm.find(3).encoder.zero_count += 300
+    bench.arm.settle()
+    motor = MotorCalibration(id=2, drive_mode=0, homing_offset=500, range_min=100, range_max=4000)
+    _write_motor(bench.servos, model.motor("shoulder"), motor)
+    assert bench.servos.read(3, "present_position") == bench.servos.read(2, "present_position")

@@ -1,11 +1,14 @@
 """setup-motors on virtual servos as they leave the factory: all with id 1, one connected at a time."""
 
 import pytest
+from tests.drivers.arm.test_servos import widowx_servos
 from tests.drivers.setup_bench import Bench, Person
 
 from roboalign.drivers.arm.models import find_arm
 from roboalign.drivers.setup.motors import motors_to_set_up, setup_motors
-from roboalign.drivers.virtual.robots import make_servo
+from roboalign.drivers.virtual.arm import Seat, VirtualArm
+from roboalign.drivers.virtual.robots import make_plant, make_servo
+from roboalign.drivers.virtual.servo import Encoder
 from roboalign.sdk.errors import CheckFailed, ConfigError
 
 SO101 = find_arm("so101")
@@ -107,6 +110,58 @@ def test_dynamixel_servos_get_ids_too():
     servo = fresh("xl330-m288")
     setup_motors(bench.servos, find_arm("koch"), Person([connects(bench, servo)]), only=("gripper",))
     assert (servo.id, servo.baud_hz) == (6, 1_000_000)
+
+
+def test_a_fresh_widowx_connects_after_its_motors_were_set_up():
+    """What connecting demands of shadow servos was never written: it was refused until another tool had done it."""
+    model = find_arm("widowx")
+    bench = Bench("widowx", servos=[fresh("xm430-w350")])
+    servos = {}
+    for _, joint, number in motors_to_set_up(model):
+        servos[number] = make_servo(joint.motor, 1, Encoder(sign=1 if number == joint.id else -1))
+    person = Person([connects(bench, servo) for servo in servos.values()])
+    done = setup_motors(bench.servos, model, person)
+    assert {motor.name: motor.changed for motor in done if motor.changed} == {
+        "elbow (second servo)": ("drive_mode", "secondary_id"),
+        "shoulder (second servo)": ("drive_mode", "secondary_id"),
+    }
+    axes = [Seat(servos[number], axis) for axis, motor in enumerate(model.motors) for number in motor_ids(motor)]
+    bench.line.arm = VirtualArm(make_plant("widowx"), axes, start_s=0.0)
+    bench.servos.bus.close()
+    widowx_servos(bench.servos.bus).open()
+
+
+def motor_ids(joint):
+    return (joint.id, *joint.shadow_ids)
+
+
+@pytest.mark.parametrize(
+    ("register", "before", "after"), [("phase", 0x1C, 0x0C), ("operating_mode", 1, 0)], ids=("phase", "mode")
+)
+def test_a_feetech_servo_that_connecting_would_refuse_is_set_right(bench, register, before, after):
+    servo = fresh()
+    bench.connect(servo)
+    bench.servos.write(1, register, before)
+    (done,) = setup_motors(bench.servos, SO101, Person([connects(bench, servo)]), only=("elbow_flex",))
+    assert (done.changed, bench.servos.read(3, register)) == ((register,), after)
+    assert bench.servos.read(3, "lock") == 1
+
+
+def test_a_dynamixel_servo_in_another_mode_gets_positions_again():
+    bench = Bench("koch", servos=[fresh("xl330-m288")])
+    servo = fresh("xl330-m288")
+    servo.write(11, b"\x01")
+    (done,) = setup_motors(bench.servos, find_arm("koch"), Person([connects(bench, servo)]), only=("gripper",))
+    assert (done.changed, bench.servos.read(6, "operating_mode")) == (("operating_mode",), 5)
+
+
+def test_a_shadow_servo_that_becomes_a_main_one_follows_nobody_any_more():
+    """It would obey the goals of the shoulder, too."""
+    bench = Bench("widowx", servos=[fresh("xm430-w350")])
+    servo = fresh("xm430-w350", 3)
+    servo.write(12, b"\x02")
+    setup_motors(bench.servos, find_arm("widowx"), Person([connects(bench, servo)]), only=("waist",))
+    assert (servo.id, bench.servos.read(1, "secondary_id")) == (1, 255)
 
 
 def test_five_tries_are_enough(bench):

@@ -5,12 +5,16 @@ import signal
 
 import numpy as np
 import pytest
+from tests.drivers.arm.rig import write_files
 from tests.drivers.setup_bench import Person
 from tests.drivers.test_teleop import PacedArm
 
+from roboalign.drivers.arm.files import CameraFile, write_robot_file
 from roboalign.drivers.setup.run import check_fit, check_pace, describe_limits, run_file, run_on_robot, warm_up
 from roboalign.sdk.bundle import find_bundle, read_bundle
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
+from roboalign.sdk.sim.panda import panda_spec
+from roboalign.sdk.sim.so101 import so101_spec
 from roboalign.sdk.types import ActionChunk
 
 SPEC = read_bundle(find_bundle("nano-so101")).manifest.policy
@@ -137,6 +141,33 @@ def test_a_robot_that_does_not_fit_is_refused_by_name(arm, change, message):
     spec = dataclasses.replace(arm.spec, **change)
     with pytest.raises(ConfigError, match=message):
         check_fit(spec, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "make_spec", "box"),
+    [
+        ("nano-policy", so101_spec, r"x 0\.30 to 0\.94, .* the tool of so101 goes to x 0\.1"),
+        ("nano-so101", panda_spec, r"x 0\.05 to 0\.37, .* the tool of panda goes to x 0\.30 to 0\.70"),
+    ],
+)
+def test_a_bundle_of_another_arm_is_refused_in_one_line(bundle, make_spec, box):
+    """Cameras, fields and rate of our two arms are the same, so a Panda's policy steered an SO-101."""
+    spec = dataclasses.replace(make_spec(), image_size_px=96)
+    with pytest.raises(ConfigError, match=rf"{box}.* another arm; name a bundle") as refusal:
+        check_fit(spec, read_bundle(find_bundle(bundle)).manifest.policy, bundle)
+    assert "\n" not in str(refusal.value)
+    own = "nano-so101" if bundle == "nano-policy" else "nano-policy"
+    check_fit(spec, read_bundle(find_bundle(own)).manifest.policy, own)
+
+
+def test_run_refuses_the_bundle_of_another_arm_before_it_opens_anything(tmp_path):
+    pytest.importorskip("onnxruntime")
+    robot = write_files(tmp_path, cameras={"front": CameraFile(device=f"file:{tmp_path}/desk.png")})
+    write_robot_file(tmp_path / "robot.json", robot)
+    person = Person([])
+    with pytest.raises(ConfigError, match=r"nano-policy .*another arm"):
+        run_file(tmp_path / "robot.json", "nano-policy", "lift", person, seconds=1.0)
+    assert (person.said, person.asked) == ([], [])
 
 
 def test_a_robot_that_fits_is_accepted(arm):

@@ -104,6 +104,28 @@ def test_both_backends_act_alike_in_every_mode(bundle, observations):
             assert np.allclose(ours.actions, theirs.actions, atol=1e-5)
 
 
+@pytest.mark.parametrize(("precision", "share"), [("int8", 0.75), ("int4", 0.6)])
+def test_weights_of_few_bits_pass_the_same_parity(run, bundle, observations, tmp_path, precision, share):
+    """Both sides decode the same codes, so the comparison is as strict as with full weights."""
+    out = export(ExportConfig(run=run, out=tmp_path / "few", precision=precision), observations=observations)
+    manifest = read_bundle(out).manifest
+    assert (manifest.precision, {spec.opset for spec in manifest.graphs.values()}) == (precision, {21})
+    assert manifest.parity.max_action_error < 1e-4
+    nodes = [node for path in out.glob("*.onnx") for node in onnx.load(path, load_external_data=False).graph.node]
+    decoders = [node for node in nodes if node.op_type == "DequantizeLinear"]
+    assert {node.domain for node in nodes} <= {"", "ai.onnx"}
+    assert len(decoders) > 20
+    used = {name for node in nodes for name in node.input}
+    assert all(node.output[0] in used for node in decoders)
+
+    def size(folder: Path) -> int:
+        return sum((folder / f"{part}.safetensors").stat().st_size for part in ("model", "head"))
+
+    assert size(out) < share * size(bundle)  # the tiny model has much that is too small for codes
+    with Policy.load(out) as few, Policy.load(bundle) as full:
+        assert not np.array_equal(few.act(observations[0]).actions, full.act(observations[0]).actions)
+
+
 def test_torch_acts_from_the_checkpoint_too(run, bundle, observations):
     with Policy.load(run, backend="torch") as policy, Policy.load(bundle) as shipped:
         assert policy.spec == shipped.spec

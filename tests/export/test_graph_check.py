@@ -79,6 +79,12 @@ def test_int4_under_the_operator_set_that_has_it_is_refused() -> None:
     assert "opset" in errors(model, rules("8.7"))
 
 
+def test_int8_blocks_under_the_operator_set_that_has_them_are_refused() -> None:
+    model = CASES["int8 weights in blocks of 32"].build()
+    model.opset_import[0].version = 20
+    assert errors(model, rules("8.7")) == ["opset"]
+
+
 def test_weights_that_are_not_there_are_found(tmp_path: Path) -> None:
     model = CASES["fp16"].build()
     (weight,) = model.graph.initializer
@@ -92,7 +98,7 @@ def test_weights_that_are_not_there_are_found(tmp_path: Path) -> None:
 
 
 def test_onnxruntime_takes_its_own_operators_and_zero_points() -> None:
-    of = GraphRules(name="cpu", dtypes=find_target("cpu").dtypes, max_opset=20, is_tensorrt=False)
+    of = GraphRules(name="cpu", dtypes=find_target("cpu").dtypes, max_opset=21, is_tensorrt=False)
     for name in ("MatMulNBits", "dynamic quantisation", "uint8 with a zero point"):
         assert errors(CASES[name].build(), of) == []
     assert errors(CASES["a custom operator"].build(), of) == ["domain"]
@@ -115,4 +121,4 @@ def test_a_portable_plan_allows_what_all_boards_take() -> None:
 
 def test_a_plan_for_a_cpu_has_the_rules_of_onnxruntime() -> None:
     of = rules_of(plan_export(run_size(shipped_bundle_path()), find_place("cpu"), "fp16"))
-    assert (of.is_tensorrt, of.max_opset) == (False, 20)
+    assert (of.is_tensorrt, of.max_opset) == (False, 21)

@@ -62,6 +62,7 @@ def plan(size: ModelSize, target: str, precision: str = "fp16", **more: str) -> 
         ("cpu", {}, "fp8", "fp8 does not run on any CPU"),
         ("jetson", {}, "fp8", "fp8 does not run on orin-nano-8gb, .* name a --board"),
         ("jetson", {}, "int4", "need opset 21, and what all boards read is opset 20"),
+        ("jetson", {}, "int8", "need opset 21, and what all boards read is opset 20"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_reason(
@@ -113,10 +114,11 @@ def test_an_edge_llm_engine_reads_prompts_and_steps_so_its_weights_count_once() 
     assert ours + 0.8 == pytest.approx(edge + decoder_gb, abs=0.01)
 
 
-def test_int4_takes_a_newer_operator_set_only_where_tensorrt_reads_it(nano: ModelSize) -> None:
+def test_blocks_take_a_newer_operator_set_where_they_are_read_from_plain_onnx(nano: ModelSize) -> None:
     assert plan(nano, "agx-orin-64gb", "int4").opset == 21
     assert plan(SEVEN_B, "agx-orin-64gb", "int4").opset == 20
-    assert plan(nano, "cpu", "int4").opset == 20
+    assert plan(nano, "cpu", "int4").opset == plan(nano, "cpu", "int8").opset == 21
+    assert plan(nano, "cpu", "fp16").opset == 20
 
 
 def test_a_portable_plan_has_a_row_for_every_board_and_jetpack(nano: ModelSize) -> None:

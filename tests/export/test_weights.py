@@ -47,7 +47,7 @@ def test_a_weight_that_overflows_fp16_is_refused(tmp_path):
 
 
 def test_an_unknown_precision_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="'fp8', expected one of fp16, fp32"):
+    with pytest.raises(ConfigError, match="'fp8', expected one of fp16, fp32, int4, int8"):
         write_weights(Tied(), tmp_path / "model.safetensors", "fp8")
 
 
@@ -74,3 +74,49 @@ def test_a_weight_of_another_shape_is_refused(tmp_path):
     table = write_weights(Tied(), tmp_path / "model.safetensors", "fp16")
     with pytest.raises(CheckFailed, match=r"\[4\] in the graph and \[3\]"):
         share_weights(graph_of(**{"model.norm": np.ones(4, np.float32)}), table, "model.")
+
+
+class Layers(torch.nn.Module):
+    """One of everything: tied embedding, linear layers large and small, a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(90, 64)
+        self.out = torch.nn.Linear(64, 90, bias=False)
+        self.out.weight = self.embed.weight
+        self.wide = torch.nn.Linear(64, 72)
+        self.small = torch.nn.Linear(8, 8)
+        self.conv = torch.nn.Conv2d(16, 32, 3)
+
+
+def test_large_layers_become_codes_and_the_rest_stays(tmp_path):
+    table = write_weights(Layers(), tmp_path / "model.safetensors", "int4")
+    assert {name for name, entry in table.items() if entry.layout} == {"wide.weight", "conv.weight"}
+    assert table["wide.weight"].num_bytes == 64 * 72 // 2
+    assert (table["wide.weight"].shape, table["wide.weight.scale"].shape) == ((64, 72), (2, 72))
+    assert (table["conv.weight"].layout.bits, table["conv.weight.scale"].shape) == (8, (32,))
+    kept = write_weights(Layers(), tmp_path / "kept.safetensors", "int4", keep=["conv."])
+    assert kept["conv.weight"].dtype == TensorProto.FLOAT16
+
+
+def test_codes_take_the_share_of_half_precision_that_is_promised(tmp_path):
+    module, sizes = Layers(), {}
+    for precision in ("fp16", "int8", "int4"):
+        table = write_weights(module, tmp_path / f"{precision}.safetensors", precision)
+        scale = table.get("wide.weight.scale")
+        sizes[precision] = table["wide.weight"].num_bytes + (scale.num_bytes if scale else 0)
+    assert sizes["int8"] <= 0.55 * sizes["fp16"]
+    assert sizes["int4"] <= 0.3 * sizes["fp16"]
+
+
+def test_a_model_without_such_layers_is_refused(tmp_path):
+    with pytest.raises(CheckFailed, match="no weight that can be stored as int4"):
+        write_weights(Tied(), tmp_path / "model.safetensors", "int4")
+
+
+def test_a_use_that_cannot_take_codes_is_refused(tmp_path):
+    table = write_weights(Layers(), tmp_path / "model.safetensors", "int8")
+    graph = graph_of(**{"model.wide.weight": np.ones((72, 64), np.float32)})
+    graph.graph.node.add(op_type="Add", name="odd", input=["model.wide.weight", "x"], output=["y"])
+    with pytest.raises(CheckFailed, match="used by Add odd"):
+        share_weights(graph, table, "model.")

@@ -14,6 +14,7 @@ from roboalign.trainer import align as stage
 from roboalign.trainer.align import AlignConfig, align
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
 from roboalign.trainer.grpo import AlignTrainer
+from roboalign.trainer.lora import ADAPTER_FILES, LoraSettings
 from roboalign.trainer.measure import Measurement, ReplyMeasure, collapse, destruction, what_is_missing
 from roboalign.trainer.rewards import REWARDS, RewardRule
 from roboalign.trainer.run import read_status
@@ -140,8 +141,9 @@ class _Interrupted(Exception):
     pass
 
 
-def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(taught, tmp_path, monkeypatch) -> None:
-    whole = align(_config(taught, tmp_path / "whole", steps=6))
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)], ids=["all", "lora"])
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(taught, tmp_path, monkeypatch, lora) -> None:
+    whole = align(_config(taught, tmp_path / "whole", steps=6, lora=lora))
 
     original = AlignTrainer._generate_and_score_completions
 
@@ -150,7 +152,7 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(taught, tmp_pat
             raise _Interrupted
         return original(self, inputs)
 
-    config = _config(taught, tmp_path / "parts", steps=6)
+    config = _config(taught, tmp_path / "parts", steps=6, lora=lora)
     with monkeypatch.context() as patch:
         patch.setattr(AlignTrainer, "_generate_and_score_completions", fail)
         with pytest.raises(_Interrupted):
@@ -358,6 +360,25 @@ def test_a_frozen_vision_encoder_stays_as_it_is(taught, tmp_path) -> None:
     vision = [name for name in before if ".vision." in name]
     assert vision
     assert all(torch.equal(before[name], after[name]) for name in vision)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_low_rank_additions_change_the_decoders_layers_alone_and_are_merged(taught, tmp_path, keep) -> None:
+    rank = 2
+    out = align(_config(taught, tmp_path / "align", lora=LoraSettings(rank=rank), keep=keep, learning_rate=1e-2))
+    before, after = (load_file(folder / "model.safetensors") for folder in (taught, out))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    layers = {name for name in before if name.endswith("_proj.weight") and ".vision." not in name}
+    kept = load_checkpoint(out, expect_stage="align").meta
+    if keep == "best" and kept.metrics["kept_step"] == 0:
+        assert not changed
+    else:
+        assert changed == layers
+        for name in layers:
+            assert torch.linalg.matrix_rank((after[name] - before[name]).double(), atol=1e-6) <= rank, name
+    assert {f"adapter/{name}" for name in ADAPTER_FILES} <= set(kept.files)
+    assert kept.notes["lora"]["rank"] == rank
 
 
 def test_learning_goes_up_the_soft_reward(taught, tmp_path) -> None:

@@ -48,7 +48,10 @@ def line(request, data) -> tuple[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sft_stage, "answer_accuracy", partial(sft_stage.answer_accuracy, count=2))
         config = replace(DEBUG.sft_config(data=data, base=base, out=home / "sft"), probe_frames=2)
-        sft = train_sft(replace(config, fit=replace(config.fit, place_weight=0.0)))
+        fit = replace(config.fit, place_weight=0.0)
+        if name == "smol":  # is exported: an untrained model answers all alike, and parity would prove nothing
+            fit = replace(fit, steps=120, batch_size=8, micro_batch=8, peak_rate=3e-3, save_every=60)
+        sft = train_sft(replace(config, fit=fit))
     aligned = align(DEBUG.align_config(data=data, sft=sft, out=home / "align"))
     return name, train_head(DEBUG.head_config(data=data, backbone=aligned, out=home / "head"))
 

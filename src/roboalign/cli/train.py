@@ -35,6 +35,9 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what the stage would need, and whether it would be refused.")
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write event files to OUT.tensorboard.")]
+Lora = Annotated[
+    int | None, typer.Option("--lora", help="Rank of low-rank additions; 0 trains all.", show_default="the recipe's")
+]
 Processes = Annotated[
     int, typer.Option("--processes", help="Processes that share the weights (FSDP2): one for each GPU, or on the CPU.")
 ]
@@ -98,10 +101,7 @@ def sft(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Updates.", show_default="the recipe's")] = None,
-    lora: Annotated[
-        int | None,
-        typer.Option("--lora", help="Rank of low-rank additions; 0 trains all.", show_default="the recipe's"),
-    ] = None,
+    lora: Lora = None,
     micro_batch: Annotated[
         int | None,
         typer.Option("--micro-batch", help="Samples in memory at once.", show_default="the recipe's"),
@@ -121,14 +121,11 @@ def sft(
     as_json: AsJson = False,
 ) -> None:
     """Supervised fine-tuning: reason in words, and answer with action tokens."""
-    from roboalign.trainer.lora import LoraSettings
     from roboalign.trainer.recipes import recipe as find_recipe
     from roboalign.trainer.sft import train_sft
 
     asked = {"micro_batch": micro_batch, "steps": steps}
-    changes: dict[str, object] = {name: value for name, value in asked.items() if value is not None}
-    if lora is not None:
-        changes["lora"] = LoraSettings(rank=lora) if lora else None
+    changes = {name: value for name, value in asked.items() if value is not None} | _lora(lora)
     config = find_recipe(recipe).sft_config(
         data=data,
         base=parent or _shipped_base(recipe),
@@ -184,6 +181,7 @@ def align(
             show_default="the recipe's",
         ),
     ] = None,
+    lora: Lora = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", help="Processes that simulate for the reward success.", show_default="the recipe's"),
@@ -208,7 +206,7 @@ def align(
     from roboalign.trainer.recipes import recipe as find_recipe
 
     asked = {"reward": reward, "constraint": constraint, "credit": credit, "rollout": rollout, "workers": workers}
-    changes: dict[str, bool | int | str] = {name: value for name, value in asked.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | _lora(lora)
     changes |= {"force": True} if force else {}
     config = find_recipe(recipe).align_config(
         data=data, sft=parent, out=out or _default_out("align", recipe), threads=threads, seed=seed, **changes
@@ -288,6 +286,13 @@ def _parse_shares(text: str) -> dict[str, float]:
         return {name.strip(): float(share) for name, share in pairs}
     except ValueError:
         raise ConfigError(f"--shares is {text!r}, expected KIND=SHARE,..., e.g. vqa=0.3,reason=0.7") from None
+
+
+def _lora(rank: int | None) -> dict[str, Any]:
+    """Returns the change of a recipe's settings that `--lora` asks for."""
+    from roboalign.trainer.lora import LoraSettings
+
+    return {} if rank is None else {"lora": LoraSettings(rank=rank) if rank else None}
 
 
 def _default_out(stage: str, recipe: str) -> Path:

@@ -90,6 +90,18 @@ def test_an_arm_in_a_process_of_its_own_moves_stops_and_frees_the_port(stage: St
     again.disconnect()
 
 
+def test_the_last_word_of_the_owner_reaches_the_policy(stage: Stage) -> None:
+    """What the owner said when it ended was thrown away: `disconnect` returned as if every servo had let go."""
+    robot = load_robot(stage.path)
+    robot.connect()
+    stage.bus.control.fault("dead", id=3)
+    try:
+        with pytest.raises(RobotError, match=r"elbow_flex \(id 3\) did not let go: .*; cut the power"):
+            robot.disconnect()
+    finally:
+        stage.bus.control.fault("revive", id=3)
+
+
 @pytest.mark.slow
 def test_an_owner_that_dies_is_told_and_can_be_started_again(stage: Stage) -> None:
     robot = load_robot(stage.path)

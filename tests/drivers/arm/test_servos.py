@@ -19,10 +19,11 @@ from roboalign.drivers.virtual.dialects import XDialect
 from roboalign.drivers.virtual.line import VirtualLine
 from roboalign.drivers.virtual.physics import KinematicPlant
 from roboalign.drivers.virtual.robots import make_servo
+from roboalign.drivers.virtual.servo import Encoder
 from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.errors import RobotError
 
-SECONDARY_ID, TORQUE, GOAL = 12, 64, 116
+DRIVE_MODE, SECONDARY_ID, HOMING, TORQUE, GOAL = 10, 12, 20, 64, 116
 
 
 def widowx(is_set_up: bool = True) -> tuple[BusServos, VirtualArm]:
@@ -32,15 +33,21 @@ def widowx(is_set_up: bool = True) -> tuple[BusServos, VirtualArm]:
     for axis, motor in enumerate(model.motors):
         seats.append(Seat(make_servo("xl430-w250", motor.id), axis))
         for helper in motor.shadow_ids:
-            servo = make_servo("xl430-w250", helper)
+            servo = make_servo("xl430-w250", helper, Encoder(sign=-1))
             if is_set_up:
+                servo.write(DRIVE_MODE, b"\x01")
                 servo.write(SECONDARY_ID, bytes((motor.id,)))
             seats.append(Seat(servo, axis))
     for seat, number in zip(seats, (1020,) * 7 + (1060, 1070), strict=True):
         seat.servo.memory[0:2] = number.to_bytes(2, "little")
     arm = VirtualArm(KinematicPlant(tuple(motor.name for motor in model.motors)), seats)
     clock = FakeClock()
-    bus = Bus(Port(VirtualLine(arm, XDialect()), clock), Dynamixel(), clock=clock)
+    return widowx_servos(Bus(Port(VirtualLine(arm, XDialect()), clock), Dynamixel(), clock=clock)), arm
+
+
+def widowx_servos(bus: Bus) -> BusServos:
+    """Its servos behind a bus, with a calibration that leaves all offsets at 0."""
+    model = find_arm("widowx")
     calibration = {
         motor.name: MotorCalibration(id=motor.id, drive_mode=0, homing_offset=0, range_min=100, range_max=4000)
         for motor in model.motors
@@ -49,7 +56,7 @@ def widowx(is_set_up: bool = True) -> tuple[BusServos, VirtualArm]:
     parts = SimpleNamespace(
         file=SimpleNamespace(model=model), joints=joints, homing_offsets=(0,) * 7, drive_modes=(0,) * 7
     )
-    return BusServos(bus, parts), arm  # type: ignore[arg-type]  # what the servos read of it
+    return BusServos(bus, parts)  # type: ignore[arg-type]  # what the servos read of it
 
 
 def test_a_joint_with_two_servos_is_switched_and_moved_as_one() -> None:
@@ -78,6 +85,22 @@ def test_a_helper_that_is_silent_makes_its_joint_unreadable() -> None:
 def test_a_helper_that_does_not_follow_is_refused() -> None:
     servos, _ = widowx(is_set_up=False)
     with pytest.raises(RobotError, match=r"shoulder \(id 2\) has a helper \(id 3\) that follows id 255, not 2"):
+        servos.open()
+
+
+@pytest.mark.parametrize(
+    ("number", "address", "data", "says"),
+    [
+        (3, DRIVE_MODE, b"\x00", r"helper \(id 3\) that turns against it: roboalign setup-motors"),
+        (5, HOMING, b"\x64\x00\x00\x00", r"helper \(id 5\) that is at 2148 counts where it is at 2048: .*calibrate"),
+        (4, SECONDARY_ID, b"\x02", r"elbow \(id 4\) follows id 2: roboalign setup-motors"),
+    ],
+)
+def test_servos_on_one_axis_that_would_fight_are_refused(number: int, address: int, data: bytes, says: str) -> None:
+    """Only `secondary_id` of the helper was looked at; with it alone, the two pull the joint apart."""
+    servos, arm = widowx()
+    arm.find(number).write(address, data)
+    with pytest.raises(RobotError, match=says):
         servos.open()
 
 

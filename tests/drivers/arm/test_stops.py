@@ -17,57 +17,13 @@ from roboalign.drivers.arm.messages import Command, Order
 from roboalign.drivers.arm.states import State
 from roboalign.drivers.bus.transport import SerialTransport
 from roboalign.drivers.bus.types import PortLost
-from roboalign.drivers.setup.run import put_away
-from roboalign.drivers.setup.teleop import _stop
 from roboalign.sdk.errors import RobotError, RobotTimeout
-
-
-class Person:
-    """Hears what is said."""
-
-    is_done = True
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Notes it."""
-        self.said.append(text)
-
-    def ask(self, question: str) -> str:
-        """Says yes."""
-        return "yes"
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     """An arm that follows commands, at its home position."""
     return started(make_rig(tmp_path))
-
-
-def act_on(rig: Rig) -> None:
-    """Acts for six seconds."""
-    for _ in range(60):
-        rig.robot.act(FORWARD)
-
-
-@pytest.mark.parametrize(("kind", "values"), [("hot", {"celsius": 66.0}), ("overload", {}), ("dead", {})])
-def test_a_loop_that_ends_by_a_fault_leaves_the_parking_to_the_owner(
-    rig: Rig, kind: str, values: dict[str, object]
-) -> None:
-    """A servo at 65 C began to park; the next action raised, `hold` too, and the loop's estop ended the parking."""
-    rig.suffer(kind, id=3, **values)
-    with pytest.raises(RobotError, match="takes no commands"):
-        act_on(rig)
-    _stop(rig.robot)
-    person = Person()
-    put_away(rig.robot, person)
-    assert person.said[-1].startswith("not parked: ")
-    assert "estop" not in person.said[-1]
-    parked = rig.parts.spec.park_joint_pos_rad
-    off = [abs(state.position_rad - want) for state, want in zip(rig.plant.states(), parked, strict=False)]
-    assert max(off[:2] + off[3:]) < 0.05
-    assert rig.torques()[:2] + rig.torques()[3:] == [False] * 5
 
 
 def test_a_policy_that_is_lost_on_the_way_home_is_parked_at_once(rig: Rig) -> None:
@@ -112,7 +68,7 @@ def failing(rig: Rig, motor: int) -> None:
 def test_a_servo_that_raises_keeps_no_other_from_being_let_go(rig: Rig) -> None:
     """Only a lost port was caught, so a timeout at the first servo left the torque of all behind it on."""
     failing(rig, 0)
-    said = rig.core._let_go()
+    said = rig.core._holder.let_go()
     assert "shoulder_pan (id 1) did not let go: the write took too long" in said
     assert rig.torques() == [True, False, False, False, False, False]
 
@@ -154,6 +110,6 @@ def test_a_dynamixel_that_is_back_takes_goals_before_a_re_arm(tmp_path: Path) ->
     rig.suffer("replug")
     rig.link.wait(1.0)
     assert {servo.memory[98] for servo in rig.virtual.servos} == {0xFF}
-    assert rig.core._take_back()
-    rig.core._send(0.01)
+    rig.core._holder.take_back()
+    rig.core._holder.send(0.01)
     assert 0xFF not in {servo.memory[98] for servo in rig.virtual.servos}

@@ -1,0 +1,164 @@
+"""Weights of a few bits: how a bundle stores them, and how numpy makes and reads them.
+
+Weight-only and symmetric, the form that ONNX's `DequantizeLinear` describes (opset 21): a matrix is stored as it is
+multiplied, [inputs, outputs], in blocks of 32 inputs with one scale for each block and output; a kernel of a
+convolution has one scale for each output channel. Scales are float16 and are what the codes were rounded with, so that
+everybody who reads the file computes the same weights.
+
+In a safetensors file the codes lie under the weight's own name and the scales under `NAME.scale`; the file's metadata
+says how to read them. Codes of 4 bits are packed as ONNX packs them: the even element in the low half of a byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from roboalign.sdk.errors import BundleError
+from roboalign.sdk.types import FloatArray
+
+__all__ = [
+    "BLOCK",
+    "METADATA_KEY",
+    "SCALE_SUFFIX",
+    "QuantizedLayout",
+    "dequantize",
+    "layouts_to_metadata",
+    "pack_codes",
+    "quantize_channels",
+    "quantize_matrix",
+    "read_weights",
+]
+
+BLOCK = 32
+"""Inputs that share a scale; the last block may be shorter."""
+
+METADATA_KEY = "roboalign.quantized"
+"""Key of the layouts in a safetensors file's metadata."""
+
+SCALE_SUFFIX = ".scale"
+"""What the name of a weight's scales ends with."""
+
+_SHRINK = np.linspace(1.0, 0.6, 17, dtype=np.float32)
+"""Scales tried for a block, as shares of what its largest value asks for: cutting one off can cost less in all."""
+
+Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedLayout:
+    """How the codes of one weight are to be read."""
+
+    bits: int
+    """4 or 8."""
+    shape: tuple[int, ...]
+    """Shape of the codes: [inputs, outputs] of a matrix, or the kernel's own."""
+    block: int
+    """Rows that share a scale; 0 when each first index (output channel) has one of its own."""
+
+
+def quantize_matrix(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16]]:
+    """Returns codes int8[K, N] and scales float16[ceil(K / BLOCK), N] of a matrix float[K, N].
+
+    Of each block, the scale with the smallest squared error among several is taken.
+    """
+    codes = np.empty(weight.shape, np.int8)
+    scales = np.empty((-(-weight.shape[0] // BLOCK), weight.shape[1]), np.float16)
+    for index, start in enumerate(range(0, weight.shape[0], BLOCK)):
+        block = weight[start : start + BLOCK]
+        codes[start : start + BLOCK], scales[index] = _quantize_columns(block, bits)
+    return codes, scales
+
+
+def quantize_channels(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16]]:
+    """Returns codes int8[O, ...] and scales float16[O] of a kernel float[O, ...]."""
+    codes, scales = _quantize_columns(weight.reshape(len(weight), -1).T, bits)
+    return np.ascontiguousarray(codes.T).reshape(weight.shape), scales
+
+
+def dequantize(codes: Codes, scales: NDArray[np.float16], layout: QuantizedLayout) -> FloatArray:
+    """Returns float32 weights in the shape of the codes."""
+    wide = scales.astype(np.float32)
+    if layout.block:
+        return codes * np.repeat(wide, layout.block, axis=0)[: len(codes)]
+    return codes * wide.reshape(-1, *(1,) * (codes.ndim - 1))
+
+
+def pack_codes(codes: Codes, bits: int) -> NDArray[np.uint8] | Codes:
+    """Returns what is stored: the codes, or two of them a byte."""
+    if bits == 8:
+        return codes
+    flat = codes.reshape(-1).view(np.uint8) & 15
+    flat = np.append(flat, np.zeros(len(flat) % 2, np.uint8))
+    return flat[0::2] | (flat[1::2] << 4)
+
+
+def layouts_to_metadata(layouts: Mapping[str, QuantizedLayout]) -> dict[str, str]:
+    """Returns the metadata of a safetensors file that holds such weights; nothing when there are none."""
+    described = {name: asdict(layout) for name, layout in sorted(layouts.items())}
+    return {METADATA_KEY: json.dumps(described)} if described else {}
+
+
+def read_weights(path: Path) -> dict[str, FloatArray] | None:
+    """Returns every weight of a safetensors file as float32, codes decoded; None when the file holds no codes.
+
+    A matrix comes as PyTorch's `Linear` has it, [outputs, inputs].
+
+    Raises:
+        BundleError: the file is damaged, or its codes do not fit what its metadata says.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            described = (file.metadata() or {}).get(METADATA_KEY)
+            if described is None:
+                return None
+            layouts = {name: _layout_from_json(entry) for name, entry in json.loads(described).items()}
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        scales = {name: stored.pop(name + SCALE_SUFFIX) for name in layouts}
+        weights = {name: np.asarray(value, np.float32) for name, value in stored.items() if name not in layouts}
+        for name, layout in layouts.items():
+            weight = dequantize(_unpack(stored[name], layout), scales[name], layout)
+            weights[name] = np.ascontiguousarray(weight.T) if layout.block else weight
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as err:
+        raise BundleError(f"the weights in {path} are damaged ({err}); copy or export the folder again") from err
+    return weights
+
+
+def _layout_from_json(entry: Any) -> QuantizedLayout:
+    layout = QuantizedLayout(bits=entry["bits"], shape=tuple(entry["shape"]), block=entry["block"])
+    if layout.bits not in (4, 8):
+        raise ValueError(f"codes of {layout.bits} bits, expected 4 or 8")
+    return layout
+
+
+def _unpack(stored: NDArray[Any], layout: QuantizedLayout) -> Codes:
+    if layout.bits == 8:
+        codes: Codes = stored.astype(np.int8, casting="safe")
+        return codes.reshape(layout.shape)
+    halves = np.stack((stored & 15, stored >> 4), axis=-1).reshape(-1)[: int(np.prod(layout.shape))]
+    codes = ((halves.astype(np.int16) ^ 8) - 8).astype(np.int8)
+    return codes.reshape(layout.shape)
+
+
+def _quantize_columns(columns: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16]]:
+    """Quantises each column of float[R, C] with a scale of its own."""
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    largest = np.abs(columns).max(axis=0)
+    best_scales = np.full(columns.shape[1], np.finfo(np.float16).smallest_subnormal, np.float16)
+    best_error = np.full(columns.shape[1], np.inf, np.float32)
+    for share in _SHRINK:
+        scales = np.maximum(largest * share / highest, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+        wide = scales.astype(np.float32)
+        error = ((np.clip(np.rint(columns / wide), lowest, highest) * wide - columns) ** 2).sum(axis=0)
+        is_better = error < best_error
+        best_scales = np.where(is_better, scales, best_scales)
+        best_error = np.where(is_better, error, best_error)
+    codes = np.clip(np.rint(columns / best_scales.astype(np.float32)), lowest, highest).astype(np.int8)
+    return codes, best_scales
