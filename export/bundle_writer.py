@@ -12,29 +12,40 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import onnx
+
 from roboalign import __version__
+from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.parity import check_parity, simulated_observations
-from roboalign.export.targets import find_target
+from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
+from roboalign.export.plan_table import plan_lines
+from roboalign.export.runs import newest_run
+from roboalign.export.shapes import run_size
+from roboalign.export.targets import target_names
 from roboalign.export.weights import PRECISIONS
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Manifest,
     ParityRecord,
+    checkpoint_stage,
     file_record,
     write_manifest,
 )
-from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, unknown_name
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
-from roboalign.trainer.checkpoint import META_FILE, Checkpoint, load_checkpoint
+from roboalign.trainer.checkpoint import Checkpoint, load_checkpoint
 from roboalign.trainer.nano import NanoForConditionalGeneration
 
-__all__ = ["ExportConfig", "export", "newest_run"]
+__all__ = ["PLAN_NAME", "ExportConfig", "export"]
+
+PLAN_NAME = "plan.json"
+"""Which part is meant to go where, in which type, and what was found in the graphs."""
 
 _COPIED = (
     "config.json",
@@ -54,7 +65,11 @@ class ExportConfig:
     run: Path | None = None
     """Checkpoint of stage head; None takes the newest one below `runs_dir`."""
     target: str = "cpu"
-    """`cpu` or `jetson`."""
+    """Machine: a name of `targets.toml`, or `jetson` for this board, or for all where this is none."""
+    board: str | None = None
+    """Which board `jetson` means; None takes this one, or all."""
+    jetpack: str | None = None
+    """JetPack on the board; None takes this board's, or the newest that is known."""
     precision: str = "fp16"
     """How weights are stored: `fp16`, `fp32`, or as codes: `int8`, `int4`."""
     out: Path | None = None
@@ -69,7 +84,8 @@ class ExportConfig:
     """CPU threads."""
 
     def __post_init__(self) -> None:
-        find_target(self.target)
+        if self.target not in target_names():
+            raise ConfigError(unknown_name("target", self.target, target_names()))
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
         if self.num_observations < 2 or self.tolerance <= 0 or self.threads < 1:
@@ -79,22 +95,12 @@ class ExportConfig:
             )
 
 
-def newest_run(runs_dir: Path) -> Path:
-    """Returns the newest finished checkpoint with an action head below a folder; BundleError when there is none."""
-    found = [path for path in Path(runs_dir).rglob(META_FILE) if _is_head(path)]
-    if not found:
-        raise BundleError(
-            f"no finished run with an action head below {runs_dir}; "
-            "train one with 'roboalign train head', or name a checkpoint"
-        )
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
-
-
 def export(
     config: ExportConfig,
     *,
     observations: Sequence[Observation] | None = None,
     say: Callable[[str], None] | None = None,
+    root: Path = Path("/"),
 ) -> Path:
     """Writes a bundle and returns its folder.
 
@@ -102,39 +108,63 @@ def export(
         config: what to do.
         observations: inputs of the parity check; None renders held-out simulated scenes.
         say: takes each line of progress; None prints on stderr.
+        root: where the files that describe a board are looked for.
 
     Raises:
+        ConfigError: the plan refuses the machine, the type or the memory.
         BundleError: the run is missing, altered, or of a stage without an action head.
         CheckFailed: the graphs differ from PyTorch, or the comparison proves nothing. Nothing is written then.
     """
     say = say or _print_progress
-    checkpoint = _find_checkpoint(config, say)
+    run, plan = _find_run(config, root, say)
+    checkpoint = _load_head(run)
     name = checkpoint.path.resolve().name
-    out = config.out or config.runs_dir / f"bundle-{name.removeprefix('head-')}-{config.target}"
+    out = config.out or config.runs_dir / f"bundle-{name.removeprefix('head-')}-{plan.target}"
     if not out.name or (out.exists() and not (out / MANIFEST_NAME).is_file()):
         raise ConfigError(f"{out} exists and is no bundle, so it is left alone; name another folder to write to")
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        manifest = _write_parts(work, checkpoint, config, name, say)
+        manifest = _write_parts(work, checkpoint, config, plan, say)
         manifest = replace(manifest, parity=_measure_parity(work, config, observations, say))
         (work / "README.md").write_text(_card(manifest, checkpoint), encoding="utf-8")
         _write_manifest(work, manifest)
         _move_into_place(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    if not manifest.built:
+        say("built: false; this bundle is portable, and until engines are built, onnxruntime acts from it")
     if manifest.next_command:
-        say(f"this bundle is portable and not built; on the {manifest.target}, type in its folder:")
+        say(f"copy it to the {manifest.target}, and type in its folder:")
         say(f"  {manifest.next_command}")
     return out
 
 
-def _find_checkpoint(config: ExportConfig, say: Callable[[str], None]) -> Checkpoint:
+def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> tuple[Path, ExportPlan]:
+    """Returns the run and its plan; a plan that is refused stops here, before anything is loaded."""
     run = config.run
     if run is None:
         run = newest_run(config.runs_dir)
         say(f"newest finished run: {run}")
+    if checkpoint_stage(run) != "head":
+        _load_head(run)  # says what is wrong with it
+    place = find_place(config.target, board=config.board, jetpack=config.jetpack, root=root)
+    plan = plan_export(run_size(run), place, config.precision)
+    if place.is_board:
+        for line in plan_lines(plan):
+            say(line)
+    if config.precision not in written_precisions(place):
+        raise ConfigError(
+            f"this version writes {' or '.join(written_precisions(place))} weights for {plan.target}, found "
+            f"{config.precision!r}; --dry-run plans it, --target cpu writes int8 and int4"
+        )
+    if plan.refusals:
+        raise ConfigError(f"the plan is refused: {'; '.join(plan.refusals)}")
+    return run, plan
+
+
+def _load_head(run: Path) -> Checkpoint:
     checkpoint = load_checkpoint(run)
     if "head.safetensors" not in checkpoint.meta.files:
         raise BundleError(
@@ -162,7 +192,7 @@ def _measure_parity(
 
 
 def _write_parts(
-    work: Path, checkpoint: Checkpoint, config: ExportConfig, name: str, say: Callable[[str], None]
+    work: Path, checkpoint: Checkpoint, config: ExportConfig, plan: ExportPlan, say: Callable[[str], None]
 ) -> Manifest:
     """Writes everything but the card and returns the manifest, without parity, that is written beside it."""
     for part in _COPIED:
@@ -179,18 +209,18 @@ def _write_parts(
     say(f"tracing the graphs of {checkpoint.path} ({config.precision} weights)")
     assert backend.head is not None
     graphs = write_graphs(model, backend.head, backend.spec, work, config.precision)
-    target = find_target(config.target)
+    _write_plan(work, plan, [spec.file for spec in graphs.values()], say)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         roboalign_version=__version__,
         source_commit=_source_commit(),
-        name=name,
+        name=checkpoint.path.resolve().name,
         model=f"{kind.removeprefix('roboalign_')}-{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M",
         tokenizer_sha256=file_record(work / "tokenizer.json").sha256,
         codec_hash=str(json.loads((work / "fast.json").read_text(encoding="utf-8"))["sha256"]),
-        target=target.name,
-        built=target.is_built_here,
-        next_command=target.next_command(tuple(graphs)),
+        target=plan.target,
+        built=plan.built,
+        next_command=plan.next_command,
         precision=config.precision,
         stage=str(checkpoint.meta.notes.get("backbone_stage", checkpoint.meta.stage)),
         parents=tuple(digest for digest in (checkpoint.sha256, checkpoint.meta.parent_sha256) if digest),
@@ -200,6 +230,26 @@ def _write_parts(
     )
     _write_manifest(work, manifest)
     return manifest
+
+
+def _write_plan(work: Path, plan: ExportPlan, graphs: Sequence[str], say: Callable[[str], None]) -> None:
+    """Checks the graphs against what the plan's machines take, and writes plan and findings; errors stop the export."""
+    rules = rules_of(plan)
+    findings = {
+        name: check_graph(onnx.load(work / name, load_external_data=False), rules, folder=work) for name in graphs
+    }
+    errors = [
+        f"{name}: {one.where}: {one.message}" for name, found in findings.items() for one in found if one.is_error
+    ]
+    if errors:
+        raise CheckFailed(f"{len(errors)} findings stand against the graphs on {plan.target}, first {errors[0]}")
+    num_notes = sum(map(len, findings.values()))
+    say(f"graphs checked for {plan.target}: nothing known stands against them, {num_notes} notes")
+    content = {
+        "plan": asdict(plan),
+        "findings": {name: [asdict(one) for one in found] for name, found in findings.items()},
+    }
+    (work / PLAN_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_manifest(work: Path, manifest: Manifest) -> None:
@@ -237,15 +287,6 @@ def _card(manifest: Manifest, checkpoint: Checkpoint) -> str:
     if measured:
         lines += ["", "| measured by the head's training | |", "|---|---|", *measured]
     return "\n".join([*lines, ""])
-
-
-def _is_head(meta_path: Path) -> bool:
-    try:
-        is_head = json.loads(meta_path.read_text(encoding="utf-8")).get("stage") == "head"
-    except (OSError, ValueError, AttributeError):
-        return False
-    # Folders in the making are hidden or end in .partial.
-    return is_head and not any(p.startswith(".") or p.endswith(".partial") for p in meta_path.parent.parts[-2:])
 
 
 def _source_commit() -> str:

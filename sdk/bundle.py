@@ -24,6 +24,7 @@ from roboalign.sdk.errors import BundleError, RoboalignError
 from roboalign.sdk.prompt import PromptFormat
 
 __all__ = [
+    "CHECKPOINT_NAME",
     "FORMAT_VERSION",
     "MANIFEST_NAME",
     "SHIPPED_BUNDLES",
@@ -47,7 +48,8 @@ FORMAT_VERSION = 1
 
 MANIFEST_NAME = "manifest.json"
 
-_CHECKPOINT_NAME = "roboalign.json"
+CHECKPOINT_NAME = "roboalign.json"
+"""What a checkpoint describes itself in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +169,7 @@ class Manifest:
     codec_hash: str
     """Which action codec."""
     target: str
-    """Machine the bundle is meant for: `cpu` or `jetson`."""
+    """Machine the bundle is meant for: `cpu`, `host`, a board such as `agx-thor`, or `jetson` for any board."""
     built: bool
     """True when the folder can run on its target as it is; False when the target still has to compile it."""
     next_command: str
@@ -237,7 +239,7 @@ def shipped_bundle_path(name: str = SHIPPED_BUNDLES[0]) -> Path:
 def checkpoint_stage(path: Path) -> str | None:
     """Returns the training stage of a checkpoint directory, or None when `path` is no checkpoint."""
     try:
-        stage = json.loads((path / _CHECKPOINT_NAME).read_text(encoding="utf-8")).get("stage")
+        stage = json.loads((path / CHECKPOINT_NAME).read_text(encoding="utf-8")).get("stage")
     except (OSError, ValueError, AttributeError):
         return None
     return stage if isinstance(stage, str) else "unknown"

@@ -35,9 +35,13 @@ def _parse(path: Path, text: str) -> object:
             raise ConfigError(f"{path} is no JSON: {err}") from err
     if path.suffix != ".toml":
         raise ConfigError(f"{path} ends in {path.suffix!r}, expected .json or .toml")
-    if sys.version_info < (3, 11):
-        raise ConfigError(f"{path}: TOML needs Python 3.11; write the same as JSON")
-    import tomllib
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        try:
+            import tomli as tomllib
+        except ModuleNotFoundError as err:
+            raise ConfigError(f"{path}: TOML needs Python 3.11, or: pip install tomli; or write it as JSON") from err
 
     try:
         return tomllib.loads(text)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.boards import write_board
 
 pytestmark = pytest.mark.gate
 
@@ -128,14 +129,35 @@ def test_the_shipped_bundle_acts_without_torch(installed: CleanEnvironment) -> N
     assert installed.python(code).split() == ["flow", "False"]
 
 
-def test_the_sdk_imports_on_python_310_with_numpy_126(wheel: Path, tmp_path: Path) -> None:
-    """JetPack 6 has Python 3.10, and its libraries want numpy 1.26."""
+@pytest.fixture(scope="module")
+def jetpack_6(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
+    """JetPack 6 has Python 3.10, and its libraries want numpy 1.26; what a board has no use for is left out."""
     python = find_python_310()
     if python is None:
         pytest.skip("gate: no working Python 3.10 here; install one, or name it in ROBOALIGN_PYTHON310")
-    clean = CleanEnvironment(tmp_path, python)
-    clean.pip("numpy==1.26.4")
+    clean = CleanEnvironment(tmp_path_factory.mktemp("jetpack6"), python)
+    clean.pip("numpy==1.26.4", "tomli")
     clean.pip("--no-deps", str(wheel))
+    return clean
+
+
+def test_a_board_is_found_and_planned_for_on_python_310(jetpack_6: CleanEnvironment, tmp_path: Path) -> None:
+    """No torch, no onnx, and TOML through tomli."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from roboalign.export import find_place, plan_export, plan_lines, run_size\n"
+        "from roboalign.export.build import find_builder\n"
+        "from roboalign.sdk.bundle import shipped_bundle_path\n"
+        f"root = Path({str(write_board(tmp_path))!r})\n"
+        "plan = plan_export(run_size(shipped_bundle_path()), find_place('jetson', root=root), 'fp16')\n"
+        "assert 'tomllib' not in sys.modules\n"
+        "print(find_builder(root)[1].name, plan.target, plan.boards[0].jetpack, len(plan_lines(plan)) > 5)"
+    )
+    assert jetpack_6.python(code).split() == ["agx-orin-64gb", "agx-orin-64gb", "6.2", "True"]
+
+
+def test_the_sdk_imports_on_python_310_with_numpy_126(jetpack_6: CleanEnvironment) -> None:
     code = LIST_MODULES + (
         "import numpy\n"
         "from roboalign import sdk\n"
@@ -144,7 +166,7 @@ def test_the_sdk_imports_on_python_310_with_numpy_126(wheel: Path, tmp_path: Pat
         "    importlib.import_module(name)\n"
         "print(sys.version_info[:2], numpy.__version__)"
     )
-    assert clean.python(code).strip() == "(3, 10) 1.26.4"
+    assert jetpack_6.python(code).strip() == "(3, 10) 1.26.4"
 
 
 def find_python_310() -> str | None:

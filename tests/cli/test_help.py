@@ -35,6 +35,7 @@ COMMANDS = (
     "train act",
     "probe",
     "export",
+    "build",
     "run",
     "eval",
     "compare",

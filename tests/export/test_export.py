@@ -15,8 +15,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 from safetensors.numpy import load_file
+from tests.boards import NANO, write_board
 
-from roboalign.export import ExportConfig, export, newest_run
+from roboalign.export import ExportConfig, all_targets, export, newest_run
 from roboalign.export import bundle_writer as writer
 from roboalign.export.parity import simulated_observations
 from roboalign.sdk.bundle import ParityRecord, read_bundle
@@ -228,12 +229,61 @@ def test_parity_of_equal_answers_is_a_failure(run, observations, tmp_path, untra
 def test_jetson_gets_a_portable_bundle_that_says_so_and_what_to_type(run, observations, tmp_path, untraced):
     lines: list[str] = []
     config = ExportConfig(run=run, target="jetson", out=tmp_path / "jetson")
-    out = export(config, observations=observations, say=lines.append)
+    out = export(config, observations=observations, say=lines.append, root=tmp_path)
     manifest = read_bundle(out).manifest
-    assert manifest.built is False
-    assert "trtexec" in manifest.next_command
+    assert (manifest.target, manifest.built, manifest.next_command) == ("jetson", False, "roboalign build .")
     assert manifest.next_command in lines[-1]
+    assert any("built: false" in line for line in lines)
+    written = json.loads((out / "plan.json").read_text())
+    boards = written["plan"]["boards"]
+    assert {board["target"] for board in boards} == {name for name, one in all_targets().items() if one.is_board}
+    assert not any(board["refusals"] for board in boards)
+    assert written["findings"] == {"prefill.onnx": [], "step.onnx": [], "flow.onnx": []}
     assert Policy.load(out).act(observations[0]).source == "flow"
+
+
+def test_a_graph_that_a_board_does_not_take_stops_the_export(
+    run, observations, tmp_path, bundle, untraced, monkeypatch
+):
+    honest = writer.write_graphs
+
+    def with_an_operator_that_tensorrt_lacks(model: object, head: object, spec: object, folder: Path, precision: str):
+        graphs = honest(model, head, spec, folder, precision)
+        graph = onnx.load(folder / "step.onnx", load_external_data=False)
+        next(n for n in graph.graph.node if n.op_type == "Neg").op_type = "Det"
+        onnx.save(graph, folder / "step.onnx")
+        return graphs
+
+    monkeypatch.setattr(writer, "write_graphs", with_an_operator_that_tensorrt_lacks)
+    config = ExportConfig(run=run, target="jetson", out=tmp_path / "jetson")
+    with pytest.raises(
+        CheckFailed, match=r"stand against the graphs on jetson, first step\.onnx: Det .*no such operator"
+    ):
+        export(config, observations=observations, say=lambda line: None, root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_that_is_refused_stops_before_a_model_is_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "load_checkpoint", lambda path: pytest.fail("a model was loaded"))
+    with pytest.raises(ConfigError, match=r"no JetPack 6\.2"):
+        export(ExportConfig(run=run, target="agx-thor", jetpack="6.2", out=tmp_path / "out"), say=lambda line: None)
+    huge = writer.run_size(run)
+    monkeypatch.setattr(writer, "run_size", lambda path: replace(huge, decoder=10**10))
+    with pytest.raises(ConfigError, match="the plan is refused: nano in head-tiny in fp16 needs about"):
+        export(ExportConfig(run=run, target="orin-nano-8gb", out=tmp_path / "out"), say=lambda line: None)
+
+
+def test_on_a_jetson_the_bundle_is_for_that_board(run, observations, tmp_path, untraced):
+    root = write_board(tmp_path / "board", model=NANO, memory_gib=7.4)
+    out = export(
+        ExportConfig(run=run, target="jetson", out=tmp_path / "out"),
+        observations=observations,
+        say=lambda line: None,
+        root=root,
+    )
+    assert read_bundle(out).manifest.target == "orin-nano-8gb"
+    (board,) = json.loads((out / "plan.json").read_text())["plan"]["boards"]
+    assert (board["jetpack"], board["tensorrt"]) == ("6.2", "10.3.0")
 
 
 def test_without_a_run_the_newest_finished_one_is_taken_and_named(

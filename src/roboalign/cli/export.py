@@ -17,19 +17,82 @@ def export(
             metavar="RUN", help="Checkpoint of stage head.", show_default="the newest finished one below runs/"
         ),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="Machine to export for: cpu or jetson.")] = "cpu",
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", help="Machine: cpu, host, a board such as agx-orin-64gb, or jetson (this board, else any)."
+        ),
+    ] = "cpu",
+    board: Annotated[
+        str | None, typer.Option("--board", help="Which board jetson means.", show_default="this one, else all")
+    ] = None,
+    jetpack: Annotated[
+        str | None, typer.Option("--jetpack", help="JetPack on the board.", show_default="the board's, else the newest")
+    ] = None,
+    tensorrt: Annotated[
+        str | None, typer.Option("--tensorrt", help="TensorRT to plan for.", show_default="the JetPack's")
+    ] = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="How weights are stored: fp16, fp32, int8 or int4.")
+        str,
+        typer.Option(
+            "--precision", help="Weights: fp16, fp32; int8, int4 for cpu; with --dry-run also bf16, fp8, nvfp4."
+        ),
     ] = "fp16",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Plan for a published model instead, e.g. qwen3-vl-2b: --dry-run.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the plan: what goes where, memory, predicted speed, refusals.")
+    ] = False,
+    build: Annotated[
+        bool, typer.Option("--build", help="Build engines too, which only a Jetson can; see 'roboalign build'.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Bundle folder to write.", show_default="runs/bundle-RUN-TARGET")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write ONNX graphs and a self-describing bundle; parity with torch is checked on its exact bytes."""
+    from roboalign.sdk.errors import ConfigError
+
+    if dry_run:
+        _show_plan(run, model, (target, board, jetpack, tensorrt), precision, as_json=as_json)
+        return
+    if model is not None or tensorrt is not None:
+        raise ConfigError("--model and --tensorrt are for plans only; add --dry-run")
+    if build:
+        from roboalign.export.build import find_builder
+
+        _, found, _ = find_builder()
+        raise ConfigError(f"this is {found.title}, but building on a board is not implemented in this version")
     from roboalign.export import ExportConfig
     from roboalign.export import export as write_bundle
     from roboalign.sdk.bundle import read_bundle
 
-    folder = write_bundle(ExportConfig(run=run, target=target, precision=precision, out=out), say=print_note)
-    print_result(folder, as_json=as_json, manifest=read_bundle(folder).manifest)
+    config = ExportConfig(run=run, target=target, board=board, jetpack=jetpack, precision=precision, out=out)
+    folder = write_bundle(config, say=print_note)
+    manifest = read_bundle(folder).manifest
+    print_result(folder, as_json=as_json, built=manifest.built, next_command=manifest.next_command, manifest=manifest)
+
+
+def _show_plan(
+    run: Path | None,
+    model: str | None,
+    place: tuple[str, str | None, str | None, str | None],
+    precision: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Prints a plan; one that would be refused is a failed check."""
+    from roboalign.export import find_place, model_size, newest_run, plan_export, plan_lines, run_size
+    from roboalign.sdk.errors import CheckFailed, ConfigError
+
+    if run is not None and model is not None:
+        raise ConfigError(f"give a run or --model, not both: found {run} and {model}")
+    target, board, jetpack, tensorrt = place
+    found = find_place(target, board=board, jetpack=jetpack, tensorrt=tensorrt)
+    size = model_size(model) if model is not None else run_size(run or newest_run(Path("runs")))
+    plan = plan_export(size, found, precision)
+    print_result(plan if as_json else "\n".join(plan_lines(plan)), as_json=as_json)
+    if plan.refusals:
+        raise CheckFailed(f"the export would be refused: {'; '.join(plan.refusals)}")

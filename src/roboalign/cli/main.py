@@ -13,6 +13,7 @@ import typer
 
 from roboalign import __version__
 from roboalign.cli import (
+    build,
     calibrate,
     check_robot,
     collect,
@@ -81,6 +82,7 @@ app.add_typer(libero.app, name="libero", rich_help_panel=LEARN)
 app.add_typer(train.app, name="train", rich_help_panel=LEARN)
 app.command("probe", rich_help_panel=LEARN)(probe.probe)
 app.command("export", rich_help_panel=SHIP)(export.export)
+app.command("build", rich_help_panel=SHIP)(build.build)
 app.command("run", rich_help_panel=RUN)(run.run)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
 app.command("tasks", rich_help_panel=RUN)(tasks.tasks)
