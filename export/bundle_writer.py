@@ -21,7 +21,7 @@ from roboalign import __version__
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.parity import check_parity, simulated_observations
-from roboalign.export.plan import ExportPlan, find_place, plan_export
+from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
 from roboalign.export.runs import newest_run
@@ -162,6 +162,11 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
     if place.is_board:
         for line in plan_lines(plan):
             say(line)
+    if config.precision not in written_precisions(place):
+        raise ConfigError(
+            f"this version writes {' or '.join(written_precisions(place))} weights for {plan.target}, found "
+            f"{config.precision!r}; --dry-run plans it, --target cpu writes int8 and int4"
+        )
     if plan.refusals:
         raise ConfigError(f"the plan is refused: {'; '.join(plan.refusals)}")
     if config.check == "rtx":

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roboalign.export.planner import OPSET_OF, PRECISIONS, WRITTEN_PRECISIONS, BoardPlan, plan_board
+from roboalign.export.planner import (
+    CPU_PRECISIONS,
+    OPSET_OF,
+    PRECISIONS,
+    WRITTEN_PRECISIONS,
+    BoardPlan,
+    plan_board,
+)
 from roboalign.export.shapes import ModelSize
 from roboalign.export.targets import (
     BUILD_COMMAND,
@@ -28,7 +35,7 @@ from roboalign.export.targets import (
 from roboalign.sdk.board import Board, detect_board
 from roboalign.sdk.errors import ConfigError
 
-__all__ = ["PORTABLE_OPSET", "ExportPlan", "Place", "find_place", "plan_export"]
+__all__ = ["PORTABLE_OPSET", "ExportPlan", "Place", "find_place", "plan_export", "written_precisions"]
 
 PORTABLE_OPSET = 20
 """Operator set that every JetPack of the table reads."""
@@ -225,12 +232,18 @@ def _reasons(board: BoardPlan) -> tuple[str, ...]:
     return tuple(refusal.reason for refusal in board.refusals)
 
 
+def written_precisions(place: Place) -> tuple[str, ...]:
+    """Returns how this version can store weights for a machine."""
+    return CPU_PRECISIONS if place.name == "cpu" else WRITTEN_PRECISIONS
+
+
 def _notes(size: ModelSize, place: Place, precision: str) -> list[str]:
     notes = [place.note] if place.note else []
     if not size.has_own_graphs:
         notes.append("this version writes no graphs for this model; only the plan is made")
-    elif precision not in WRITTEN_PRECISIONS:
-        notes.append(f"this version writes {' or '.join(WRITTEN_PRECISIONS)} weights; {precision} is only planned")
+    elif precision not in written_precisions(place):
+        written = " or ".join(written_precisions(place))
+        notes.append(f"this version writes {written} weights for {place.name}; {precision} is only planned")
     elif place.is_board or place.name == "host":
         notes.append(
             "the graphs hold float32 arithmetic on weights stored as asked: that engines compute in 16 bits is planned"

@@ -14,6 +14,7 @@ from roboalign.export.shapes import ModelSize
 from roboalign.export.targets import JetPack, Target
 
 __all__ = [
+    "CPU_PRECISIONS",
     "EDGE_LLM",
     "OPSET_OF",
     "ORT_CPU",
@@ -28,15 +29,19 @@ __all__ = [
 PRECISIONS = tuple(BYTES)
 """What can be planned for."""
 
-WRITTEN_PRECISIONS = ("fp16", "fp32", "int8", "int4")
-"""How this version can store weights; the arithmetic of its graphs is float32."""
+WRITTEN_PRECISIONS = ("fp16", "fp32")
+"""How this version can store weights for every machine; the arithmetic of its graphs is float32."""
+
+CPU_PRECISIONS = (*WRITTEN_PRECISIONS, "int8", "int4")
+"""How it can store them for `cpu`: codes in blocks, which onnxruntime decodes when it loads."""
 
 TENSORRT, ORT_TENSORRT, EDGE_LLM, ORT_CPU = "TensorRT", "ORT + TensorRT", "TensorRT Edge-LLM", "onnxruntime CPU"
 
-OPSET_OF = {"int8": 21, "int4": 21, "nvfp4": 23}
-"""Oldest operator set with blocks in DequantizeLinear, and with these types; 20 does for the others."""
+OPSET_OF = {"int4": 21, "nvfp4": 23}
+"""Oldest operator set with blocks of these types in DequantizeLinear; 20 does for the others."""
 
 _OPSET = 20
+_CODES_OPSET = 21  # what `export.onnx_files` writes for `cpu`
 
 USABLE_SHARE = 0.9
 """Share of a board's memory that is left to us: 29 of 32 GB, seen by others on AGX Orin (Seeed, GR00T N1.7)."""
@@ -125,7 +130,10 @@ def plan_board(
     engines = {part: _engine(part, size, target, jetpack) for part in _parts(size)}
     # Weights in blocks need a newer operator set, but not where Edge-LLM reads them in its own way.
     is_plain = any(engines[part] != EDGE_LLM for part in ("prefill", "step"))
-    opset = OPSET_OF.get(precision, _OPSET) if is_plain else _OPSET
+    if target.name == "cpu":
+        opset = _OPSET if precision in WRITTEN_PRECISIONS else _CODES_OPSET
+    else:
+        opset = OPSET_OF.get(precision, _OPSET) if is_plain else _OPSET
     parts = tuple(_plan_part(part, engine, size, target, precision) for part, engine in engines.items())
     kv_gb = size.kv_values * BYTES["fp32" if _computes_in_fp32(target) else "fp16"] * size.context_tokens / 1e9
     run_gb = sum(part.weights_gb for part in parts) + kv_gb + sum(_RUNTIME_GB[name] for name in set(engines.values()))

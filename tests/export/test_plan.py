@@ -62,7 +62,6 @@ def plan(size: ModelSize, target: str, precision: str = "fp16", **more: str) -> 
         ("cpu", {}, "fp8", "fp8 does not run on any CPU"),
         ("jetson", {}, "fp8", "fp8 does not run on orin-nano-8gb, .* name a --board"),
         ("jetson", {}, "int4", "need opset 21, and what all boards read is opset 20"),
-        ("jetson", {}, "int8", "need opset 21, and what all boards read is opset 20"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_reason(

@@ -34,7 +34,9 @@ def export(
     ] = None,
     precision: Annotated[
         str,
-        typer.Option("--precision", help="Weights: fp16, fp32, int8 or int4; also bf16, fp8, nvfp4 with --dry-run."),
+        typer.Option(
+            "--precision", help="Weights: fp16, fp32; int8, int4 for cpu; with --dry-run also bf16, fp8, nvfp4."
+        ),
     ] = "fp16",
     model: Annotated[
         str | None, typer.Option("--model", help="Plan for a published model instead, e.g. qwen3-vl-2b: --dry-run.")
