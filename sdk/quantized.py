@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from roboalign.sdk.errors import BundleError
 from roboalign.sdk.types import FloatArray
@@ -114,6 +113,8 @@ def read_weights(path: Path) -> dict[str, FloatArray] | None:
     Raises:
         BundleError: the file is damaged, or its codes do not fit what its metadata says.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "numpy") as file:
             described = (file.metadata() or {}).get(METADATA_KEY)
