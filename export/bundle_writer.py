@@ -25,9 +25,11 @@ from roboalign.export.plan import ExportPlan, find_place, plan_export, written_p
 from roboalign.export.plan_table import plan_lines
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
 from roboalign.export.runs import newest_run
+from roboalign.export.sensitivity import PARTS, measure_parts
 from roboalign.export.shapes import run_size
+from roboalign.export.source import Source, open_source
 from roboalign.export.targets import target_names
-from roboalign.export.weights import PRECISIONS
+from roboalign.export.weights import PRECISIONS, QUANTIZED_BITS
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -35,15 +37,18 @@ from roboalign.sdk.bundle import (
     ParityRecord,
     checkpoint_stage,
     file_record,
+    find_bundle,
     write_manifest,
 )
-from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, unknown_name
+from roboalign.sdk.errors import CheckFailed, ConfigError, unknown_name
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
-from roboalign.trainer.checkpoint import Checkpoint, load_checkpoint
 from roboalign.trainer.nano import NanoForConditionalGeneration
 
-__all__ = ["PLAN_NAME", "ExportConfig", "export"]
+__all__ = ["PLAN_NAME", "QUANTIZATION_NAME", "ExportConfig", "export"]
+
+QUANTIZATION_NAME = "quantization.json"
+"""What `int8` or `int4` costs each part, and which stayed in fp16."""
 
 PLAN_NAME = "plan.json"
 """Which part is meant to go where, in which type, and what was found in the graphs."""
@@ -67,7 +72,7 @@ class ExportConfig:
     """What to export, and for which machine."""
 
     run: Path | None = None
-    """Checkpoint of stage head; None takes the newest one below `runs_dir`."""
+    """Checkpoint of stage head, or a bundle in fp16 or fp32; None takes the newest one below `runs_dir`."""
     target: str = "cpu"
     """Machine: a name of `targets.toml`, or `jetson` for this board, or for all where this is none."""
     board: str | None = None
@@ -86,6 +91,9 @@ class ExportConfig:
     """Observations that both sides answer in the parity check."""
     tolerance: float = 1e-4
     """Largest accepted action difference, as a share of the action's range."""
+    max_part_error: float = 0.05
+    """Largest accepted loss of a part by `int8` or `int4`, as a share of the action's range; one that loses more stays
+    in fp16."""
     threads: int = 1
     """CPU threads."""
 
@@ -125,18 +133,24 @@ def export(
     """
     say = say or _print_progress
     run, plan = _find_run(config, root, say)
-    checkpoint = _load_head(run)
-    name = checkpoint.path.resolve().name
-    out = config.out or config.runs_dir / f"bundle-{name.removeprefix('head-')}-{plan.target}"
+    source = open_source(run)
+    few = f"-{config.precision}" if config.precision in QUANTIZED_BITS else ""
+    out = config.out or config.runs_dir / f"bundle-{source.name.removeprefix('head-')}-{plan.target}{few}"
+    if out.resolve() == run.resolve():
+        raise ConfigError(f"{out} is what is exported; name another folder to write to")
     if not out.name or (out.exists() and not (out / MANIFEST_NAME).is_file()):
         raise ConfigError(f"{out} exists and is no bundle, so it is left alone; name another folder to write to")
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        manifest = _write_parts(work, checkpoint, config, plan, say)
-        manifest = replace(manifest, parity=_measure_parity(work, config, observations, say))
-        (work / "README.md").write_text(_card(manifest, checkpoint), encoding="utf-8")
+        inputs = "given by the caller"
+        if observations is None:
+            say(f"rendering {config.num_observations} observations in held-out scenes")
+            observations, inputs = simulated_observations(config.num_observations), "held-out simulated scenes"
+        manifest = _write_parts(work, source, config, plan, observations, say)
+        manifest = replace(manifest, parity=_measure_parity(work, config, observations, inputs, say))
+        (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")
         _write_manifest(work, manifest)
         _move_into_place(work, out)
     finally:
@@ -155,8 +169,9 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
     if run is None:
         run = newest_run(config.runs_dir)
         say(f"newest finished run: {run}")
+    run = find_bundle(run)  # a shipped bundle by its name
     if checkpoint_stage(run) != "head":
-        _load_head(run)  # says what is wrong with it
+        open_source(run)  # says what is wrong with it
     place = find_place(config.target, board=config.board, jetpack=config.jetpack, root=root)
     plan = plan_export(run_size(run), place, config.precision)
     if place.is_board:
@@ -174,24 +189,9 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
     return run, plan
 
 
-def _load_head(run: Path) -> Checkpoint:
-    checkpoint = load_checkpoint(run)
-    if "head.safetensors" not in checkpoint.meta.files:
-        raise BundleError(
-            f"{run} is a checkpoint of stage {checkpoint.meta.stage!r} without an action head; "
-            "train one on it with 'roboalign train head', then export that"
-        )
-    return checkpoint
-
-
 def _measure_parity(
-    work: Path, config: ExportConfig, observations: Sequence[Observation] | None, say: Callable[[str], None]
+    work: Path, config: ExportConfig, observations: Sequence[Observation], inputs: str, say: Callable[[str], None]
 ) -> ParityRecord:
-    if observations is None:
-        say(f"rendering {config.num_observations} observations in held-out scenes")
-        observations, inputs = simulated_observations(config.num_observations), "held-out simulated scenes"
-    else:
-        inputs = "given by the caller"
     say(f"comparing with PyTorch on {len(observations)} observations")
     record = check_parity(work, observations, tolerance=config.tolerance, inputs=inputs, threads=config.threads)
     say(
@@ -202,29 +202,35 @@ def _measure_parity(
 
 
 def _write_parts(
-    work: Path, checkpoint: Checkpoint, config: ExportConfig, plan: ExportPlan, say: Callable[[str], None]
+    work: Path,
+    source: Source,
+    config: ExportConfig,
+    plan: ExportPlan,
+    observations: Sequence[Observation],
+    say: Callable[[str], None],
 ) -> Manifest:
     """Writes everything but the card and returns the manifest, without parity, that is written beside it."""
     for part in _COPIED:
-        if part in checkpoint.meta.files:
-            shutil.copyfile(checkpoint.path / part, work / part)
-    backend = TorchBackend.open(checkpoint.path, threads=config.threads)
+        if part in source.files:
+            shutil.copyfile(source.path / part, work / part)
+    backend = TorchBackend.open(source.path, threads=config.threads)
     model = backend.backbone.model
     kind = str(model.config.model_type)
     if not isinstance(model, NanoForConditionalGeneration):
         raise ConfigError(
-            f"{checkpoint.path} holds a {kind} model; graphs are written for nano and smol models, which "
+            f"{source.path} holds a {kind} model; graphs are written for nano and smol models, which "
             "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
         )
-    say(f"tracing the graphs of {checkpoint.path} ({config.precision} weights)")
+    keep = _kept_parts(work, backend, config, observations, say) if config.precision in QUANTIZED_BITS else {}
+    say(f"tracing the graphs of {source.path} ({config.precision} weights)")
     assert backend.head is not None
-    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision)
+    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, keep=keep)
     _write_plan(work, plan, [spec.file for spec in graphs.values()], config.check, say)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         roboalign_version=__version__,
         source_commit=_source_commit(),
-        name=checkpoint.path.resolve().name,
+        name=source.name,
         model=f"{kind.removeprefix('roboalign_')}-{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M",
         tokenizer_sha256=file_record(work / "tokenizer.json").sha256,
         codec_hash=str(json.loads((work / "fast.json").read_text(encoding="utf-8"))["sha256"]),
@@ -232,14 +238,50 @@ def _write_parts(
         built=plan.built,
         next_command=plan.next_command,
         precision=config.precision,
-        stage=str(checkpoint.meta.notes.get("backbone_stage", checkpoint.meta.stage)),
-        parents=tuple(digest for digest in (checkpoint.sha256, checkpoint.meta.parent_sha256) if digest),
+        stage=source.stage,
+        parents=source.parents,
         policy=backend.spec,
         graphs=graphs,
         files={},
     )
     _write_manifest(work, manifest)
     return manifest
+
+
+def _kept_parts(
+    work: Path,
+    backend: TorchBackend,
+    config: ExportConfig,
+    observations: Sequence[Observation],
+    say: Callable[[str], None],
+) -> dict[str, list[str]]:
+    """Measures what rounding costs each part, writes it down, and returns what stays in fp16, by weight file."""
+    say(f"measuring what {config.precision} costs each part on {len(observations)} observations")
+    losses = measure_parts(backend, observations, config.precision)
+    kept = [loss.part for loss in losses if not loss.action_error <= config.max_part_error]
+    for loss in losses:
+        state = f"stays fp16, more than {config.max_part_error:.1%}" if loss.part in kept else config.precision
+        say(
+            f"  {loss.part:<8} actions off by {loss.action_error:6.2%} of their range (95th percentile), "
+            f"{loss.same_thoughts:.0%} of thoughts alike: {state}"
+        )
+    if len(kept) == len(losses):
+        raise CheckFailed(
+            f"every part loses more than {config.max_part_error:.1%} of the action's range in {config.precision}; "
+            "use --precision int8 or fp16"
+        )
+    record = {
+        "precision": config.precision,
+        "max_part_error": config.max_part_error,
+        "num_observations": len(observations),
+        "parts": [{**asdict(loss), "is_kept_in_fp16": loss.part in kept} for loss in losses],
+    }
+    (work / QUANTIZATION_NAME).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    found: dict[str, list[str]] = {}
+    for part in kept:
+        file, prefix = PARTS[part]
+        found.setdefault(file, []).append(prefix)
+    return found
 
 
 def _write_plan(work: Path, plan: ExportPlan, graphs: Sequence[str], check: str, say: Callable[[str], None]) -> None:
@@ -284,15 +326,10 @@ def _write_manifest(work: Path, manifest: Manifest) -> None:
     write_manifest(work, replace(manifest, files=files))
 
 
-def _card(manifest: Manifest, checkpoint: Checkpoint) -> str:
-    policy, meta, parity = manifest.policy, checkpoint.meta, manifest.parity
+def _card(manifest: Manifest, source: Source) -> str:
+    policy, parity = manifest.policy, manifest.parity
     assert parity is not None
-    origin = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8")).get("origin")
     state = "ready to run" if manifest.built else f"not built; on the target type: `{manifest.next_command}`"
-    seeds = ", ".join(f"{key} {value}" for key, value in sorted(meta.seeds.items()))
-    measured = [
-        f"| {key} | {value:.4g} |" for key, value in sorted(meta.metrics.items()) if isinstance(value, float | int)
-    ]
     lines = [
         f"# {manifest.name} for {manifest.target}",
         "",
@@ -307,13 +344,10 @@ def _card(manifest: Manifest, checkpoint: Checkpoint) -> str:
         f"{parity.num_tokens} greedy tokens identical ({parity.num_distinct_tokens} different ones), "
         f"{parity.num_observations} observations, {parity.inputs}.",
         "",
-        f"Made by recipe {meta.recipe}; seeds: {seeds}; data {meta.data_hash}; head training {meta.cpu_s:.0f} CPU s.",
+        *source.history,
+        "",
     ]
-    if origin is not None:
-        lines += ["", f"Its first weights: {origin}."]
-    if measured:
-        lines += ["", "| measured by the head's training | |", "|---|---|", *measured]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def _source_commit() -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -20,16 +22,30 @@ _Interface = tuple[list[tuple[TensorSpec, torch.Tensor]], list[TensorSpec]]
 
 
 def write_graphs(
-    model: NanoForConditionalGeneration, head: FlowHead, spec: PolicySpec, folder: Path, precision: str
+    model: NanoForConditionalGeneration,
+    head: FlowHead,
+    spec: PolicySpec,
+    folder: Path,
+    precision: str,
+    *,
+    keep: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, GraphSpec]:
     """Writes `prefill.onnx`, `step.onnx` and `flow.onnx` with their weights; returns their descriptions by role.
+
+    Args:
+        model: backbone.
+        head: action head.
+        spec: what the shapes follow from.
+        folder: where to write.
+        precision: how weights are stored.
+        keep: by weight file (`model`, `head`), beginnings of the names that stay in fp16.
 
     Raises:
         CheckFailed: a graph cannot be written as required, or a weight is used by no graph.
     """
     tables = {
-        "model": write_weights(model, folder / "model.safetensors", precision),
-        "head": write_weights(head, folder / "head.safetensors", precision),
+        "model": write_weights(model, folder / "model.safetensors", precision, keep=keep.get("model", ())),
+        "head": write_weights(head, folder / "head.safetensors", precision, keep=keep.get("head", ())),
     }
     layer = head.config.layer
     parts: dict[str, tuple[torch.nn.Module, str, _Interface]] = {

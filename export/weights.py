@@ -28,7 +28,6 @@ from safetensors.torch import save_file
 
 from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.sdk.quantized import (
-    BLOCK,
     SCALE_SUFFIX,
     QuantizedLayout,
     dequantize,
@@ -164,9 +163,7 @@ def _quantize(layer: Layer, bits: int) -> tuple[NDArray[np.int8], NDArray[np.flo
     """Returns the codes of a layer's weight, their scales, and how to read them."""
     values = layer.weight.detach().to("cpu", torch.float32).numpy()
     if isinstance(layer, torch.nn.Linear):
-        matrix = np.ascontiguousarray(values.T)
-        codes, scales = quantize_matrix(matrix, bits)
-        return codes, scales, QuantizedLayout(bits=bits, shape=matrix.shape, block=BLOCK)
+        return quantize_matrix(np.ascontiguousarray(values.T), bits)
     codes, scales = quantize_channels(values, 8)
     return codes, scales, QuantizedLayout(bits=8, shape=values.shape, block=0)
 

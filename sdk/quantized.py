@@ -1,7 +1,7 @@
 """Weights of a few bits: how a bundle stores them, and how numpy makes and reads them.
 
 Weight-only and symmetric, the form that ONNX's `DequantizeLinear` describes (opset 21): a matrix is stored as it is
-multiplied, [inputs, outputs], in blocks of 32 inputs with one scale for each block and output; a kernel of a
+multiplied, [inputs, outputs], in blocks of 32 or 16 inputs with one scale for each block and output; a kernel of a
 convolution has one scale for each output channel. Scales are float16 and are what the codes were rounded with, so that
 everybody who reads the file computes the same weights.
 
@@ -24,10 +24,11 @@ from roboalign.sdk.errors import BundleError
 from roboalign.sdk.types import FloatArray
 
 __all__ = [
-    "BLOCK",
+    "BLOCKS",
     "METADATA_KEY",
     "SCALE_SUFFIX",
     "QuantizedLayout",
+    "block_of",
     "dequantize",
     "layouts_to_metadata",
     "pack_codes",
@@ -36,8 +37,8 @@ __all__ = [
     "read_weights",
 ]
 
-BLOCK = 32
-"""Inputs that share a scale; the last block may be shorter."""
+BLOCKS = (32, 16)
+"""Inputs that share a scale: the largest that divides their number, for compilers that know whole blocks only."""
 
 METADATA_KEY = "roboalign.quantized"
 """Key of the layouts in a safetensors file's metadata."""
@@ -63,17 +64,22 @@ class QuantizedLayout:
     """Rows that share a scale; 0 when each first index (output channel) has one of its own."""
 
 
-def quantize_matrix(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16]]:
-    """Returns codes int8[K, N] and scales float16[ceil(K / BLOCK), N] of a matrix float[K, N].
+def block_of(num_inputs: int) -> int:
+    """Returns the block for a matrix with so many inputs; where none divides it, the last block is shorter."""
+    return next((block for block in BLOCKS if num_inputs % block == 0), BLOCKS[0])
+
+
+def quantize_matrix(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16], QuantizedLayout]:
+    """Returns codes int8[K, N] and scales float16[blocks, N] of a matrix float[K, N], and how to read them.
 
     Of each block, the scale with the smallest squared error among several is taken.
     """
+    size = block_of(len(weight))
     codes = np.empty(weight.shape, np.int8)
-    scales = np.empty((-(-weight.shape[0] // BLOCK), weight.shape[1]), np.float16)
-    for index, start in enumerate(range(0, weight.shape[0], BLOCK)):
-        block = weight[start : start + BLOCK]
-        codes[start : start + BLOCK], scales[index] = _quantize_columns(block, bits)
-    return codes, scales
+    scales = np.empty((-(-len(weight) // size), weight.shape[1]), np.float16)
+    for index, start in enumerate(range(0, len(weight), size)):
+        codes[start : start + size], scales[index] = _quantize_columns(weight[start : start + size], bits)
+    return codes, scales, QuantizedLayout(bits=bits, shape=weight.shape, block=size)
 
 
 def quantize_channels(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16]]:

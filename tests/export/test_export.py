@@ -1,5 +1,6 @@
 """Export of a tiny random policy: what the bundle holds, that both backends act alike, and what is refused."""
 
+import hashlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto
 from safetensors.numpy import load_file
 from tests.boards import NANO, write_board
@@ -20,10 +22,12 @@ from tests.boards import NANO, write_board
 from roboalign.export import ExportConfig, all_targets, export, newest_run
 from roboalign.export import bundle_writer as writer
 from roboalign.export.parity import simulated_observations
+from roboalign.export.sensitivity import PARTS, measure_parts
 from roboalign.sdk.bundle import ParityRecord, read_bundle
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import Observation
+from roboalign.trainer.backend import TorchBackend
 
 logging.getLogger("torch.__trace").propagate = False  # pytest would format 100,000 records of it
 
@@ -36,7 +40,7 @@ def entries(tensor: TensorProto) -> dict[str, str]:
 def untraced(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     """Copies the graphs of the finished bundle instead of tracing them again."""
 
-    def copy(model: object, head: object, spec: object, folder: Path, precision: str) -> object:
+    def copy(model: object, head: object, spec: object, folder: Path, precision: str, keep: object = None) -> object:
         for path in bundle.iterdir():
             if path.suffix in (".onnx", ".safetensors"):
                 (folder / path.name).write_bytes(path.read_bytes())
@@ -124,6 +128,68 @@ def test_weights_of_few_bits_pass_the_same_parity(run, bundle, observations, tmp
     assert size(out) < share * size(bundle)  # the tiny model has much that is too small for codes
     with Policy.load(out) as few, Policy.load(bundle) as full:
         assert not np.array_equal(few.act(observations[0]).actions, full.act(observations[0]).actions)
+
+
+def test_every_part_is_measured_before_it_is_rounded(run, observations, tmp_path, monkeypatch):
+    """What loses too much stays in half precision, and says so; where all do, there is nothing to write."""
+    said: list[str] = []
+    out, measured = tmp_path / "few", []
+
+    def measure(*args: object) -> object:
+        measured[:] = measure_parts(*args)
+        return measured
+
+    monkeypatch.setattr(writer, "measure_parts", measure)
+    config = ExportConfig(run=run, out=out, precision="int4")
+    with pytest.raises(CheckFailed, match="every part loses more than 0"):
+        export(replace(config, max_part_error=1e-9), observations=observations)
+    assert not out.exists()
+    losses = {loss.part: loss.action_error for loss in measured}
+    assert set(losses) == {"vision", "decoder", "head"}
+    assert all(error > 0 for error in losses.values())
+    worst = max(losses, key=losses.get)
+    limit = sorted(losses.values())[-2]
+    export(replace(config, max_part_error=limit), observations=observations, say=said.append)
+    record = json.loads((out / "quantization.json").read_text())
+    assert {part["part"] for part in record["parts"] if part["is_kept_in_fp16"]} == {worst}
+    assert any(worst in line and "stays fp16" in line for line in said)
+    file, prefix = PARTS[worst]
+    kept = {name: t for name, t in load_file(out / f"{file}.safetensors").items() if name.startswith(prefix)}
+    assert {array.dtype for array in kept.values()} == {np.dtype(np.float16)}
+    with Policy.load(out) as policy:
+        assert policy.act(observations[0]).source == "flow"
+
+
+def test_rounding_one_part_changes_nothing_for_the_others(run, observations):
+    backend = TorchBackend.open(run)
+    before = {name: tensor.clone() for name, tensor in backend.backbone.model.state_dict().items()}
+    first = measure_parts(backend, observations[:3], "int4")
+    after = backend.backbone.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert measure_parts(backend, observations[:3], "int4") == first
+    finer = {loss.part: loss.action_error for loss in measure_parts(backend, observations[:3], "int8")}
+    coarse = {loss.part: loss.action_error for loss in first}
+    assert finer["head"] < coarse["head"]  # the kernels of the tiny vision part are 8-bit codes in both
+    assert finer["decoder"] < coarse["decoder"]
+
+
+def test_a_bundle_can_be_exported_again(bundle, observations, tmp_path):
+    out = export(ExportConfig(run=bundle, out=tmp_path / "again"), observations=observations)
+    for name in ("model.safetensors", "head.safetensors", "flow.onnx", "tokenizer.json"):
+        assert (out / name).read_bytes() == (bundle / name).read_bytes()
+    first, again = (read_bundle(folder).manifest for folder in (bundle, out))
+    digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    assert again.parents == (digest, *first.parents)
+    assert (again.name, again.stage, again.policy) == (first.name, first.stage, first.policy)
+    assert digest[:12] in (out / "README.md").read_text()
+
+
+def test_codes_are_not_rounded_again_and_a_bundle_is_not_written_over_itself(run, bundle, observations, tmp_path):
+    few = export(ExportConfig(run=run, out=tmp_path / "few", precision="int8"), observations=observations)
+    with pytest.raises(ConfigError, match="int8 weights, which cannot be rounded again"):
+        export(ExportConfig(run=few, out=tmp_path / "x"), observations=observations)
+    with pytest.raises(ConfigError, match="is what is exported"):
+        export(ExportConfig(run=bundle, out=bundle), observations=observations)
 
 
 def test_torch_acts_from_the_checkpoint_too(run, bundle, observations):

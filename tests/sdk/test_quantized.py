@@ -8,9 +8,10 @@ from safetensors.numpy import save_file
 
 from roboalign.sdk.errors import BundleError
 from roboalign.sdk.quantized import (
-    BLOCK,
+    BLOCKS,
     METADATA_KEY,
     QuantizedLayout,
+    block_of,
     dequantize,
     layouts_to_metadata,
     pack_codes,
@@ -19,12 +20,12 @@ from roboalign.sdk.quantized import (
     read_weights,
 )
 
+BLOCK = BLOCKS[0]
 RNG = np.random.default_rng(0)
 
 
 def write(path, weight, bits, **extra):
-    codes, scales = quantize_matrix(weight, bits)
-    layout = QuantizedLayout(bits=bits, shape=weight.shape, block=BLOCK)
+    codes, scales, layout = quantize_matrix(weight, bits)
     tensors = {"w": pack_codes(codes, bits), "w.scale": scales, "b": np.arange(3, dtype=np.float16), **extra}
     save_file(tensors, path, metadata=layouts_to_metadata({"w": layout}))
     return dequantize(codes, scales, layout)
@@ -43,23 +44,29 @@ def test_what_is_read_is_what_was_rounded_transposed(tmp_path, bits, shape):
     assert np.abs(decoded - weight).max() < np.abs(weight).max() * (0.45 if bits == 4 else 0.03)
 
 
+@pytest.mark.parametrize(("num_inputs", "block"), [(160, 32), (432, 16), (45, 32), (8, 32)])
+def test_blocks_are_whole_where_they_can_be(num_inputs, block):
+    assert block_of(num_inputs) == block
+    _, scales, layout = quantize_matrix(np.ones((num_inputs, 2), np.float32), 4)
+    assert (layout.block, len(scales)) == (block, -(-num_inputs // block))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_step_is_as_small_as_the_block_allows(bits):
     """On an even grid nothing is lost: the codes are the numbers themselves."""
     highest = 2 ** (bits - 1) - 1
     grid = np.tile(np.arange(-highest, highest + 1, dtype=np.float32), 1 + BLOCK // highest)[: 2 * BLOCK, None] / 8
     grid[[0, BLOCK]] = highest / 8  # each block has the largest value
-    codes, scales = quantize_matrix(grid, bits)
+    codes, scales, layout = quantize_matrix(grid, bits)
     assert scales.tolist() == [[0.125], [0.125]]
-    assert np.array_equal(dequantize(codes, scales, QuantizedLayout(bits=bits, shape=grid.shape, block=BLOCK)), grid)
+    assert np.array_equal(dequantize(codes, scales, layout), grid)
 
 
 def test_a_scale_that_cuts_one_outlier_off_wins_when_that_costs_less():
     block = np.full((BLOCK, 1), 0.4, np.float32)
     block[0] = 4.0
-    codes, scales = quantize_matrix(block, 4)
+    found = dequantize(*quantize_matrix(block, 4))
     plain = 4.0 / 7
-    found = dequantize(codes, scales, QuantizedLayout(bits=4, shape=block.shape, block=BLOCK))
     naive = np.clip(np.rint(block / plain), -8, 7) * plain
     assert ((found - block) ** 2).sum() < ((naive - block) ** 2).sum() * 0.7
 
@@ -101,7 +108,7 @@ def test_a_file_without_codes_is_left_to_others(tmp_path):
     ],
 )
 def test_metadata_that_does_not_fit_is_refused_with_the_file(tmp_path, metadata):
-    codes, scales = quantize_matrix(np.ones((4, 2), np.float32), 4)
+    codes, scales, _ = quantize_matrix(np.ones((4, 2), np.float32), 4)
     path = tmp_path / "w.safetensors"
     save_file({"w": pack_codes(codes, 4), "w.scale": scales}, path, metadata={METADATA_KEY: metadata})
     with pytest.raises(BundleError, match=r"w\.safetensors are damaged"):
