@@ -210,6 +210,7 @@ def main() -> None:
     rows = read_rows()
     sets = {
         "bar, rows collected before": score(base_rows(rows, only_anchors=True)),
+        "bar rows and one by another author": score(base_rows(rows, only_anchors=True, others_too=True)),
         "all of NVIDIA's rows": score(base_rows(rows)),
         "and those of others": score(base_rows(rows, others_too=True)),
     }

@@ -150,5 +150,6 @@ def test_the_table_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     bench.main()
     out = capsys.readouterr().out
     assert "bar, rows collected before: 15 of 15 within 20% (100.0%; 90% is met)" in out
+    assert "bar rows and one by another author: 15 of 17 within 20% (88.2%; 90% is missed by 1.8 points)" in out
     assert "all of NVIDIA's rows: 42 of 48 within 20% (87.5%; 90% is missed by 2.5 points)" in out
     assert "EAGLE3 drafts" in out
