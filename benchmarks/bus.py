@@ -2,6 +2,7 @@
 
     python benchmarks/bus.py                          # no wire time, then a calibrated 1 Mbaud wire
     python benchmarks/bus.py --busy 2                 # the same beside two processes that never pause
+    python benchmarks/bus.py --busy 2 --as-owner      # ours in the priority that the bus process of an arm asks for
     python benchmarks/bus.py --lerobot VENV/bin/python   # LeRobot too; needs its own Python 3.12
     python benchmarks/bus.py --soak 1000000           # in memory, one answer in a hundred spoiled
 
@@ -218,12 +219,16 @@ def ticks() -> int:
     return int(time.monotonic() * 1e4) & 0x7FFF
 
 
-def work(name: str, port: str) -> None:
+def work(name: str, port: str, *, as_owner: bool) -> None:
     """Reads numbers of calls from stdin, makes them, and prints what they took.
 
     An answer that is older than its question is stale. After one that is stale or missing, the port is emptied outside
     the measured time, or a rival would answer one call late from then on.
     """
+    if as_owner:
+        from roboalign.drivers.arm.owner import raise_priority
+
+        raise_priority()
     client = connect(name, port)
     for _ in range(20):
         client.read()
@@ -258,13 +263,17 @@ def pipe(stream: TextIO | None) -> TextIO:
     return stream
 
 
-def compare(clients: Sequence[str], byte_s: float, rounds: int, block: int, lerobot: str) -> dict[str, object]:
+def compare(
+    clients: Sequence[str], byte_s: float, rounds: int, block: int, lerobot: str, *, as_owner: bool
+) -> dict[str, object]:
     """Runs all clients round robin and returns their figures and the ratios of ours to the rivals'."""
     server = start(sys.executable, "--serve", *clients, "--byte-s", str(byte_s))
     ports = json.loads(pipe(server.stdout).readline())
     workers = {}
     for client, port in zip(clients, ports, strict=True):
-        workers[client] = start(lerobot if client == "lerobot" else sys.executable, "--work", client, port)
+        options = ["--as-owner"] if as_owner and client in OURS else []
+        python = lerobot if client == "lerobot" else sys.executable
+        workers[client] = start(python, "--work", client, port, *options)
         assert pipe(workers[client].stdout).readline() == "ready\n", f"{client} does not start"
     results: dict[str, list[dict[str, object]]] = {client: [] for client in clients}
     for number in range(rounds):
@@ -387,6 +396,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--block", type=int, default=20)
     parser.add_argument("--busy", type=int, default=0, help="processes that never pause, beside it")
+    parser.add_argument(
+        "--as-owner", action="store_true", help="ours with the priority that an arm's bus process takes"
+    )
     parser.add_argument("--wire", choices=("none", "1M", "both"), default="both")
     parser.add_argument("--lerobot", default="", help="a Python that has lerobot")
     parser.add_argument("--soak", type=int, default=0, help="make so many transactions in memory instead")
@@ -397,7 +409,7 @@ def main() -> None:
     if settings.serve:
         serve(settings.serve, settings.byte_s)
     elif settings.work:
-        work(*settings.work)
+        work(*settings.work, as_owner=settings.as_owner)
     elif settings.soak:
         print(json.dumps(soak(settings.soak), indent=1))
     else:
@@ -406,9 +418,17 @@ def main() -> None:
         try:
             for wire in ("none", "1M") if settings.wire == "both" else (settings.wire,):
                 byte_s = BYTE_S if wire == "1M" else 0.0
-                found = compare(clients, byte_s, settings.rounds, settings.block, settings.lerobot)
+                found = compare(
+                    clients, byte_s, settings.rounds, settings.block, settings.lerobot, as_owner=settings.as_owner
+                )
                 load = Path("/proc/loadavg").read_text(encoding="ascii").strip()
-                print(json.dumps({"wire": wire, "busy": settings.busy, "loadavg": load, **found}, indent=1), flush=True)
+                print(
+                    json.dumps(
+                        {"wire": wire, "busy": settings.busy, "as_owner": settings.as_owner, "loadavg": load, **found},
+                        indent=1,
+                    ),
+                    flush=True,
+                )
         finally:
             for process in busy:
                 process.kill()

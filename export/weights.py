@@ -30,6 +30,7 @@ from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.sdk.quantized import (
     SCALE_SUFFIX,
     QuantizedLayout,
+    block_of,
     dequantize,
     layouts_to_metadata,
     pack_codes,
@@ -92,15 +93,16 @@ class StoredTensor:
 def quantizable(module: torch.nn.Module) -> dict[str, Layer]:
     """Returns the layers whose weight can be stored as codes, by the weight's name.
 
-    Those are linear layers and convolutions of some size. A weight that an embedding shares stays as it is: it is
-    looked up row by row, and the output layer reads it the other way round.
+    Those are linear layers with whole blocks and convolutions, of some size. A weight that an embedding shares stays as
+    it is: it is looked up row by row, and the output layer reads it the other way round.
     """
     looked_up = {m.weight.data_ptr() for m in module.modules() if isinstance(m, torch.nn.Embedding)}
     found: dict[str, Layer] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, Layer):
             weight = layer.weight
-            if weight.numel() >= _MIN_ELEMENTS and weight.data_ptr() not in looked_up:
+            has_blocks = not isinstance(layer, torch.nn.Linear) or block_of(layer.in_features) is not None
+            if has_blocks and weight.numel() >= _MIN_ELEMENTS and weight.data_ptr() not in looked_up:
                 found[f"{name}.weight"] = layer
     return found
 

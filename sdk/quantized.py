@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.errors import BundleError
+from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.sdk.types import FloatArray
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 BLOCKS = (32, 16)
-"""Inputs that share a scale: the largest that divides their number, for compilers that know whole blocks only."""
+"""Inputs that share a scale: the largest that divides their number; NVIDIA's parser refuses a shorter last block."""
 
 METADATA_KEY = "roboalign.quantized"
 """Key of the layouts in a safetensors file's metadata."""
@@ -64,19 +64,23 @@ class QuantizedLayout:
     """Rows that share a scale; 0 when each first index (output channel) has one of its own."""
 
 
-def block_of(num_inputs: int) -> int:
-    """Returns the block for a matrix with so many inputs; where none divides it, the last block is shorter."""
-    return next((block for block in BLOCKS if num_inputs % block == 0), BLOCKS[0])
+def block_of(num_inputs: int) -> int | None:
+    """Returns the block for a matrix with so many inputs, or None where none divides their number."""
+    return next((block for block in BLOCKS if num_inputs % block == 0), None)
 
 
 def quantize_matrix(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16], QuantizedLayout]:
-    """Returns codes int8[K, N] and scales float16[blocks, N] of a matrix float[K, N], and how to read them.
+    """Returns codes int8[K, N] and scales float16[K / block, N] of a matrix float[K, N], and how to read them.
 
     Of each block, the scale with the smallest squared error among several is taken.
     """
     size = block_of(len(weight))
+    if size is None:
+        raise ConfigError(
+            f"a matrix with {len(weight)} inputs has no whole blocks, expected a multiple of {BLOCKS[-1]}"
+        )
     codes = np.empty(weight.shape, np.int8)
-    scales = np.empty((-(-len(weight) // size), weight.shape[1]), np.float16)
+    scales = np.empty((len(weight) // size, weight.shape[1]), np.float16)
     for index, start in enumerate(range(0, len(weight), size)):
         codes[start : start + size], scales[index] = _quantize_columns(weight[start : start + size], bits)
     return codes, scales, QuantizedLayout(bits=bits, shape=weight.shape, block=size)

@@ -86,6 +86,7 @@ class Layers(torch.nn.Module):
         self.out.weight = self.embed.weight
         self.wide = torch.nn.Linear(64, 72)
         self.small = torch.nn.Linear(8, 8)
+        self.odd = torch.nn.Linear(45, 128)  # no whole blocks
         self.conv = torch.nn.Conv2d(16, 32, 3)
 
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto
 from safetensors.numpy import save_file
 
-from roboalign.sdk.errors import BundleError
+from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.sdk.quantized import (
     BLOCKS,
     METADATA_KEY,
@@ -32,7 +32,7 @@ def write(path, weight, bits, **extra):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("shape", [(64, 6), (45, 5), (7, 3)])  # a short last block, one block, an odd number of codes
+@pytest.mark.parametrize("shape", [(64, 6), (48, 5), (16, 3)])
 def test_what_is_read_is_what_was_rounded_transposed(tmp_path, bits, shape):
     weight = RNG.normal(size=shape).astype(np.float32)
     decoded = write(tmp_path / "w.safetensors", weight, bits)
@@ -44,11 +44,17 @@ def test_what_is_read_is_what_was_rounded_transposed(tmp_path, bits, shape):
     assert np.abs(decoded - weight).max() < np.abs(weight).max() * (0.45 if bits == 4 else 0.03)
 
 
-@pytest.mark.parametrize(("num_inputs", "block"), [(160, 32), (432, 16), (45, 32), (8, 32)])
+@pytest.mark.parametrize(("num_inputs", "block"), [(160, 32), (432, 16), (16, 16)])
 def test_blocks_are_whole_where_they_can_be(num_inputs, block):
     assert block_of(num_inputs) == block
     _, scales, layout = quantize_matrix(np.ones((num_inputs, 2), np.float32), 4)
-    assert (layout.block, len(scales)) == (block, -(-num_inputs // block))
+    assert (layout.block, len(scales)) == (block, num_inputs // block)
+
+
+def test_a_matrix_without_whole_blocks_is_refused():
+    assert block_of(45) is None
+    with pytest.raises(ConfigError, match="45 inputs has no whole blocks, expected a multiple of 16"):
+        quantize_matrix(np.ones((45, 2), np.float32), 4)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -99,16 +105,16 @@ def test_a_file_without_codes_is_left_to_others(tmp_path):
     "metadata",
     [
         "not json",
-        '{"w": {"bits": 3, "shape": [4, 2], "block": 32}}',
+        '{"w": {"bits": 3, "shape": [16, 2], "block": 32}}',
         '{"w": {"bits": 4, "shape": [999, 2], "block": 32}}',
-        '{"w": {"bits": 8, "shape": [4, 2], "block": 32}}',
-        '{"missing": {"bits": 4, "shape": [4, 2], "block": 32}}',
+        '{"w": {"bits": 8, "shape": [16, 2], "block": 32}}',
+        '{"missing": {"bits": 4, "shape": [16, 2], "block": 32}}',
         '{"w": {"bits": 4}}',
         "[]",
     ],
 )
 def test_metadata_that_does_not_fit_is_refused_with_the_file(tmp_path, metadata):
-    codes, scales, _ = quantize_matrix(np.ones((4, 2), np.float32), 4)
+    codes, scales, _ = quantize_matrix(np.ones((16, 2), np.float32), 4)
     path = tmp_path / "w.safetensors"
     save_file({"w": pack_codes(codes, 4), "w.scale": scales}, path, metadata={METADATA_KEY: metadata})
     with pytest.raises(BundleError, match=r"w\.safetensors are damaged"):
@@ -117,7 +123,7 @@ def test_metadata_that_does_not_fit_is_refused_with_the_file(tmp_path, metadata)
 
 def test_a_truncated_file_is_refused(tmp_path):
     path = tmp_path / "w.safetensors"
-    write(path, np.ones((40, 2), np.float32), 8)
+    write(path, np.ones((48, 2), np.float32), 8)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BundleError, match="damaged"):
         read_weights(path)
