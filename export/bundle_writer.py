@@ -91,7 +91,7 @@ class ExportConfig:
     """Observations that both sides answer in the parity check."""
     tolerance: float = 1e-4
     """Largest accepted action difference, as a share of the action's range."""
-    max_part_error: float = 0.05
+    max_part_error: float = 0.02
     """Largest accepted loss of a part by `int8` or `int4`, as a share of the action's range; one that loses more stays
     in fp16."""
     threads: int = 1
