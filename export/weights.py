@@ -7,8 +7,8 @@ one set of weights.
 
 With `int8` and `int4`, matrices of linear layers become codes in blocks and kernels of convolutions codes of 8 bits
 (`sdk/quantized.py`), and the graph gets a `DequantizeLinear` in front of what uses them: a standard operator, which
-onnxruntime fuses with the product behind it. Everything else stays float16: the embedding, which is also the output
-layer, biases, norms, and what is too small to matter.
+our runtime has onnxruntime do once, when it loads. Everything else stays float16: the embedding, which is also the
+output layer, biases, norms, and what is too small to matter.
 """
 
 from __future__ import annotations
@@ -133,17 +133,16 @@ def write_weights(
         stored_as[name] = first_name.setdefault(tensor.data_ptr(), name)
         if stored_as[name] != name:
             continue
-        if name in chosen:
-            codes, scales, layout = _quantize(chosen[name], QUANTIZED_BITS[precision])
-            layouts[name] = layout
-            tensors[name] = torch.from_numpy(pack_codes(codes, layout.bits))
-            tensors[name + SCALE_SUFFIX] = torch.from_numpy(scales)
-            continue
         stored = tensor.detach().to("cpu", PRECISIONS[precision]).contiguous()
         if not torch.isfinite(stored).all():
             raise CheckFailed(
                 f"weight {name} does not fit {precision} (largest value {tensor.abs().max():.3g}); use --precision fp32"
             )
+        if name in chosen:
+            codes, scales, layouts[name] = _quantize(chosen[name], QUANTIZED_BITS[precision])
+            tensors[name] = torch.from_numpy(pack_codes(codes, layouts[name].bits))
+            tensors[name + SCALE_SUFFIX] = torch.from_numpy(scales)
+            continue
         tensors[name] = stored
     if precision in QUANTIZED_BITS and not layouts and not keep:
         raise CheckFailed(f"{path.name} has no weight that can be stored as {precision}; use --precision fp16")

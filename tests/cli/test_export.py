@@ -22,6 +22,11 @@ def test_a_plan_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
+def test_a_shipped_bundle_is_planned_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "nano-policy", "--target", "jetson", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("plan: nano in nano-policy in fp16")
+
+
 def test_a_plan_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", NANO, "--target", "jetson", "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["result"]

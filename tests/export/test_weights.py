@@ -115,6 +115,15 @@ def test_a_model_without_such_layers_is_refused(tmp_path):
         write_weights(Tied(), tmp_path / "model.safetensors", "int4")
 
 
+@pytest.mark.parametrize("value", [1e6, float("nan")])
+def test_codes_are_not_made_of_a_weight_that_does_not_fit(tmp_path, value):
+    module = Layers()
+    module.wide.weight.data[0, 0] = value
+    with pytest.raises(CheckFailed, match=r"wide\.weight does not fit int4.*--precision fp32"):
+        write_weights(module, tmp_path / "model.safetensors", "int4")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 def test_a_use_that_cannot_take_codes_is_refused(tmp_path):
     table = write_weights(Layers(), tmp_path / "model.safetensors", "int8")
     graph = graph_of(**{"model.wide.weight": np.ones((72, 64), np.float32)})

@@ -90,13 +90,14 @@ def _show_plan(
 ) -> None:
     """Prints a plan; one that would be refused is a failed check."""
     from roboalign.export import find_place, model_size, newest_run, plan_export, plan_lines, run_size
+    from roboalign.sdk.bundle import find_bundle
     from roboalign.sdk.errors import CheckFailed, ConfigError
 
     if run is not None and model is not None:
         raise ConfigError(f"give a run or --model, not both: found {run} and {model}")
     target, board, jetpack, tensorrt = place
     found = find_place(target, board=board, jetpack=jetpack, tensorrt=tensorrt)
-    size = model_size(model) if model is not None else run_size(run or newest_run(Path("runs")))
+    size = model_size(model) if model is not None else run_size(find_bundle(run or newest_run(Path("runs"))))
     plan = plan_export(size, found, precision)
     print_result(plan if as_json else "\n".join(plan_lines(plan)), as_json=as_json)
     if plan.refusals:
