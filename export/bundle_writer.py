@@ -18,23 +18,26 @@ from pathlib import Path
 import onnx
 
 from roboalign import __version__
+from roboalign.export.calibration import Inputs, dataset_inputs, given_inputs, input_moments, simulated_inputs
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
-from roboalign.export.parity import check_parity, simulated_observations
+from roboalign.export.parity import check_parity
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
+from roboalign.export.rounding import QUANTIZED_BITS, ROUNDINGS
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
 from roboalign.export.runs import newest_run
-from roboalign.export.sensitivity import PARTS, measure_parts
+from roboalign.export.sensitivity import KEPT, Rounded, round_parts
 from roboalign.export.shapes import run_size
 from roboalign.export.source import Source, open_source
 from roboalign.export.targets import target_names
-from roboalign.export.weights import PRECISIONS, QUANTIZED_BITS
+from roboalign.export.weights import PRECISIONS
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Manifest,
     ParityRecord,
+    PolicySpec,
     checkpoint_stage,
     file_record,
     find_bundle,
@@ -92,8 +95,14 @@ class ExportConfig:
     tolerance: float = 1e-4
     """Largest accepted action difference, as a share of the action's range."""
     max_part_error: float = 0.02
-    """Largest accepted loss of a part by `int8` or `int4`, as a share of the action's range; one that loses more stays
-    in fp16."""
+    """Largest accepted loss of a part by `int8` or `int4`, as a share of the action's range; one that loses more in
+    int4 is tried in int8, and stays in fp16 if that loses more too."""
+    data: Path | None = None
+    """LeRobotDataset that calibrates and checks; None renders held-out simulated scenes."""
+    rounding: str = "gptq"
+    """How weights become codes: `gptq`, calibrated on observations, or each to the `nearest`."""
+    num_calibration: int = 96
+    """Observations that `gptq` calibrates on; none of them is used to check."""
     threads: int = 1
     """CPU threads."""
 
@@ -104,10 +113,12 @@ class ExportConfig:
             raise ConfigError(f"check is {self.check!r}, expected one of {', '.join(CHECKS)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
-        if self.num_observations < 2 or self.tolerance <= 0 or self.threads < 1:
+        if self.rounding not in ROUNDINGS:
+            raise ConfigError(f"rounding is {self.rounding!r}, expected one of {', '.join(ROUNDINGS)}")
+        if self.num_observations < 2 or self.num_calibration < 1 or self.tolerance <= 0 or self.threads < 1:
             raise ConfigError(
-                f"export needs 2 or more observations, a positive tolerance and 1 or more threads, found "
-                f"{self.num_observations}, {self.tolerance} and {self.threads}"
+                f"export needs 2 or more observations, 1 or more to calibrate, a positive tolerance and 1 or more "
+                f"threads, found {self.num_observations}, {self.num_calibration}, {self.tolerance} and {self.threads}"
             )
 
 
@@ -122,7 +133,8 @@ def export(
 
     Args:
         config: what to do.
-        observations: inputs of the parity check; None renders held-out simulated scenes.
+        observations: inputs of every check, and every second one of them of calibration too; None takes what `config`
+            says.
         say: takes each line of progress; None prints on stderr.
         root: where the files that describe a board are looked for.
 
@@ -144,12 +156,10 @@ def export(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        inputs = "given by the caller"
-        if observations is None:
-            say(f"rendering {config.num_observations} observations in held-out scenes")
-            observations, inputs = simulated_observations(config.num_observations), "held-out simulated scenes"
-        manifest = _write_parts(work, source, config, plan, observations, say)
-        manifest = replace(manifest, parity=_measure_parity(work, config, observations, inputs, say))
+        backend = TorchBackend.open(source.path, threads=config.threads)
+        inputs = _find_inputs(config, backend.spec, say) if observations is None else given_inputs(observations)
+        manifest = _write_parts(work, (source, backend), config, plan, inputs, say)
+        manifest = replace(manifest, parity=_measure_parity(work, config, inputs, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")
         _write_manifest(work, manifest)
         _move_into_place(work, out)
@@ -189,11 +199,22 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
     return run, plan
 
 
-def _measure_parity(
-    work: Path, config: ExportConfig, observations: Sequence[Observation], inputs: str, say: Callable[[str], None]
-) -> ParityRecord:
-    say(f"comparing with PyTorch on {len(observations)} observations")
-    record = check_parity(work, observations, tolerance=config.tolerance, inputs=inputs, threads=config.threads)
+def _find_inputs(config: ExportConfig, spec: PolicySpec, say: Callable[[str], None]) -> Inputs:
+    num_calibration = config.num_calibration if _is_calibrated(config) else 0
+    if config.data is not None:
+        say(f"reading {config.num_observations + num_calibration} moments of {config.data}")
+        return dataset_inputs(config.data, spec, config.num_observations, num_calibration)
+    say(f"rendering {config.num_observations + num_calibration} observations in held-out scenes")
+    return simulated_inputs(config.num_observations, num_calibration)
+
+
+def _is_calibrated(config: ExportConfig) -> bool:
+    return config.precision in QUANTIZED_BITS and config.rounding == "gptq"
+
+
+def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Callable[[str], None]) -> ParityRecord:
+    say(f"comparing with PyTorch on {len(inputs.checks)} observations")
+    record = check_parity(work, inputs.checks, tolerance=config.tolerance, inputs=inputs.source, threads=config.threads)
     say(
         f"parity: actions within {record.max_action_error:.1e} of their range, {record.num_tokens} tokens identical "
         f"({record.num_distinct_tokens} different ones, {record.num_distinct_sequences} different answers)"
@@ -203,17 +224,17 @@ def _measure_parity(
 
 def _write_parts(
     work: Path,
-    source: Source,
+    origin: tuple[Source, TorchBackend],
     config: ExportConfig,
     plan: ExportPlan,
-    observations: Sequence[Observation],
+    inputs: Inputs,
     say: Callable[[str], None],
 ) -> Manifest:
     """Writes everything but the card and returns the manifest, without parity, that is written beside it."""
+    source, backend = origin
     for part in _COPIED:
         if part in source.files:
             shutil.copyfile(source.path / part, work / part)
-    backend = TorchBackend.open(source.path, threads=config.threads)
     model = backend.backbone.model
     kind = str(model.config.model_type)
     if not isinstance(model, NanoForConditionalGeneration):
@@ -221,10 +242,10 @@ def _write_parts(
             f"{source.path} holds a {kind} model; graphs are written for nano and smol models, which "
             "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
         )
-    keep = _kept_parts(work, backend, config, observations, say) if config.precision in QUANTIZED_BITS else {}
+    codes = _round_weights(work, backend, config, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
     say(f"tracing the graphs of {source.path} ({config.precision} weights)")
     assert backend.head is not None
-    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, keep=keep)
+    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, codes=codes)
     _write_plan(work, plan, [spec.file for spec in graphs.values()], config.check, say)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -248,40 +269,39 @@ def _write_parts(
     return manifest
 
 
-def _kept_parts(
-    work: Path,
-    backend: TorchBackend,
-    config: ExportConfig,
-    observations: Sequence[Observation],
-    say: Callable[[str], None],
-) -> dict[str, list[str]]:
-    """Measures what rounding costs each part, writes it down, and returns what stays in fp16, by weight file."""
-    say(f"measuring what {config.precision} costs each part on {len(observations)} observations")
-    losses = measure_parts(backend, observations, config.precision)
-    kept = [loss.part for loss in losses if not loss.action_error <= config.max_part_error]
-    for loss in losses:
-        state = f"stays fp16, more than {config.max_part_error:.1%}" if loss.part in kept else config.precision
+def _round_weights(
+    work: Path, backend: TorchBackend, config: ExportConfig, inputs: Inputs, say: Callable[[str], None]
+) -> Rounded:
+    """Rounds the weights, part by part, and writes down what that costs."""
+    moments = None
+    if _is_calibrated(config):
+        say(f"calibrating on {len(inputs.calibration)} observations, {inputs.source}")
+        moments = input_moments(backend, inputs.calibration)
+    say(f"measuring what {config.precision} costs each part on {len(inputs.checks)} observations")
+    rounded = round_parts(backend, inputs.checks, config.precision, limit=config.max_part_error, moments=moments)
+    for loss in (*rounded.tried, rounded.together):
+        accepted = loss.part == "all" or rounded.chosen[loss.part] == loss.precision
         say(
-            f"  {loss.part:<8} actions off by {loss.action_error:6.2%} of their range (95th percentile), "
-            f"{loss.same_thoughts:.0%} of thoughts alike: {state}"
+            f"  {loss.part:<8} {loss.precision:<5} actions off by {loss.action_error:6.2%} of their range (95th "
+            f"percentile), {loss.same_thoughts:.0%} of thoughts alike"
+            + ("" if accepted else f": more than {config.max_part_error:.1%}")
         )
-    if len(kept) == len(losses):
-        raise CheckFailed(
-            f"every part loses more than {config.max_part_error:.1%} of the action's range in {config.precision}; "
-            "use --precision int8 or fp16"
-        )
+    for part, precision in rounded.chosen.items():
+        if precision != config.precision:
+            say(f"  {part} stays {KEPT}" if precision == KEPT else f"  {part} takes {precision}")
     record = {
         "precision": config.precision,
+        "rounding": config.rounding,
+        "inputs": inputs.source,
+        "num_calibration": len(inputs.calibration) if _is_calibrated(config) else 0,
+        "num_observations": len(inputs.checks),
         "max_part_error": config.max_part_error,
-        "num_observations": len(observations),
-        "parts": [{**asdict(loss), "is_kept_in_fp16": loss.part in kept} for loss in losses],
+        "parts": dict(rounded.chosen),
+        "tried": [asdict(loss) for loss in rounded.tried],
+        "together": asdict(rounded.together),
     }
     (work / QUANTIZATION_NAME).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    found: dict[str, list[str]] = {}
-    for part in kept:
-        file, prefix = PARTS[part]
-        found.setdefault(file, []).append(prefix)
-    return found
+    return rounded
 
 
 def _write_plan(work: Path, plan: ExportPlan, graphs: Sequence[str], check: str, say: Callable[[str], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,6 +10,7 @@ import torch
 
 from roboalign.export.graphs import FlowGraph, PrefillGraph, StepGraph, decoder_shape
 from roboalign.export.onnx_files import write_graph
+from roboalign.export.rounding import QuantizedWeight
 from roboalign.export.weights import write_weights
 from roboalign.sdk.bundle import GraphSpec, PolicySpec, TensorSpec
 from roboalign.sdk.errors import CheckFailed
@@ -28,7 +29,7 @@ def write_graphs(
     folder: Path,
     precision: str,
     *,
-    keep: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    codes: Mapping[str, Mapping[str, QuantizedWeight]] = MappingProxyType({}),
 ) -> dict[str, GraphSpec]:
     """Writes `prefill.onnx`, `step.onnx` and `flow.onnx` with their weights; returns their descriptions by role.
 
@@ -37,15 +38,15 @@ def write_graphs(
         head: action head.
         spec: what the shapes follow from.
         folder: where to write.
-        precision: how weights are stored.
-        keep: by weight file (`model`, `head`), beginnings of the names that stay in fp16.
+        precision: how weights are stored that are no codes.
+        codes: by weight file (`model`, `head`), the weights that are codes.
 
     Raises:
         CheckFailed: a graph cannot be written as required, or a weight is used by no graph.
     """
     tables = {
-        "model": write_weights(model, folder / "model.safetensors", precision, keep=keep.get("model", ())),
-        "head": write_weights(head, folder / "head.safetensors", precision, keep=keep.get("head", ())),
+        "model": write_weights(model, folder / "model.safetensors", precision, codes=codes.get("model", {})),
+        "head": write_weights(head, folder / "head.safetensors", precision, codes=codes.get("head", {})),
     }
     layer = head.config.layer
     parts: dict[str, tuple[torch.nn.Module, str, _Interface]] = {

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from roboalign.export.weights import QUANTIZED_BITS
+from roboalign.export.rounding import QUANTIZED_BITS
 from roboalign.sdk.bundle import MANIFEST_NAME, read_bundle
 from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.trainer.checkpoint import load_checkpoint

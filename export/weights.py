@@ -15,42 +15,26 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
+from roboalign.export.rounding import QUANTIZED_BITS, QuantizedWeight
 from roboalign.sdk.errors import CheckFailed, ConfigError
-from roboalign.sdk.quantized import (
-    SCALE_SUFFIX,
-    QuantizedLayout,
-    block_of,
-    dequantize,
-    layouts_to_metadata,
-    pack_codes,
-    quantize_channels,
-    quantize_matrix,
-)
+from roboalign.sdk.quantized import SCALE_SUFFIX, QuantizedLayout, layouts_to_metadata, pack_codes
 
 __all__ = [
     "PRECISIONS",
-    "QUANTIZED_BITS",
-    "Layer",
     "StoredTensor",
-    "decoded_weight",
-    "quantizable",
     "share_weights",
     "write_weights",
 ]
-
-QUANTIZED_BITS = {"int8": 8, "int4": 4}
-"""Bits of a code, by precision."""
 
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32} | dict.fromkeys(QUANTIZED_BITS, torch.float16)
 """What holds the weights that are no codes, by precision."""
@@ -61,12 +45,6 @@ _ONNX_DTYPES = {
     "I8": TensorProto.INT8,
     "U8": TensorProto.INT4,  # two codes a byte
 }
-
-Layer = torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d
-"""What has a weight that can be stored as codes."""
-
-_MIN_ELEMENTS = 4096
-"""A smaller weight is not worth codes."""
 
 MAX_INLINE_BYTES = 65536
 """Constants that are no weights (masks, positions, shapes) stay inside a graph; more is a weight in disguise."""
@@ -90,83 +68,51 @@ class StoredTensor:
     """How to read the codes; None for plain numbers."""
 
 
-def quantizable(module: torch.nn.Module) -> dict[str, Layer]:
-    """Returns the layers whose weight can be stored as codes, by the weight's name.
-
-    Those are linear layers with whole blocks and convolutions, of some size. A weight that an embedding shares stays as
-    it is: it is looked up row by row, and the output layer reads it the other way round.
-    """
-    looked_up = {m.weight.data_ptr() for m in module.modules() if isinstance(m, torch.nn.Embedding)}
-    found: dict[str, Layer] = {}
-    for name, layer in module.named_modules():
-        if isinstance(layer, Layer):
-            weight = layer.weight
-            has_blocks = not isinstance(layer, torch.nn.Linear) or block_of(layer.in_features) is not None
-            if has_blocks and weight.numel() >= _MIN_ELEMENTS and weight.data_ptr() not in looked_up:
-                found[f"{name}.weight"] = layer
-    return found
-
-
 def write_weights(
-    module: torch.nn.Module, path: Path, precision: str, *, keep: Sequence[str] = ()
+    module: torch.nn.Module,
+    path: Path,
+    precision: str,
+    *,
+    codes: Mapping[str, QuantizedWeight] = MappingProxyType({}),
 ) -> dict[str, StoredTensor]:
     """Writes a module's weights; returns where each lies, tied tensors under all of their names.
 
     Args:
         module: the weights.
         path: file to write.
-        precision: one of `PRECISIONS`.
-        keep: beginnings of names; weights of such a name stay float16 whatever the precision.
+        precision: one of `PRECISIONS`, of the weights that are no codes.
+        codes: by name, the weights that are stored as codes.
 
     Raises:
-        CheckFailed: a value overflows fp16, or nothing was there to quantise.
+        CheckFailed: a value overflows fp16, or there are codes of a weight that the module does not have.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
-    layers = quantizable(module) if precision in QUANTIZED_BITS else {}
-    chosen = {name: layer for name, layer in layers.items() if not name.startswith(tuple(keep))}
     tensors: dict[str, torch.Tensor] = {}
-    layouts: dict[str, QuantizedLayout] = {}
     first_name: dict[int, str] = {}
     stored_as: dict[str, str] = {}
     for name, tensor in module.state_dict().items():
         stored_as[name] = first_name.setdefault(tensor.data_ptr(), name)
         if stored_as[name] != name:
             continue
+        if name in codes:
+            tensors[name] = torch.from_numpy(pack_codes(codes[name].codes, codes[name].layout.bits))
+            tensors[name + SCALE_SUFFIX] = torch.from_numpy(codes[name].scales)
+            continue
         stored = tensor.detach().to("cpu", PRECISIONS[precision]).contiguous()
         if not torch.isfinite(stored).all():
             raise CheckFailed(
                 f"weight {name} does not fit {precision} (largest value {tensor.abs().max():.3g}); use --precision fp32"
             )
-        if name in chosen:
-            codes, scales, layouts[name] = _quantize(chosen[name], QUANTIZED_BITS[precision])
-            tensors[name] = torch.from_numpy(pack_codes(codes, layouts[name].bits))
-            tensors[name + SCALE_SUFFIX] = torch.from_numpy(scales)
-            continue
         tensors[name] = stored
-    if precision in QUANTIZED_BITS and not layouts and not keep:
-        raise CheckFailed(f"{path.name} has no weight that can be stored as {precision}; use --precision fp16")
+    if unknown := sorted(set(codes) - set(tensors)):
+        raise CheckFailed(f"there are codes of {unknown[0]}, and {path.name} stores no such weight of its own")
+    layouts = {name: code.layout for name, code in codes.items()}
     save_file(tensors, path, metadata={"format": "pt", **layouts_to_metadata(layouts)})
     path.chmod(0o644)  # safetensors writes for the owner only; a bundle is meant to be copied and served
     table = _tensor_table(path, layouts)
     scale_entries = {name: entry for name, entry in table.items() if name.endswith(SCALE_SUFFIX)}
     return {name: table[stored] for name, stored in stored_as.items()} | scale_entries
-
-
-def decoded_weight(layer: Layer, precision: str) -> torch.Tensor:
-    """Returns a layer's weight as it is after it was stored with this precision, in float32."""
-    codes, scales, layout = _quantize(layer, QUANTIZED_BITS[precision])
-    weight = torch.from_numpy(dequantize(codes, scales, layout))
-    return weight.T if layout.block else weight
-
-
-def _quantize(layer: Layer, bits: int) -> tuple[NDArray[np.int8], NDArray[np.float16], QuantizedLayout]:
-    """Returns the codes of a layer's weight, their scales, and how to read them."""
-    values = layer.weight.detach().to("cpu", torch.float32).numpy()
-    if isinstance(layer, torch.nn.Linear):
-        return quantize_matrix(np.ascontiguousarray(values.T), bits)
-    codes, scales = quantize_channels(values, 8)
-    return codes, scales, QuantizedLayout(bits=8, shape=values.shape, block=0)
 
 
 def _tensor_table(path: Path, layouts: Mapping[str, QuantizedLayout]) -> dict[str, StoredTensor]:

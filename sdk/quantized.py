@@ -27,8 +27,11 @@ __all__ = [
     "BLOCKS",
     "METADATA_KEY",
     "SCALE_SUFFIX",
+    "Codes",
     "QuantizedLayout",
+    "best_scales",
     "block_of",
+    "code_range",
     "dequantize",
     "layouts_to_metadata",
     "pack_codes",
@@ -50,6 +53,7 @@ _SHRINK = np.linspace(1.0, 0.6, 17, dtype=np.float32)
 """Scales tried for a block, as shares of what its largest value asks for: cutting one off can cost less in all."""
 
 Codes = NDArray[np.int8]
+"""Whole numbers, one for each weight."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +94,34 @@ def quantize_channels(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.
     """Returns codes int8[O, ...] and scales float16[O] of a kernel float[O, ...]."""
     codes, scales = _quantize_columns(weight.reshape(len(weight), -1).T, bits)
     return np.ascontiguousarray(codes.T).reshape(weight.shape), scales
+
+
+def code_range(bits: int) -> tuple[int, int]:
+    """Returns the lowest and the highest code."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def best_scales(columns: FloatArray, bits: int, cost: FloatArray | None = None) -> NDArray[np.float16]:
+    """Returns the scale float16[C] of each column of float[R, C] whose rounding errors, squared, cost least.
+
+    Args:
+        columns: values that share a scale, by column.
+        bits: of a code.
+        cost: float[R], what an error in each row costs; None takes all alike.
+    """
+    lowest, highest = code_range(bits)
+    weight = np.ones((len(columns), 1), np.float32) if cost is None else cost[:, None]
+    largest = np.abs(columns).max(axis=0)
+    best = np.full(columns.shape[1], np.finfo(np.float16).smallest_subnormal, np.float16)
+    least = np.full(columns.shape[1], np.inf, np.float32)
+    for share in _SHRINK:
+        scales = np.maximum(largest * share / highest, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+        wide = scales.astype(np.float32)
+        error = (weight * (np.clip(np.rint(columns / wide), lowest, highest) * wide - columns) ** 2).sum(axis=0)
+        is_better = error < least
+        best = np.where(is_better, scales, best)
+        least = np.where(is_better, error, least)
+    return best
 
 
 def dequantize(codes: Codes, scales: NDArray[np.float16], layout: QuantizedLayout) -> FloatArray:
@@ -160,16 +192,6 @@ def _unpack(stored: NDArray[Any], layout: QuantizedLayout) -> Codes:
 
 def _quantize_columns(columns: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16]]:
     """Quantises each column of float[R, C] with a scale of its own."""
-    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    largest = np.abs(columns).max(axis=0)
-    best_scales = np.full(columns.shape[1], np.finfo(np.float16).smallest_subnormal, np.float16)
-    best_error = np.full(columns.shape[1], np.inf, np.float32)
-    for share in _SHRINK:
-        scales = np.maximum(largest * share / highest, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
-        wide = scales.astype(np.float32)
-        error = ((np.clip(np.rint(columns / wide), lowest, highest) * wide - columns) ** 2).sum(axis=0)
-        is_better = error < best_error
-        best_scales = np.where(is_better, scales, best_scales)
-        best_error = np.where(is_better, error, best_error)
-    codes = np.clip(np.rint(columns / best_scales.astype(np.float32)), lowest, highest).astype(np.int8)
-    return codes, best_scales
+    scales = best_scales(columns, bits)
+    codes = np.clip(np.rint(columns / scales.astype(np.float32)), *code_range(bits)).astype(np.int8)
+    return codes, scales

@@ -21,8 +21,9 @@ from tests.boards import NANO, write_board
 
 from roboalign.export import ExportConfig, all_targets, export, newest_run
 from roboalign.export import bundle_writer as writer
+from roboalign.export.calibration import input_moments
 from roboalign.export.parity import simulated_observations
-from roboalign.export.sensitivity import PARTS, measure_parts
+from roboalign.export.sensitivity import PARTS, Rounded, round_parts
 from roboalign.sdk.bundle import ParityRecord, read_bundle
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
 from roboalign.sdk.policy import Policy
@@ -131,27 +132,34 @@ def test_weights_of_few_bits_pass_the_same_parity(run, bundle, observations, tmp
 
 
 def test_every_part_is_measured_before_it_is_rounded(run, observations, tmp_path, monkeypatch):
-    """What loses too much stays in half precision, and says so; where all do, there is nothing to write."""
+    """What loses too much gets finer codes, then half precision, and says so; where all do, nothing is written."""
     said: list[str] = []
-    out, measured = tmp_path / "few", []
+    out, found = tmp_path / "few", []
 
-    def measure(*args: object) -> object:
-        measured[:] = measure_parts(*args)
-        return measured
+    def measure(*args: object, **more: object) -> Rounded:
+        found.append(round_parts(*args, **more))
+        return found[-1]
 
-    monkeypatch.setattr(writer, "measure_parts", measure)
+    monkeypatch.setattr(writer, "round_parts", measure)
     config = ExportConfig(run=run, out=out, precision="int4")
     with pytest.raises(CheckFailed, match="every part loses more than 0"):
         export(replace(config, max_part_error=1e-9), observations=observations)
     assert not out.exists()
-    losses = {loss.part: loss.action_error for loss in measured}
-    assert set(losses) == {"vision", "decoder", "head"}
-    assert all(error > 0 for error in losses.values())
-    worst = max(losses, key=losses.get)
-    limit = sorted(losses.values())[-2]
+    assert not found
+    export(replace(config, max_part_error=1.0), observations=observations, say=lambda line: None)
+    coarse = {loss.part: loss.action_error for loss in found[0].tried}
+    assert set(found[0].chosen.values()) == {"int4"}
+    assert all(error > 0 for error in coarse.values())
+    finest = {
+        loss.part: loss.action_error for loss in _rounded(run, observations, "int8").tried if loss.part != "vision"
+    }
+    worst = max(finest, key=finest.get)
+    limit = finest[worst] * 0.999
     export(replace(config, max_part_error=limit), observations=observations, say=said.append)
     record = json.loads((out / "quantization.json").read_text())
-    assert {part["part"] for part in record["parts"] if part["is_kept_in_fp16"]} == {worst}
+    assert record["parts"][worst] == "fp16"
+    assert [one["precision"] for one in record["tried"] if one["part"] == worst] == ["int4", "int8"]
+    assert record["together"]["num_weights"] > 0
     assert any(worst in line and "stays fp16" in line for line in said)
     file, prefix = PARTS[worst]
     kept = {name: t for name, t in load_file(out / f"{file}.safetensors").items() if name.startswith(prefix)}
@@ -160,15 +168,31 @@ def test_every_part_is_measured_before_it_is_rounded(run, observations, tmp_path
         assert policy.act(observations[0]).source == "flow"
 
 
+def _rounded(run: Path, observations: list[Observation], precision: str, *, limit: float = 1.0) -> Rounded:
+    backend = TorchBackend.open(run)
+    moments = input_moments(backend, observations[::2])
+    return round_parts(backend, observations, precision, limit=limit, moments=moments)
+
+
+def test_a_part_that_int4_hurts_takes_int8(run, observations):
+    errors = {loss.part: loss.action_error for loss in _rounded(run, observations, "int4").tried}
+    finer = {loss.part: loss.action_error for loss in _rounded(run, observations, "int8").tried}
+    assert finer["head"] < errors["head"]
+    mixed = _rounded(run, observations, "int4", limit=(finer["head"] + errors["head"]) / 2)
+    assert mixed.chosen["head"] == "int8"
+    assert {code.layout.bits for code in mixed.codes["head"].values()} == {8}
+    assert mixed.together.precision == "mixed"
+
+
 def test_rounding_one_part_changes_nothing_for_the_others(run, observations):
     backend = TorchBackend.open(run)
     before = {name: tensor.clone() for name, tensor in backend.backbone.model.state_dict().items()}
-    first = measure_parts(backend, observations[:3], "int4")
+    first = round_parts(backend, observations[:3], "int4", limit=1.0)
     after = backend.backbone.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert measure_parts(backend, observations[:3], "int4") == first
-    finer = {loss.part: loss.action_error for loss in measure_parts(backend, observations[:3], "int8")}
-    coarse = {loss.part: loss.action_error for loss in first}
+    assert round_parts(backend, observations[:3], "int4", limit=1.0).tried == first.tried
+    finer = {loss.part: loss.action_error for loss in round_parts(backend, observations[:3], "int8", limit=1.0).tried}
+    coarse = {loss.part: loss.action_error for loss in first.tried}
     assert finer["head"] < coarse["head"]  # the kernels of the tiny vision part are 8-bit codes in both
     assert finer["decoder"] < coarse["decoder"]
 
@@ -313,8 +337,8 @@ def test_a_graph_that_a_board_does_not_take_stops_the_export(
 ):
     honest = writer.write_graphs
 
-    def with_an_operator_that_tensorrt_lacks(*args: object, keep: object) -> object:
-        graphs = honest(*args, keep=keep)
+    def with_an_operator_that_tensorrt_lacks(*args: object, codes: object) -> object:
+        graphs = honest(*args, codes=codes)
         folder = args[3]
         graph = onnx.load(folder / "step.onnx", load_external_data=False)
         next(n for n in graph.graph.node if n.op_type == "Neg").op_type = "Det"

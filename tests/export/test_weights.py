@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from roboalign.export.rounding import QUANTIZED_BITS, QuantizedWeight, quantizable, round_layers
 from roboalign.export.weights import MAX_INLINE_BYTES, share_weights, write_weights
 from roboalign.sdk.errors import CheckFailed, ConfigError
 
@@ -90,42 +91,51 @@ class Layers(torch.nn.Module):
         self.conv = torch.nn.Conv2d(16, 32, 3)
 
 
+def codes_of(module: torch.nn.Module, precision: str) -> dict[str, QuantizedWeight]:
+    return round_layers(quantizable(module), QUANTIZED_BITS[precision])
+
+
 def test_large_layers_become_codes_and_the_rest_stays(tmp_path):
-    table = write_weights(Layers(), tmp_path / "model.safetensors", "int4")
+    module = Layers()
+    codes = codes_of(module, "int4")
+    table = write_weights(module, tmp_path / "model.safetensors", "int4", codes=codes)
     assert {name for name, entry in table.items() if entry.layout} == {"wide.weight", "conv.weight"}
     assert table["wide.weight"].num_bytes == 64 * 72 // 2
     assert (table["wide.weight"].shape, table["wide.weight.scale"].shape) == ((64, 72), (2, 72))
     assert (table["conv.weight"].layout.bits, table["conv.weight.scale"].shape) == (8, (32,))
-    kept = write_weights(Layers(), tmp_path / "kept.safetensors", "int4", keep=["conv."])
+    del codes["conv.weight"]
+    kept = write_weights(module, tmp_path / "kept.safetensors", "int4", codes=codes)
     assert kept["conv.weight"].dtype == TensorProto.FLOAT16
 
 
 def test_codes_take_the_share_of_half_precision_that_is_promised(tmp_path):
     module, sizes = Layers(), {}
     for precision in ("fp16", "int8", "int4"):
-        table = write_weights(module, tmp_path / f"{precision}.safetensors", precision)
+        codes = {} if precision == "fp16" else codes_of(module, precision)
+        table = write_weights(module, tmp_path / f"{precision}.safetensors", precision, codes=codes)
         scale = table.get("wide.weight.scale")
         sizes[precision] = table["wide.weight"].num_bytes + (scale.num_bytes if scale else 0)
     assert sizes["int8"] <= 0.55 * sizes["fp16"]
     assert sizes["int4"] <= 0.3 * sizes["fp16"]
 
 
-def test_a_model_without_such_layers_is_refused(tmp_path):
-    with pytest.raises(CheckFailed, match="no weight that can be stored as int4"):
-        write_weights(Tied(), tmp_path / "model.safetensors", "int4")
-
-
-@pytest.mark.parametrize("value", [1e6, float("nan")])
-def test_codes_are_not_made_of_a_weight_that_does_not_fit(tmp_path, value):
-    module = Layers()
-    module.wide.weight.data[0, 0] = value
-    with pytest.raises(CheckFailed, match=r"wide\.weight does not fit int4.*--precision fp32"):
-        write_weights(module, tmp_path / "model.safetensors", "int4")
+def test_codes_of_another_model_are_refused(tmp_path):
+    with pytest.raises(CheckFailed, match=r"codes of conv\.weight, and model\.safetensors stores no such weight"):
+        write_weights(Tied(), tmp_path / "model.safetensors", "int4", codes=codes_of(Layers(), "int4"))
     assert not (tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("value", [1e6, float("nan")])
+def test_codes_are_not_made_of_a_weight_that_does_not_fit(value):
+    module = Layers()
+    module.wide.weight.data[0, 0] = value
+    with pytest.raises(CheckFailed, match=r"wide\.weight does not fit codes.*--precision fp32"):
+        codes_of(module, "int4")
+
+
 def test_a_use_that_cannot_take_codes_is_refused(tmp_path):
-    table = write_weights(Layers(), tmp_path / "model.safetensors", "int8")
+    module = Layers()
+    table = write_weights(module, tmp_path / "model.safetensors", "int8", codes=codes_of(module, "int8"))
     graph = graph_of(**{"model.wide.weight": np.ones((72, 64), np.float32)})
     graph.graph.node.add(op_type="Add", name="odd", input=["model.wide.weight", "x"], output=["y"])
     with pytest.raises(CheckFailed, match="used by Add odd"):

@@ -50,6 +50,21 @@ def export(
     check: Annotated[
         str, typer.Option("--check", help="Check of graphs: static, or rtx: NVIDIA's compiler too, for boards.")
     ] = "static",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="LeRobotDataset to calibrate and check on.", show_default="held-out simulated scenes"
+        ),
+    ] = None,
+    rounding: Annotated[
+        str, typer.Option("--rounding", help="How weights become int8 or int4: gptq (calibrated) or nearest.")
+    ] = "gptq",
+    max_part_error: Annotated[
+        float,
+        typer.Option(
+            "--max-part-error", help="Loss a part may take by int8 or int4, as a share of the action's range."
+        ),
+    ] = 0.02,
     out: Annotated[
         Path | None, typer.Option("--out", help="Bundle folder to write.", show_default="runs/bundle-RUN-TARGET")
     ] = None,
@@ -73,7 +88,16 @@ def export(
     from roboalign.sdk.bundle import read_bundle
 
     config = ExportConfig(
-        run=run, target=target, board=board, jetpack=jetpack, precision=precision, check=check, out=out
+        run=run,
+        target=target,
+        board=board,
+        jetpack=jetpack,
+        precision=precision,
+        check=check,
+        data=data,
+        rounding=rounding,
+        max_part_error=max_part_error,
+        out=out,
     )
     folder = write_bundle(config, say=print_note)
     manifest = read_bundle(folder).manifest
