@@ -41,7 +41,7 @@ def entries(tensor: TensorProto) -> dict[str, str]:
 def untraced(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     """Copies the graphs of the finished bundle instead of tracing them again."""
 
-    def copy(model: object, head: object, spec: object, folder: Path, precision: str, keep: object = None) -> object:
+    def copy(model: object, head: object, spec: object, folder: Path, precision: str, codes: object = None) -> object:
         for path in bundle.iterdir():
             if path.suffix in (".onnx", ".safetensors"):
                 (folder / path.name).write_bytes(path.read_bytes())
