@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,8 +27,9 @@ from roboalign.drivers.arm.calibration import (
     write_notes,
 )
 from roboalign.drivers.arm.files import RobotFile, read_robot_file, write_robot_file
-from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel, JointModel
+from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel
 from roboalign.drivers.setup.dialogue import Dialogue
+from roboalign.drivers.setup.registers import holds, set_modes, write_motor
 from roboalign.drivers.setup.servos import ServoBus
 from roboalign.drivers.setup.sweep import JointFacts, JointSweep, calibrate_joint, find_problem
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
@@ -43,9 +44,7 @@ ZERO_POSE = {
 
 _SAMPLE_S = 0.02
 _MAX_LOST = 25
-_SETTLE_COUNTS = 40  # a limp arm may sink by so much between two readings
 _MAX_ROUNDS = 5
-_DYNAMIXEL_POSITION = 3  # operating mode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +89,7 @@ def calibrate(
         return _finish(servos, config, read_calibration(pending), read_notes(sidecar_path(pending)), dialogue)
     dialogue.ask("The arm goes limp now: hold it, then press Enter. ")
     servos.release(config.model.ids)
-    _set_modes(servos, config.model)
+    set_modes(servos, config.model)
     offsets = {number: servos.read(number, "homing_offset") for number in ids.values()}
     pose = ZERO_POSE.get(config.model.name, "the middle of every joint's travel")
     dialogue.ask(f"Hold the arm in its zero pose: {pose}. Then press Enter. ")
@@ -136,15 +135,15 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
         dialogue.say("No servo was asked whether its registers agree: without the arm's port only the file was read.")
         return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
     _require_all(servos, config.model)
-    other = [name for name, motor in calibration.items() if not _holds(servos, motor)]
+    other = [name for name, motor in calibration.items() if not holds(servos, motor)]
     if other:
         question = f"The servos of {', '.join(other)} hold another homing offset. Write the file's to them? [y/N] "
         if dialogue.ask(question).lower() not in ("y", "yes"):
             raise CheckFailed(f"{source} is not the calibration of this arm: the offsets of {', '.join(other)} differ")
         servos.release(config.model.ids)
-        _set_modes(servos, config.model)
+        set_modes(servos, config.model)
         for name in other:
-            _write_motor(servos, config.model.motor(name), calibration[name])
+            write_motor(servos, config.model.motor(name), calibration[name])
     return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
 
 
@@ -227,20 +226,6 @@ def _sweep_until_sound(
     raise CheckFailed(f"calibration refused, nothing was written: {'; '.join(problems)}")
 
 
-def _holds(servos: ServoBus, motor: MotorCalibration) -> bool:
-    """True when a servo has this offset, and a mode in which it is not cut."""
-    is_cut = servos.protocol == "dynamixel" and abs(motor.homing_offset) > COUNTS_PER_TURN // 4
-    is_plain = is_cut and servos.read(motor.id, "operating_mode") == _DYNAMIXEL_POSITION
-    return not is_plain and servos.read(motor.id, "homing_offset") == motor.homing_offset
-
-
-def _set_modes(servos: ServoBus, model: ArmModel) -> None:
-    """Puts every servo into the mode that LeRobot uses too, where it is not."""
-    for joint in model.motors:
-        for number in (joint.id, *joint.shadow_ids):
-            servos.write(number, "operating_mode", model.position_mode(joint))
-
-
 def _counts(
     servos: ServoBus, ids: Mapping[str, int], offsets: Mapping[int, int], sleep: Callable[[float], None]
 ) -> dict[str, int]:
@@ -305,7 +290,7 @@ def _finish(
     """Writes the registers, then the files, then forgets what was pending."""
     servos.release(config.model.ids)
     for name, motor in calibration.items():
-        _write_motor(servos, config.model.motor(name), motor)
+        write_motor(servos, config.model.motor(name), motor)
         dialogue.say(f"  {name}: offset {motor.homing_offset:+d}, {motor.range_min} to {motor.range_max} counts")
     robot = _write_files(config, calibration, notes)
     pending = _pending_path(config.calibration)
@@ -313,53 +298,6 @@ def _finish(
         path.unlink(missing_ok=True)
     dialogue.say(f"Written: {config.calibration}, {sidecar_path(config.calibration).name}, {config.robot_file}")
     return robot
-
-
-def _write_motor(servos: ServoBus, joint: JointModel, motor: MotorCalibration) -> None:
-    """Writes one motor's registers and checks that its position is reported as they mean it."""
-    name = joint.name
-    before = servos.encoder_counts((motor.id,), {motor.id: servos.read(motor.id, "homing_offset")})
-    for register, value in _registers(motor):
-        servos.write(motor.id, register, value)
-    after = servos.encoder_counts((motor.id,), {motor.id: motor.homing_offset})
-    if motor.id not in before or motor.id not in after:
-        raise RobotError(f"{name} (id {motor.id}) stopped answering while it was written; run the same command again")
-    half = COUNTS_PER_TURN // 2
-    off = (after[motor.id] - before[motor.id] + half) % COUNTS_PER_TURN - half
-    if abs(off) > _SETTLE_COUNTS:
-        raise RobotError(
-            f"{name} (id {motor.id}) reports a position {off:+d} counts from where its new offset puts it: either it "
-            "was moved, or its firmware applies the offset otherwise; keep the arm still and run the same command again"
-        )
-    for helper in joint.shadow_ids:
-        _align(servos, joint, helper)
-
-
-def _align(servos: ServoBus, joint: JointModel, helper: int) -> None:
-    """Makes a second servo on the axis report the position of the first, whose goals and offset it gets as well."""
-    half = COUNTS_PER_TURN // 2
-    found = servos.read_many((joint.id, helper), "present_position")
-    if len(found) == 2:
-        offset = servos.read(helper, "homing_offset") + found[joint.id] - found[helper]
-        servos.write(helper, "homing_offset", (offset + half) % COUNTS_PER_TURN - half)
-        found = servos.read_many((joint.id, helper), "present_position")
-    if len(found) < 2:
-        raise RobotError(f"{joint.name} (id {helper}) stopped answering while it was written; run the same again")
-    off = (found[helper] - found[joint.id] + half) % COUNTS_PER_TURN - half
-    if abs(off) > _SETTLE_COUNTS:
-        raise RobotError(
-            f"{joint.name} (id {helper}) reports a position {off:+d} counts from its motor's (id {joint.id}), although "
-            "its offset was written for it; keep the arm still and run the same command again"
-        )
-
-
-def _registers(motor: MotorCalibration) -> Sequence[tuple[str, int]]:
-    """What LeRobot writes too."""
-    return (
-        ("homing_offset", motor.homing_offset),
-        ("min_position_limit", motor.range_min),
-        ("max_position_limit", motor.range_max),
-    )
 
 
 def _write_files(

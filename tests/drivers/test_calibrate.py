@@ -13,12 +13,11 @@ from roboalign.drivers.arm.files import CameraFile, RobotFile, read_robot_file, 
 from roboalign.drivers.arm.models import find_arm
 from roboalign.drivers.setup.calibrate import (
     CalibrateConfig,
-    _set_modes,
-    _write_motor,
     calibrate,
     check_calibration,
     import_calibration,
 )
+from roboalign.drivers.setup.registers import set_modes, write_motor
 from roboalign.drivers.virtual.robots import JOINTS
 from roboalign.drivers.virtual.servo import RAD_PER_COUNT
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
@@ -345,9 +344,9 @@ def test_the_helper_of_a_joint_reports_its_position_whatever_its_horn():
     bench = Bench("widowx", horn_seed=3)
     model = find_arm("widowx")
     bench.servos.release(model.ids)
-    _set_modes(bench.servos, model)
+    set_modes(bench.servos, model)
     bench.arm.find(3).encoder.zero_count += 300
     bench.arm.settle()
     motor = MotorCalibration(id=2, drive_mode=0, homing_offset=500, range_min=100, range_max=4000)
-    _write_motor(bench.servos, model.motor("shoulder"), motor)
+    write_motor(bench.servos, model.motor("shoulder"), motor)
     assert bench.servos.read(3, "present_position") == bench.servos.read(2, "present_position")
