@@ -14,6 +14,7 @@ from roboalign.drivers.bus.bus import Device
 from roboalign.drivers.bus.types import Reply
 from roboalign.drivers.setup.calibrate import check_calibration
 from roboalign.drivers.setup.checks import Check
+from roboalign.drivers.setup.registers import find_difference
 from roboalign.drivers.setup.servos import ServoBus
 from roboalign.sdk.errors import RoboalignError, RobotError
 
@@ -217,13 +218,13 @@ def _calibration(servos: ServoBus, model: ArmModel, file: RobotFile, ids: Sequen
     unread = []
     for name, motor in calibration.items():
         try:
-            offset = servos.read(motor.id, "homing_offset") if motor.id in ids else None
+            difference = find_difference(servos, motor) if motor.id in ids else None
         except RobotError:
-            offset = None
-        if offset is None:
+            difference = None
+        if difference is None:
             unread.append(name)
-        elif offset != motor.homing_offset:
-            problems.append(f"{name} holds offset {offset}, the file says {motor.homing_offset}")
+        elif difference:
+            problems.append(f"{name} {difference}")
     if problems:
         remedy = f"roboalign calibrate; if another arm's file was named, put the right one into {file.calibration.name}"
         return Check.failed("calibration", "; ".join(problems), remedy)

@@ -29,7 +29,7 @@ from roboalign.drivers.arm.calibration import (
 from roboalign.drivers.arm.files import RobotFile, read_robot_file, write_robot_file
 from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel
 from roboalign.drivers.setup.dialogue import Dialogue
-from roboalign.drivers.setup.registers import holds, set_modes, write_motor
+from roboalign.drivers.setup.registers import drive_mode, holds, set_modes, write_motor
 from roboalign.drivers.setup.servos import ServoBus
 from roboalign.drivers.setup.sweep import JointFacts, JointSweep, calibrate_joint, find_problem
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
@@ -91,6 +91,7 @@ def calibrate(
     servos.release(config.model.ids)
     set_modes(servos, config.model)
     offsets = {number: servos.read(number, "homing_offset") for number in ids.values()}
+    modes = {name: drive_mode(servos, number) for name, number in ids.items()}
     pose = ZERO_POSE.get(config.model.name, "the middle of every joint's travel")
     dialogue.ask(f"Hold the arm in its zero pose: {pose}. Then press Enter. ")
     sweeps = {name: JointSweep(count) for name, count in _counts(servos, ids, offsets, sleep).items()}
@@ -107,7 +108,9 @@ def calibrate(
         adapter_serial=config.adapter_serial,
         motors=noted,
     )
-    calibration = {name: result.calibration for name, result in results.items()}
+    calibration = {
+        name: dataclasses.replace(result.calibration, drive_mode=modes[name]) for name, result in results.items()
+    }
     write_calibration(pending, calibration)
     write_notes(sidecar_path(pending), bind_notes(notes, calibration))
     return _finish(servos, config, calibration, notes, dialogue)
@@ -135,11 +138,20 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
         dialogue.say("No servo was asked whether its registers agree: without the arm's port only the file was read.")
         return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
     _require_all(servos, config.model)
+    turned = [name for name, motor in calibration.items() if drive_mode(servos, motor.id) and not motor.drive_mode]
+    if turned:
+        raise CheckFailed(
+            f"{source} says drive mode 0, the servos of {', '.join(turned)} have 1: LeRobot writes 0 into its file "
+            "without asking the servo, so nobody knows how they were swept; sweep the arm: roboalign calibrate"
+        )
     other = [name for name, motor in calibration.items() if not holds(servos, motor)]
     if other:
-        question = f"The servos of {', '.join(other)} hold another homing offset. Write the file's to them? [y/N] "
-        if dialogue.ask(question).lower() not in ("y", "yes"):
-            raise CheckFailed(f"{source} is not the calibration of this arm: the offsets of {', '.join(other)} differ")
+        what = f"homing offset or drive mode of {', '.join(other)}"
+        if dialogue.ask(f"The servos hold another {what}. Write the file's to them? [y/N] ").lower() not in (
+            "y",
+            "yes",
+        ):
+            raise CheckFailed(f"{source} is not the calibration of this arm: {what} differ")
         servos.release(config.model.ids)
         set_modes(servos, config.model)
         for name in other:
