@@ -99,7 +99,7 @@ def _duplicates(devices: Mapping[int, Device]) -> Check:
 def _ids(model: ArmModel, devices: Mapping[int, Device]) -> Check:
     names = {number: joint.name for joint in model.motors for number in (joint.id, *joint.shadow_ids)}
     missing = [f"{number} ({name})" for number, name in names.items() if number not in devices]
-    strange = [number for number in devices if number not in names]
+    strange = [number for number in devices if number not in (*names, *model.others.values())]
     if missing:
         remedy = (
             "check the cable to it and to its neighbour; if it never had its id: roboalign setup-motors --only NAME; "
@@ -216,7 +216,10 @@ def _calibration(servos: ServoBus, model: ArmModel, file: RobotFile, ids: Sequen
         return Check.failed("calibration", f"{side.name} is not of {file.calibration.name}: {stale}", remedy)
     problems = check_calibration(model, calibration)
     unread = []
-    for name, motor in calibration.items():
+    for joint in model.motors:
+        name, motor = joint.name, calibration.get(joint.name)
+        if motor is None:
+            continue
         try:
             difference = find_difference(servos, motor) if motor.id in ids else None
         except RobotError:

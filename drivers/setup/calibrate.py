@@ -40,7 +40,7 @@ __all__ = ["CalibrateConfig", "calibrate", "check_calibration", "import_calibrat
 ZERO_POSE = {
     "so101": "upper arm upright, forearm and gripper straight forward, jaws closed and upwards (the URDF's zero)",
 }
-"""The pose in which the URDF's joints are zero, by arm, in words."""
+"""The pose in which the URDF's joints are zero, by simulated arm, in words."""
 
 _SAMPLE_S = 0.02
 _MAX_LOST = 25
@@ -92,7 +92,7 @@ def calibrate(
     set_modes(servos, config.model)
     offsets = {number: servos.read(number, "homing_offset") for number in ids.values()}
     modes = {name: drive_mode(servos, number) for name, number in ids.items()}
-    pose = ZERO_POSE.get(config.model.name, "the middle of every joint's travel")
+    pose = ZERO_POSE.get(config.model.kinematics or "", "the middle of every joint's travel")
     dialogue.ask(f"Hold the arm in its zero pose: {pose}. Then press Enter. ")
     sweeps = {name: JointSweep(count) for name, count in _counts(servos, ids, offsets, sleep).items()}
     zeros = {name: sweep.start for name, sweep in sweeps.items()}
@@ -138,13 +138,14 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
         dialogue.say("No servo was asked whether its registers agree: without the arm's port only the file was read.")
         return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
     _require_all(servos, config.model)
-    turned = [name for name, motor in calibration.items() if drive_mode(servos, motor.id) and not motor.drive_mode]
+    motors = {joint.name: calibration[joint.name] for joint in config.model.motors}
+    turned = [name for name, motor in motors.items() if drive_mode(servos, motor.id) and not motor.drive_mode]
     if turned:
         raise CheckFailed(
             f"{source} says drive mode 0, the servos of {', '.join(turned)} have 1: LeRobot writes 0 into its file "
             "without asking the servo, so nobody knows how they were swept; sweep the arm: roboalign calibrate"
         )
-    other = [name for name, motor in calibration.items() if not holds(servos, motor)]
+    other = [name for name, motor in motors.items() if not holds(servos, motor)]
     if other:
         what = f"homing offset or drive mode of {', '.join(other)}"
         if dialogue.ask(f"The servos hold another {what}. Write the file's to them? [y/N] ").lower() not in (
@@ -167,6 +168,8 @@ def check_calibration(model: ArmModel, calibration: Mapping[str, MotorCalibratio
     if missing:
         problems.append(f"it lacks {', '.join(missing)}")
     for name, motor in calibration.items():
+        if name in model.others:
+            continue
         if name not in facts:
             problems.append(f"{model.name} has no motor {name!r}")
             continue
@@ -189,7 +192,7 @@ def joint_facts(model: ArmModel) -> dict[str, JointFacts]:
     limits: dict[str, tuple[float, float]] = {}
     if model.kinematics is not None:
         spec = find_robot(model.kinematics).spec(96)
-        limits = dict(zip(spec.joint_names, zip(spec.joint_lower_rad, spec.joint_upper_rad, strict=True), strict=True))
+        limits = dict(zip(model.joint_names, zip(spec.joint_lower_rad, spec.joint_upper_rad, strict=True), strict=True))
     return {
         joint.name: JointFacts(
             name=joint.name,
@@ -280,10 +283,10 @@ def _imported_notes(
     """LeRobot's degrees are zero at the middle of the range; the URDF's zero follows from its limits."""
     facts = joint_facts(config.model)
     motors = {}
-    for name, motor in calibration.items():
-        limits = facts[name].limits_rad
+    for name, fact in facts.items():
+        motor, limits = calibration[name], fact.limits_rad
         middle = (motor.range_min + motor.range_max) / 2
-        zero = None if limits is None or facts[name].is_full_turn else middle - _counts_of((limits[0] + limits[1]) / 2)
+        zero = None if limits is None or fact.is_full_turn else middle - _counts_of((limits[0] + limits[1]) / 2)
         motors[name] = MotorNotes(zero_count=zero)
     return CalibrationNotes(arm=config.model.name, date=date, adapter_serial=config.adapter_serial, motors=motors)
 
