@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from roboalign.drivers.arm.calibration import (
     write_calibration,
     write_notes,
 )
-from roboalign.drivers.arm.files import RobotFile, read_robot_file, write_robot_file
+from roboalign.drivers.arm.files import CameraFile, RobotFile, read_robot_file, write_robot_file
 from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.drivers.setup.registers import drive_mode, holds, set_modes, write_motor
@@ -61,6 +61,8 @@ class CalibrateConfig:
     """`robot.toml` to write; of one that exists, cameras and limits stay."""
     adapter_serial: str | None = None
     """Serial number of the USB adapter."""
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    """Devices of cameras by the name that a bundle asks for; one that the robot file has keeps its crop and size."""
 
 
 def calibrate(
@@ -80,7 +82,7 @@ def calibrate(
         RobotError: A servo does not answer, or does not report what it should after its registers were written.
     """
     pending = _pending_path(config.calibration)
-    _known_robot(config)
+    _robot_of(config)
     ids = {joint.name: joint.id for joint in config.model.motors}
     _require_all(servos, config.model)
     if pending.is_file() and dialogue.ask(
@@ -124,6 +126,7 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
     Raises:
         CheckFailed: The file holds what would be wrong unnoticed.
     """
+    _robot_of(config)
     calibration = read_calibration(source)
     problems = check_calibration(config.model, calibration)
     if problems:
@@ -331,26 +334,27 @@ def _write_files(
         partial.write_text(content, encoding="utf-8")
         partial.replace(config.calibration)
     write_notes(sidecar_path(config.calibration), bind_notes(notes, calibration))
-    path = config.calibration.absolute()
-    known = _known_robot(config)
-    if known is None:
-        robot = RobotFile(arm=config.model.name, port=config.port, calibration=path)
-    else:
-        robot = dataclasses.replace(known, port=config.port, calibration=path)
+    robot = _robot_of(config)
     write_robot_file(config.robot_file, robot)
     return robot
 
 
-def _known_robot(config: CalibrateConfig) -> RobotFile | None:
-    """The robot file that is there already; one that cannot be read, or is of another arm, is not overwritten."""
-    if not config.robot_file.is_file():
-        return None
-    known = read_robot_file(config.robot_file)
+def _robot_of(config: CalibrateConfig) -> RobotFile:
+    """The robot file to write: what is there already stays, but one of another arm is not overwritten."""
+    path = config.calibration.absolute()
+    known = RobotFile(arm=config.model.name, port=config.port, calibration=path)
+    if config.robot_file.is_file():
+        known = read_robot_file(config.robot_file)
     if known.arm != config.model.name:
         raise ConfigError(
-            f"{config.robot_file} is of a {known.arm}, not of a {config.model.name}; name another file with --robot"
+            f"{config.robot_file} is of a {known.arm}, not of a {config.model.name}; name another file with --out"
         )
-    return known
+    new = CameraFile(device="", size_px=known.image_size_px)
+    cameras = {
+        name: dataclasses.replace(known.cameras.get(name, new), device=device)
+        for name, device in config.cameras.items()
+    }
+    return dataclasses.replace(known, port=config.port, calibration=path, cameras={**known.cameras, **cameras})
 
 
 def _pending_path(calibration: Path) -> Path:

@@ -342,11 +342,27 @@ def test_cameras_and_limits_of_an_older_robot_file_stay(tmp_path):
     assert robot.port == "/dev/serial/by-id/arm"
 
 
+def test_cameras_that_are_named_come_into_the_robot_file(tmp_path):
+    """They had to be written by hand; one that is there keeps what was written."""
+    bench = Bench(horn_seed=1)
+    front = CameraFile(device="/dev/video7", crop=(80, 0, 480, 480), size_px=64)
+    old = RobotFile(arm="so101", port="/dev/old", calibration=tmp_path / "old.json", cameras={"front": front})
+    write_robot_file(tmp_path / "robot.toml", old)
+    named = {"front": "/dev/v4l/by-path/front", "wrist": "/dev/v4l/by-path/wrist"}
+    config = dataclasses.replace(config_of(tmp_path), cameras=named)
+    calibrate(bench.servos, config, Person(["", hold_zero(bench)], [sweep_all(bench)]), sleep=bench.sleep)
+    cameras = read_robot_file(tmp_path / "robot.toml").cameras
+    assert cameras["front"] == dataclasses.replace(front, device=named["front"])
+    assert cameras["wrist"] == CameraFile(device=named["wrist"], size_px=64)
+
+
 def test_a_robot_file_of_another_arm_is_not_overwritten(tmp_path):
     bench = Bench(horn_seed=1)
     write_robot_file(tmp_path / "robot.toml", RobotFile(arm="koch", port="/dev/x", calibration=tmp_path / "k.json"))
     with pytest.raises(ConfigError, match=r"robot\.toml is of a koch, not of a so101"):
         run(bench, tmp_path, person=Person([]))
+    with pytest.raises(ConfigError, match="name another file with --out"):
+        import_calibration(bench.servos, config_of(tmp_path), tmp_path / "theirs.json", Person([]))
 
 
 def test_lerobots_file_is_taken_over_byte_for_byte(bench, tmp_path):

@@ -95,6 +95,8 @@ def test_record_by_its_verb_says_that_it_can_go_on(scripted, capsys, tmp_path):
         (["run", "nano-so101", "--robot", "nowhere.json", "--yes"], "nowhere.json"),
         (["run", "--robot", "nowhere.json"], "name a bundle, nano-so101"),
         (["calibrate", "--port", "/dev/nowhere", "--arm", "so11"], "did you mean so101"),
+        (["calibrate", "--port", "/dev/nowhere", "--camera", "front"], "'front', expected NAME=VALUE"),
+        (["calibrate", "--port", "/dev/nowhere", "--camera", "front=/dev/video0"], "/dev/nowhere"),
         (["setup-motors", "--port", "/dev/nowhere"], "/dev/nowhere"),
         (["teleop", "--pilot", "mouse"], "unknown pilot 'mouse'"),
         (["doctor", "--arm", "so11"], "did you mean so101"),
