@@ -29,7 +29,7 @@ from roboalign.drivers.arm.calibration import (
 from roboalign.drivers.arm.files import CameraFile, RobotFile, read_robot_file, write_robot_file
 from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel
 from roboalign.drivers.setup.dialogue import Dialogue
-from roboalign.drivers.setup.registers import drive_mode, holds, set_modes, write_motor
+from roboalign.drivers.setup.registers import drive_mode, holds, is_turned, set_modes, write_motor
 from roboalign.drivers.setup.servos import ServoBus
 from roboalign.drivers.setup.sweep import JointFacts, JointSweep, calibrate_joint, find_problem
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
@@ -85,9 +85,7 @@ def calibrate(
     _robot_of(config)
     ids = {joint.name: joint.id for joint in config.model.motors}
     _require_all(servos, config.model)
-    if pending.is_file() and dialogue.ask(
-        f"A calibration of an earlier run waits in {pending} to be written. Finish it? [Y/n] "
-    ).lower() in ("", "y", "yes"):
+    if pending.is_file() and _is_wanted(servos, config.model, pending, dialogue):
         return _finish(servos, config, read_calibration(pending), read_notes(sidecar_path(pending)), dialogue)
     dialogue.ask("The arm goes limp now: hold it, then press Enter. ")
     servos.release(config.model.ids)
@@ -142,7 +140,7 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
         return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
     _require_all(servos, config.model)
     motors = {joint.name: calibration[joint.name] for joint in config.model.motors}
-    turned = [name for name, motor in motors.items() if drive_mode(servos, motor.id) and not motor.drive_mode]
+    turned = [name for name, motor in motors.items() if is_turned(servos, motor) and not motor.drive_mode]
     if turned:
         raise CheckFailed(
             f"{source} says drive mode 0, the servos of {', '.join(turned)} have 1: LeRobot writes 0 into its file "
@@ -206,6 +204,18 @@ def joint_facts(model: ArmModel) -> dict[str, JointFacts]:
         )
         for joint in model.motors
     }
+
+
+def _is_wanted(servos: ServoBus, model: ArmModel, pending: Path, dialogue: Dialogue) -> bool:
+    """Asks whether an earlier run is to be finished; one that was swept with another drive mode cannot be."""
+    waiting = read_calibration(pending)
+    known = {joint.name for joint in model.motors}
+    turned = [name for name, motor in waiting.items() if name in known and is_turned(servos, motor)]
+    if turned:
+        dialogue.say(f"What waits in {pending} was swept with another drive mode of {', '.join(turned)}: sweep again.")
+        return False
+    question = f"A calibration of an earlier run waits in {pending} to be written. Finish it? [Y/n] "
+    return dialogue.ask(question).lower() in ("", "y", "yes")
 
 
 def _sweep_until_sound(

@@ -13,7 +13,7 @@ from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel, JointModel
 from roboalign.drivers.setup.servos import ServoBus
 from roboalign.sdk.errors import RobotError
 
-__all__ = ["drive_mode", "find_difference", "holds", "set_modes", "write_motor"]
+__all__ = ["drive_mode", "find_difference", "holds", "is_turned", "set_modes", "write_motor"]
 
 _SETTLE_COUNTS = 40  # a limp arm may sink by so much between two readings
 _DYNAMIXEL_POSITION = 3  # operating mode
@@ -24,14 +24,18 @@ def drive_mode(servos: ServoBus, servo: int) -> int:
     return servos.read(servo, "drive_mode") & 1 if servos.protocol == "dynamixel" else 0
 
 
+def is_turned(servos: ServoBus, motor: MotorCalibration) -> bool:
+    """True when a Dynamixel counts the other way round than when it was calibrated."""
+    return servos.protocol == "dynamixel" and drive_mode(servos, motor.id) != motor.drive_mode
+
+
 def find_difference(servos: ServoBus, motor: MotorCalibration) -> str:
     """Returns what a servo holds that the file says otherwise; empty when nothing is."""
     offset = servos.read(motor.id, "homing_offset")
     if offset != motor.homing_offset:
         return f"holds offset {offset}, the file says {motor.homing_offset}"
-    mode = drive_mode(servos, motor.id)
-    if servos.protocol == "dynamixel" and mode != motor.drive_mode:
-        return f"has drive mode {mode}, the file says {motor.drive_mode}"
+    if is_turned(servos, motor):
+        return f"has drive mode {1 - motor.drive_mode}, the file says {motor.drive_mode}"
     return ""
 
 
@@ -53,14 +57,14 @@ def write_motor(servos: ServoBus, joint: JointModel, motor: MotorCalibration) ->
     """Writes one motor's registers and checks that its position is reported as they mean it."""
     name = joint.name
     before = servos.encoder_counts((motor.id,), {motor.id: servos.read(motor.id, "homing_offset")})
-    is_turned = _set_drive_mode(servos, motor.id, motor.drive_mode)
+    has_turned = _set_drive_mode(servos, motor.id, motor.drive_mode)
     for register, value in _registers(motor):
         servos.write(motor.id, register, value)
     after = servos.encoder_counts((motor.id,), {motor.id: motor.homing_offset})
     if motor.id not in before or motor.id not in after:
         raise RobotError(f"{name} (id {motor.id}) stopped answering while it was written; run the same command again")
     half = COUNTS_PER_TURN // 2
-    expected = -before[motor.id] if is_turned else before[motor.id]
+    expected = -before[motor.id] if has_turned else before[motor.id]
     off = (after[motor.id] - expected + half) % COUNTS_PER_TURN - half
     if abs(off) > _SETTLE_COUNTS:
         raise RobotError(

@@ -179,6 +179,20 @@ def test_a_wrist_that_its_maker_turned_round_is_calibrated_as_it_is_and_connects
     assert angles[:6] == pytest.approx([0.4] * 6, abs=0.01)
 
 
+def test_a_sweep_of_before_the_servo_was_turned_is_not_finished(tmp_path):
+    """An interrupted run of before noted drive mode 0 for every servo; written now, its range would be mirrored."""
+    bench = Bench("koch")
+    source, config = theirs_with(tmp_path, drive_mode=0)
+    waiting = tmp_path / ".koch.pending.json"
+    waiting.write_text(source.read_text())
+    bench.servos.write(3, "drive_mode", 1)
+    person = Person(["", hold_zero(bench)], [sweep_all(bench)])
+    calibrate(bench.servos, config, person, sleep=bench.sleep)
+    assert "swept with another drive mode of elbow_flex: sweep again" in person.said[0]
+    assert read_calibration(tmp_path / "koch.json")["elbow_flex"].drive_mode == 1
+    assert not waiting.exists()
+
+
 def theirs_with(tmp_path, drive_mode):
     """A file as of LeRobot's Koch leader, whose elbow it turns round."""
     middle = {"homing_offset": 0, "range_min": 500, "range_max": 3500}
