@@ -137,7 +137,8 @@ def _from_urdf(file: RobotFile, geometry: Geometry) -> tuple[RobotSpec, Kinemati
 def _narrowed(base: RobotSpec, file: RobotFile, joints: Joints) -> RobotSpec:
     """Returns the spec inside the sweep and the limits of the file; limits of the file that widen are refused."""
     lower, upper, speed = [], [], []
-    for index, name in enumerate(base.joint_names):
+    names = file.model.joint_names  # LeRobot's, by which the file limits them
+    for index, name in enumerate(names):
         limit = file.limits.get(name, JointLimit())
         low, high = base.joint_lower_rad[index], base.joint_upper_rad[index]
         top = base.joint_max_speed_rad_s[index]
@@ -160,8 +161,8 @@ def _narrowed(base: RobotSpec, file: RobotFile, joints: Joints) -> RobotSpec:
         joint_lower_rad=tuple(lower),
         joint_upper_rad=tuple(upper),
         joint_max_speed_rad_s=tuple(speed),
-        home_joint_pos_rad=_inside("home", base.home_joint_pos_rad, base.joint_names, lower, upper),
-        park_joint_pos_rad=_inside("park", base.park_joint_pos_rad, base.joint_names, lower, upper),
+        home_joint_pos_rad=_inside("home", base.home_joint_pos_rad, names, lower, upper),
+        park_joint_pos_rad=_inside("park", base.park_joint_pos_rad, names, lower, upper),
         gripper_max_width_m=joints.gripper_max_width_m,
     )
 

@@ -1,6 +1,6 @@
 """The serial arms we know: joints from base to hand, ids, motors, and which kinematics fits.
 
-Ids and motors of so100, so101, koch, omx, widowx and viperx are those of LeRobot, so that an arm which was set
+Ids and motors of so100, so101, lekiwi, koch, omx, widowx and viperx are those of LeRobot, so that an arm which was set
 up with either tool works with the other (`src/lerobot/robots` and `src/lerobot/teleoperators/widowx` of
 https://github.com/huggingface/lerobot); OpenManipulator-X is of https://emanual.robotis.com. Speeds are the no-load
 figures of the makers' data sheets at the nominal voltage. Nothing here was tried on hardware.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from roboalign.sdk.errors import ConfigError, unknown_name
@@ -74,6 +74,8 @@ class ArmModel:
     """Joints without end stops, whose range LeRobot writes as 0 to 4095."""
     lerobot_type: str | None = None
     """LeRobot's name of it, which is also the folder of its calibration files."""
+    others: Mapping[str, int] = field(default_factory=dict)
+    """Ids of what else hangs on the bus, by the name in LeRobot's file; the arm neither reads nor writes it."""
 
     @property
     def motors(self) -> tuple[JointModel, ...]:
@@ -148,9 +150,13 @@ MOTORS: Mapping[str, MotorModel] = MappingProxyType(
 """Servos by name."""
 
 
-def _so(name: str, kinematics: str | None) -> ArmModel:
+def _so(
+    name: str, kinematics: str | None, lerobot_type: str, *, prefix: str = "", others: Mapping[str, int] | None = None
+) -> ArmModel:
     names = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-    joints = tuple(JointModel(name=joint, id=index, motor="sts3215") for index, joint in enumerate(names, start=1))
+    joints = tuple(
+        JointModel(name=prefix + joint, id=index, motor="sts3215") for index, joint in enumerate(names, start=1)
+    )
     return ArmModel(
         name=name,
         protocol="feetech",
@@ -158,8 +164,9 @@ def _so(name: str, kinematics: str | None) -> ArmModel:
         joints=joints[:-1],
         gripper=joints[-1],
         kinematics=kinematics,
-        full_turn=("wrist_roll",),
-        lerobot_type=f"{name}_follower",
+        full_turn=(f"{prefix}wrist_roll",),
+        lerobot_type=lerobot_type,
+        others=MappingProxyType(dict(others or {})),
     )
 
 
@@ -210,12 +217,15 @@ _KOCH = {
 }
 _OPENMANIPULATOR = dict.fromkeys(("joint1", "joint2", "joint3", "joint4", "gripper"), "xm430-w350")
 
+_LEKIWI_WHEELS = {"base_left_wheel": 7, "base_back_wheel": 8, "base_right_wheel": 9}
+
 ARMS: Mapping[str, ArmModel] = MappingProxyType(
     {
         arm.name: arm
         for arm in (
-            _so("so100", None),
-            _so("so101", "so101"),
+            _so("so100", None, "so100_follower"),
+            _so("so101", "so101", "so101_follower"),
+            _so("lekiwi", "so101", "lekiwi", prefix="arm_", others=_LEKIWI_WHEELS),
             _dynamixel("koch", 1, _KOCH, lerobot_type="koch_follower"),
             _dynamixel("koch_leader", 1, dict.fromkeys(_KOCH, "xl330-m077"), lerobot_type="koch_leader"),
             _dynamixel("omx", 11, {**_KOCH, "elbow_flex": "xl430-w250"}, lerobot_type="omx_follower"),
@@ -225,7 +235,8 @@ ARMS: Mapping[str, ArmModel] = MappingProxyType(
         )
     }
 )
-"""Arms by name. `koch` is version 1.1; the leaders of SO-100 and SO-101 have the ids of the followers."""
+"""Arms by name. `lekiwi` is the SO-101 on its wheels, which stay as they are; `koch` is version 1.1; the leaders of
+SO-100 and SO-101 have the ids of the followers."""
 
 
 def find_arm(name: str) -> ArmModel:

@@ -120,7 +120,7 @@ class ProcessLink:
             with suppress(RobotError):  # what it said before it ended
                 while True:
                     self._answer(_LAST_WORD_TIMEOUT_S)
-            raise RobotError(f"the bus owner has ended ({err}); call disconnect(), then connect()") from err
+            raise self._ended(err) from err
         while (state := self._answer(_ANSWER_TIMEOUT_S)).number != self._number:
             pass  # the answer to an earlier question, for which we did not wait long enough
         return state
@@ -152,14 +152,23 @@ class ProcessLink:
             try:
                 data = self._socket.recv(_CHUNK)
             except OSError as err:
-                raise RobotError(f"the bus owner has ended ({err}); call disconnect(), then connect()") from err
+                raise self._ended(err) from err
             if not data:
-                raise RobotError("the bus owner has ended; call disconnect(), then connect()")
+                raise self._ended("it hung up")
             self._answers += self._lines.feed(data)
         state = decode_state(self._answers.pop(0))
         if state.state is State.DISCONNECTED:
             self._last_word = state
         return state
+
+    def _ended(self, why: object) -> RobotError:
+        """Returns what to tell of an owner that is gone: one that left no word was killed, and let nobody go."""
+        if self._last_word is not None:
+            return RobotError(f"the bus owner has ended ({why}); call disconnect(), then connect()")
+        return RobotError(
+            f"the bus owner has ended without a word ({why}), so the arm may still hold with its torque on; cut the "
+            "power, or disconnect() and connect() again, which takes the arm up"
+        )
 
 
 class _Client:

@@ -253,9 +253,10 @@ class SerialArm:
         Blocks until the port is free.
 
         Raises:
-            RobotError: It is closed, but a servo may have kept its torque; the message says which and why.
+            RobotError: It is closed, but a servo may have kept its torque; the message says which and why. Or the
+                owner left no word, and nobody knows.
         """
-        link = self._link
+        link, unsure = self._link, ""
         if link is None:
             return
         try:
@@ -264,11 +265,14 @@ class SerialArm:
             while state.state is not State.DISCONNECTED and waited_s < _CLOSE_TIMEOUT_S:
                 state = self._pause(_POLL_S)
                 waited_s += _POLL_S
-        except RobotError:  # the owner is gone, or has ended between two questions
-            pass
+            unsure = f"the bus owner goes on by itself ({state.state.value}: {state.reason})"
+        except RobotError as err:  # the owner was killed, or has ended between two questions
+            unsure = str(err)
         finally:
             self._drop()
-        if link.last_word is not None and link.last_word.kept:
+        if link.last_word is None:
+            raise RobotError(f"{self.spec.name} is closed, but it is not known whether it was let go: {unsure}")
+        if link.last_word.kept:
             raise RobotError(f"{self.spec.name} is closed, but not let go: {link.last_word.reason}; cut the power")
 
     def _drop(self) -> None:

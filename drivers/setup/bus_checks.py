@@ -14,6 +14,7 @@ from roboalign.drivers.bus.bus import Device
 from roboalign.drivers.bus.types import Reply
 from roboalign.drivers.setup.calibrate import check_calibration
 from roboalign.drivers.setup.checks import Check
+from roboalign.drivers.setup.registers import find_difference
 from roboalign.drivers.setup.servos import ServoBus
 from roboalign.sdk.errors import RoboalignError, RobotError
 
@@ -98,7 +99,7 @@ def _duplicates(devices: Mapping[int, Device]) -> Check:
 def _ids(model: ArmModel, devices: Mapping[int, Device]) -> Check:
     names = {number: joint.name for joint in model.motors for number in (joint.id, *joint.shadow_ids)}
     missing = [f"{number} ({name})" for number, name in names.items() if number not in devices]
-    strange = [number for number in devices if number not in names]
+    strange = [number for number in devices if number not in (*names, *model.others.values())]
     if missing:
         remedy = (
             "check the cable to it and to its neighbour; if it never had its id: roboalign setup-motors --only NAME; "
@@ -215,15 +216,18 @@ def _calibration(servos: ServoBus, model: ArmModel, file: RobotFile, ids: Sequen
         return Check.failed("calibration", f"{side.name} is not of {file.calibration.name}: {stale}", remedy)
     problems = check_calibration(model, calibration)
     unread = []
-    for name, motor in calibration.items():
+    for joint in model.motors:
+        name, motor = joint.name, calibration.get(joint.name)
+        if motor is None:
+            continue
         try:
-            offset = servos.read(motor.id, "homing_offset") if motor.id in ids else None
+            difference = find_difference(servos, motor) if motor.id in ids else None
         except RobotError:
-            offset = None
-        if offset is None:
+            difference = None
+        if difference is None:
             unread.append(name)
-        elif offset != motor.homing_offset:
-            problems.append(f"{name} holds offset {offset}, the file says {motor.homing_offset}")
+        elif difference:
+            problems.append(f"{name} {difference}")
     if problems:
         remedy = f"roboalign calibrate; if another arm's file was named, put the right one into {file.calibration.name}"
         return Check.failed("calibration", "; ".join(problems), remedy)

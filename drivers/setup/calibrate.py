@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from roboalign.drivers.arm.calibration import (
     write_calibration,
     write_notes,
 )
-from roboalign.drivers.arm.files import RobotFile, read_robot_file, write_robot_file
-from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel, JointModel
+from roboalign.drivers.arm.files import CameraFile, RobotFile, read_robot_file, write_robot_file
+from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel
 from roboalign.drivers.setup.dialogue import Dialogue
+from roboalign.drivers.setup.registers import drive_mode, holds, is_turned, set_modes, write_motor
 from roboalign.drivers.setup.servos import ServoBus
 from roboalign.drivers.setup.sweep import JointFacts, JointSweep, calibrate_joint, find_problem
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
@@ -39,13 +40,11 @@ __all__ = ["CalibrateConfig", "calibrate", "check_calibration", "import_calibrat
 ZERO_POSE = {
     "so101": "upper arm upright, forearm and gripper straight forward, jaws closed and upwards (the URDF's zero)",
 }
-"""The pose in which the URDF's joints are zero, by arm, in words."""
+"""The pose in which the URDF's joints are zero, by simulated arm, in words."""
 
 _SAMPLE_S = 0.02
 _MAX_LOST = 25
-_SETTLE_COUNTS = 40  # a limp arm may sink by so much between two readings
 _MAX_ROUNDS = 5
-_DYNAMIXEL_POSITION = 3  # operating mode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +61,8 @@ class CalibrateConfig:
     """`robot.toml` to write; of one that exists, cameras and limits stay."""
     adapter_serial: str | None = None
     """Serial number of the USB adapter."""
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    """Devices of cameras by the name that a bundle asks for; one that the robot file has keeps its crop and size."""
 
 
 def calibrate(
@@ -81,18 +82,17 @@ def calibrate(
         RobotError: A servo does not answer, or does not report what it should after its registers were written.
     """
     pending = _pending_path(config.calibration)
-    _known_robot(config)
+    _robot_of(config)
     ids = {joint.name: joint.id for joint in config.model.motors}
     _require_all(servos, config.model)
-    if pending.is_file() and dialogue.ask(
-        f"A calibration of an earlier run waits in {pending} to be written. Finish it? [Y/n] "
-    ).lower() in ("", "y", "yes"):
+    if pending.is_file() and _is_wanted(servos, config.model, pending, dialogue):
         return _finish(servos, config, read_calibration(pending), read_notes(sidecar_path(pending)), dialogue)
     dialogue.ask("The arm goes limp now: hold it, then press Enter. ")
     servos.release(config.model.ids)
-    _set_modes(servos, config.model)
+    set_modes(servos, config.model)
     offsets = {number: servos.read(number, "homing_offset") for number in ids.values()}
-    pose = ZERO_POSE.get(config.model.name, "the middle of every joint's travel")
+    modes = {name: drive_mode(servos, number) for name, number in ids.items()}
+    pose = ZERO_POSE.get(config.model.kinematics or "", "the middle of every joint's travel")
     dialogue.ask(f"Hold the arm in its zero pose: {pose}. Then press Enter. ")
     sweeps = {name: JointSweep(count) for name, count in _counts(servos, ids, offsets, sleep).items()}
     zeros = {name: sweep.start for name, sweep in sweeps.items()}
@@ -108,7 +108,9 @@ def calibrate(
         adapter_serial=config.adapter_serial,
         motors=noted,
     )
-    calibration = {name: result.calibration for name, result in results.items()}
+    calibration = {
+        name: dataclasses.replace(result.calibration, drive_mode=modes[name]) for name, result in results.items()
+    }
     write_calibration(pending, calibration)
     write_notes(sidecar_path(pending), bind_notes(notes, calibration))
     return _finish(servos, config, calibration, notes, dialogue)
@@ -122,6 +124,7 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
     Raises:
         CheckFailed: The file holds what would be wrong unnoticed.
     """
+    _robot_of(config)
     calibration = read_calibration(source)
     problems = check_calibration(config.model, calibration)
     if problems:
@@ -136,15 +139,25 @@ def import_calibration(servos: ServoBus | None, config: CalibrateConfig, source:
         dialogue.say("No servo was asked whether its registers agree: without the arm's port only the file was read.")
         return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
     _require_all(servos, config.model)
-    other = [name for name, motor in calibration.items() if not _holds(servos, motor)]
+    motors = {joint.name: calibration[joint.name] for joint in config.model.motors}
+    turned = [name for name, motor in motors.items() if is_turned(servos, motor) and not motor.drive_mode]
+    if turned:
+        raise CheckFailed(
+            f"{source} says drive mode 0, the servos of {', '.join(turned)} have 1: LeRobot writes 0 into its file "
+            "without asking the servo, so nobody knows how they were swept; sweep the arm: roboalign calibrate"
+        )
+    other = [name for name, motor in motors.items() if not holds(servos, motor)]
     if other:
-        question = f"The servos of {', '.join(other)} hold another homing offset. Write the file's to them? [y/N] "
-        if dialogue.ask(question).lower() not in ("y", "yes"):
-            raise CheckFailed(f"{source} is not the calibration of this arm: the offsets of {', '.join(other)} differ")
+        what = f"homing offset or drive mode of {', '.join(other)}"
+        if dialogue.ask(f"The servos hold another {what}. Write the file's to them? [y/N] ").lower() not in (
+            "y",
+            "yes",
+        ):
+            raise CheckFailed(f"{source} is not the calibration of this arm: {what} differ")
         servos.release(config.model.ids)
-        _set_modes(servos, config.model)
+        set_modes(servos, config.model)
         for name in other:
-            _write_motor(servos, config.model.motor(name), calibration[name])
+            write_motor(servos, config.model.motor(name), calibration[name])
     return _write_files(config, calibration, notes, content=source.read_text(encoding="utf-8"))
 
 
@@ -156,6 +169,8 @@ def check_calibration(model: ArmModel, calibration: Mapping[str, MotorCalibratio
     if missing:
         problems.append(f"it lacks {', '.join(missing)}")
     for name, motor in calibration.items():
+        if name in model.others:
+            continue
         if name not in facts:
             problems.append(f"{model.name} has no motor {name!r}")
             continue
@@ -178,7 +193,7 @@ def joint_facts(model: ArmModel) -> dict[str, JointFacts]:
     limits: dict[str, tuple[float, float]] = {}
     if model.kinematics is not None:
         spec = find_robot(model.kinematics).spec(96)
-        limits = dict(zip(spec.joint_names, zip(spec.joint_lower_rad, spec.joint_upper_rad, strict=True), strict=True))
+        limits = dict(zip(model.joint_names, zip(spec.joint_lower_rad, spec.joint_upper_rad, strict=True), strict=True))
     return {
         joint.name: JointFacts(
             name=joint.name,
@@ -189,6 +204,18 @@ def joint_facts(model: ArmModel) -> dict[str, JointFacts]:
         )
         for joint in model.motors
     }
+
+
+def _is_wanted(servos: ServoBus, model: ArmModel, pending: Path, dialogue: Dialogue) -> bool:
+    """Asks whether an earlier run is to be finished; one that was swept with another drive mode cannot be."""
+    waiting = read_calibration(pending)
+    known = {joint.name for joint in model.motors}
+    turned = [name for name, motor in waiting.items() if name in known and is_turned(servos, motor)]
+    if turned:
+        dialogue.say(f"What waits in {pending} was swept with another drive mode of {', '.join(turned)}: sweep again.")
+        return False
+    question = f"A calibration of an earlier run waits in {pending} to be written. Finish it? [Y/n] "
+    return dialogue.ask(question).lower() in ("", "y", "yes")
 
 
 def _sweep_until_sound(
@@ -225,20 +252,6 @@ def _sweep_until_sound(
             break
         dialogue.say("Move those joints again (what was swept counts), then press Enter; Ctrl-C gives up.")
     raise CheckFailed(f"calibration refused, nothing was written: {'; '.join(problems)}")
-
-
-def _holds(servos: ServoBus, motor: MotorCalibration) -> bool:
-    """True when a servo has this offset, and a mode in which it is not cut."""
-    is_cut = servos.protocol == "dynamixel" and abs(motor.homing_offset) > COUNTS_PER_TURN // 4
-    is_plain = is_cut and servos.read(motor.id, "operating_mode") == _DYNAMIXEL_POSITION
-    return not is_plain and servos.read(motor.id, "homing_offset") == motor.homing_offset
-
-
-def _set_modes(servos: ServoBus, model: ArmModel) -> None:
-    """Puts every servo into the mode that LeRobot uses too, where it is not."""
-    for joint in model.motors:
-        for number in (joint.id, *joint.shadow_ids):
-            servos.write(number, "operating_mode", model.position_mode(joint))
 
 
 def _counts(
@@ -283,10 +296,10 @@ def _imported_notes(
     """LeRobot's degrees are zero at the middle of the range; the URDF's zero follows from its limits."""
     facts = joint_facts(config.model)
     motors = {}
-    for name, motor in calibration.items():
-        limits = facts[name].limits_rad
+    for name, fact in facts.items():
+        motor, limits = calibration[name], fact.limits_rad
         middle = (motor.range_min + motor.range_max) / 2
-        zero = None if limits is None or facts[name].is_full_turn else middle - _counts_of((limits[0] + limits[1]) / 2)
+        zero = None if limits is None or fact.is_full_turn else middle - _counts_of((limits[0] + limits[1]) / 2)
         motors[name] = MotorNotes(zero_count=zero)
     return CalibrationNotes(arm=config.model.name, date=date, adapter_serial=config.adapter_serial, motors=motors)
 
@@ -305,7 +318,7 @@ def _finish(
     """Writes the registers, then the files, then forgets what was pending."""
     servos.release(config.model.ids)
     for name, motor in calibration.items():
-        _write_motor(servos, config.model.motor(name), motor)
+        write_motor(servos, config.model.motor(name), motor)
         dialogue.say(f"  {name}: offset {motor.homing_offset:+d}, {motor.range_min} to {motor.range_max} counts")
     robot = _write_files(config, calibration, notes)
     pending = _pending_path(config.calibration)
@@ -313,53 +326,6 @@ def _finish(
         path.unlink(missing_ok=True)
     dialogue.say(f"Written: {config.calibration}, {sidecar_path(config.calibration).name}, {config.robot_file}")
     return robot
-
-
-def _write_motor(servos: ServoBus, joint: JointModel, motor: MotorCalibration) -> None:
-    """Writes one motor's registers and checks that its position is reported as they mean it."""
-    name = joint.name
-    before = servos.encoder_counts((motor.id,), {motor.id: servos.read(motor.id, "homing_offset")})
-    for register, value in _registers(motor):
-        servos.write(motor.id, register, value)
-    after = servos.encoder_counts((motor.id,), {motor.id: motor.homing_offset})
-    if motor.id not in before or motor.id not in after:
-        raise RobotError(f"{name} (id {motor.id}) stopped answering while it was written; run the same command again")
-    half = COUNTS_PER_TURN // 2
-    off = (after[motor.id] - before[motor.id] + half) % COUNTS_PER_TURN - half
-    if abs(off) > _SETTLE_COUNTS:
-        raise RobotError(
-            f"{name} (id {motor.id}) reports a position {off:+d} counts from where its new offset puts it: either it "
-            "was moved, or its firmware applies the offset otherwise; keep the arm still and run the same command again"
-        )
-    for helper in joint.shadow_ids:
-        _align(servos, joint, helper)
-
-
-def _align(servos: ServoBus, joint: JointModel, helper: int) -> None:
-    """Makes a second servo on the axis report the position of the first, whose goals and offset it gets as well."""
-    half = COUNTS_PER_TURN // 2
-    found = servos.read_many((joint.id, helper), "present_position")
-    if len(found) == 2:
-        offset = servos.read(helper, "homing_offset") + found[joint.id] - found[helper]
-        servos.write(helper, "homing_offset", (offset + half) % COUNTS_PER_TURN - half)
-        found = servos.read_many((joint.id, helper), "present_position")
-    if len(found) < 2:
-        raise RobotError(f"{joint.name} (id {helper}) stopped answering while it was written; run the same again")
-    off = (found[helper] - found[joint.id] + half) % COUNTS_PER_TURN - half
-    if abs(off) > _SETTLE_COUNTS:
-        raise RobotError(
-            f"{joint.name} (id {helper}) reports a position {off:+d} counts from its motor's (id {joint.id}), although "
-            "its offset was written for it; keep the arm still and run the same command again"
-        )
-
-
-def _registers(motor: MotorCalibration) -> Sequence[tuple[str, int]]:
-    """What LeRobot writes too."""
-    return (
-        ("homing_offset", motor.homing_offset),
-        ("min_position_limit", motor.range_min),
-        ("max_position_limit", motor.range_max),
-    )
 
 
 def _write_files(
@@ -378,26 +344,27 @@ def _write_files(
         partial.write_text(content, encoding="utf-8")
         partial.replace(config.calibration)
     write_notes(sidecar_path(config.calibration), bind_notes(notes, calibration))
-    path = config.calibration.absolute()
-    known = _known_robot(config)
-    if known is None:
-        robot = RobotFile(arm=config.model.name, port=config.port, calibration=path)
-    else:
-        robot = dataclasses.replace(known, port=config.port, calibration=path)
+    robot = _robot_of(config)
     write_robot_file(config.robot_file, robot)
     return robot
 
 
-def _known_robot(config: CalibrateConfig) -> RobotFile | None:
-    """The robot file that is there already; one that cannot be read, or is of another arm, is not overwritten."""
-    if not config.robot_file.is_file():
-        return None
-    known = read_robot_file(config.robot_file)
+def _robot_of(config: CalibrateConfig) -> RobotFile:
+    """The robot file to write: what is there already stays, but one of another arm is not overwritten."""
+    path = config.calibration.absolute()
+    known = RobotFile(arm=config.model.name, port=config.port, calibration=path)
+    if config.robot_file.is_file():
+        known = read_robot_file(config.robot_file)
     if known.arm != config.model.name:
         raise ConfigError(
-            f"{config.robot_file} is of a {known.arm}, not of a {config.model.name}; name another file with --robot"
+            f"{config.robot_file} is of a {known.arm}, not of a {config.model.name}; name another file with --out"
         )
-    return known
+    new = CameraFile(device="", size_px=known.image_size_px)
+    cameras = {
+        name: dataclasses.replace(known.cameras.get(name, new), device=device)
+        for name, device in config.cameras.items()
+    }
+    return dataclasses.replace(known, port=config.port, calibration=path, cameras={**known.cameras, **cameras})
 
 
 def _pending_path(calibration: Path) -> Path:

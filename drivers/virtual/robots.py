@@ -48,7 +48,7 @@ class VirtualRobot:
     @property
     def has_body(self) -> bool:
         """True when the simulated SO-101 has the same joints and can stand in for it."""
-        return self.joints == JOINTS
+        return tuple(name.removeprefix("arm_") for name in self.joints) == JOINTS
 
 
 VIRTUAL_ROBOTS = {
@@ -128,6 +128,7 @@ def make_arm(
         zero = COUNTS_PER_TURN // 2 if horn_seed is None else dice.randrange(COUNTS_PER_TURN)
         seats.append(Seat(make_servo(name, motor.id, Encoder(zero_count=zero)), joint))
         seats += [Seat(_shadow(name, number, motor.id, zero), joint) for number in motor.shadow_ids]
+    seats += [Seat(make_servo(names[0], number), None) for number in find_arm(robot).others.values()]
     return VirtualArm(plant or make_plant(robot), seats, start_s=start_s)
 
 

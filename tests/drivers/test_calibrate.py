@@ -5,6 +5,7 @@ import json
 from datetime import datetime, timezone
 
 import pytest
+from tests.drivers.arm.test_servos import widowx_servos
 from tests.drivers.setup_bench import Bench, Person
 
 from roboalign.drivers.arm.assembly import assemble
@@ -13,12 +14,11 @@ from roboalign.drivers.arm.files import CameraFile, RobotFile, read_robot_file, 
 from roboalign.drivers.arm.models import find_arm
 from roboalign.drivers.setup.calibrate import (
     CalibrateConfig,
-    _set_modes,
-    _write_motor,
     calibrate,
     check_calibration,
     import_calibration,
 )
+from roboalign.drivers.setup.registers import find_difference, set_modes, write_motor
 from roboalign.drivers.virtual.robots import JOINTS
 from roboalign.drivers.virtual.servo import RAD_PER_COUNT
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
@@ -144,11 +144,90 @@ def test_an_offset_that_a_dynamixel_would_cut_is_not_taken_for_held(tmp_path):
     config = CalibrateConfig(
         model=find_arm("koch"), port="/dev/x", calibration=tmp_path / "koch.json", robot_file=tmp_path / "koch.toml"
     )
-    with pytest.raises(CheckFailed, match="the offsets of elbow_flex differ"):
+    with pytest.raises(CheckFailed, match="homing offset or drive mode of elbow_flex differ"):
         import_calibration(bench.servos, config, tmp_path / "theirs.json", Person(["n"]))
     import_calibration(bench.servos, config, tmp_path / "theirs.json", Person(["y"]))
     assert bench.servos.read(3, "operating_mode") == 4
     assert bench.servos.read(3, "present_position") == pytest.approx(bench.arm.find(3).count + 1202, abs=2)
+
+
+def test_a_wrist_that_its_maker_turned_round_is_calibrated_as_it_is_and_connects(tmp_path):
+    """The file said drive mode 0 whatever the register held, so a WidowX was refused on connecting."""
+    bench, model = Bench("widowx", horn_seed=5), find_arm("widowx")
+    bench.arm.find(7).encoder = dataclasses.replace(bench.arm.find(7).encoder, sign=-1)
+    bench.servos.write(7, "drive_mode", 0x05)
+
+    def turn(rad):
+        bench.place(**{motor.name: rad for motor in model.motors})
+        return ""
+
+    hands = [lambda rad=rad: turn(rad / 10) for rad in (*range(0, -13, -1), *range(-12, 13))]
+    config = CalibrateConfig(
+        model=model, port="/dev/x", calibration=tmp_path / "w.json", robot_file=tmp_path / "w.toml"
+    )
+    calibrate(bench.servos, config, Person(["", lambda _: turn(0.0)], [hands]), sleep=bench.sleep)
+    calibration = read_calibration(tmp_path / "w.json")
+    modes = {name: motor.drive_mode for name, motor in calibration.items()}
+    assert modes == {**dict.fromkeys(modes, 0), "wrist_angle": 1}
+    assert bench.servos.read(7, "drive_mode") == 0x05
+    bench.servos.bus.close()
+    servos = widowx_servos(bench.servos.bus, calibration)
+    servos.open()
+    turn(0.4)
+    readings, _ = servos.read(range(7))
+    angles = [units.rad(readings[index].position) for index, units in enumerate(servos.parts.joints.units)]
+    assert angles[:6] == pytest.approx([0.4] * 6, abs=0.01)
+
+
+def test_a_sweep_of_before_the_servo_was_turned_is_not_finished(tmp_path):
+    """An interrupted run of before noted drive mode 0 for every servo; written now, its range would be mirrored."""
+    bench = Bench("koch")
+    source, config = theirs_with(tmp_path, drive_mode=0)
+    waiting = tmp_path / ".koch.pending.json"
+    waiting.write_text(source.read_text())
+    bench.servos.write(3, "drive_mode", 1)
+    person = Person(["", hold_zero(bench)], [sweep_all(bench)])
+    calibrate(bench.servos, config, person, sleep=bench.sleep)
+    assert "swept with another drive mode of elbow_flex: sweep again" in person.said[0]
+    assert read_calibration(tmp_path / "koch.json")["elbow_flex"].drive_mode == 1
+    assert not waiting.exists()
+
+
+def theirs_with(tmp_path, drive_mode):
+    """A file as of LeRobot's Koch leader, whose elbow it turns round."""
+    middle = {"homing_offset": 0, "range_min": 500, "range_max": 3500}
+    content = {name: {"id": number, "drive_mode": 0, **middle} for number, name in enumerate(JOINTS, start=1)}
+    content["elbow_flex"]["drive_mode"] = drive_mode
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(content))
+    return path, CalibrateConfig(
+        model=find_arm("koch"), port="/dev/x", calibration=tmp_path / "koch.json", robot_file=tmp_path / "koch.toml"
+    )
+
+
+def test_a_drive_mode_of_the_file_is_written_to_its_servo(tmp_path):
+    """The servo kept its own, so the arm was refused on connecting, and told to calibrate again."""
+    bench = Bench("koch")
+    source, config = theirs_with(tmp_path, drive_mode=1)
+    with pytest.raises(CheckFailed, match="homing offset or drive mode of elbow_flex differ"):
+        import_calibration(bench.servos, config, source, Person(["n"]))
+    motor = read_calibration(source)["elbow_flex"]
+    assert find_difference(bench.servos, motor) == "has drive mode 0, the file says 1"
+    bench.place(elbow_flex=0.5)
+    before = bench.servos.read(3, "present_position")
+    import_calibration(bench.servos, config, source, Person(["y"]))
+    assert not find_difference(bench.servos, motor)
+    assert bench.servos.read(3, "present_position") == pytest.approx(-before % 4096, abs=2)
+
+
+def test_a_file_that_may_hide_a_turned_servo_is_not_taken_over(tmp_path):
+    """LeRobot writes 0 for a joint that it swept with 1: with 0 in the servo the joint would turn the other way."""
+    bench = Bench("koch")
+    source, config = theirs_with(tmp_path, drive_mode=0)
+    bench.servos.write(3, "drive_mode", 1)
+    with pytest.raises(CheckFailed, match=r"says drive mode 0, the servos of elbow_flex have 1: .*sweep the arm"):
+        import_calibration(bench.servos, config, source, Person([]))
+    assert not config.calibration.exists()
 
 
 @pytest.mark.parametrize("seed", [4, 8])
@@ -277,11 +356,27 @@ def test_cameras_and_limits_of_an_older_robot_file_stay(tmp_path):
     assert robot.port == "/dev/serial/by-id/arm"
 
 
+def test_cameras_that_are_named_come_into_the_robot_file(tmp_path):
+    """They had to be written by hand; one that is there keeps what was written."""
+    bench = Bench(horn_seed=1)
+    front = CameraFile(device="/dev/video7", crop=(80, 0, 480, 480), size_px=64)
+    old = RobotFile(arm="so101", port="/dev/old", calibration=tmp_path / "old.json", cameras={"front": front})
+    write_robot_file(tmp_path / "robot.toml", old)
+    named = {"front": "/dev/v4l/by-path/front", "wrist": "/dev/v4l/by-path/wrist"}
+    config = dataclasses.replace(config_of(tmp_path), cameras=named)
+    calibrate(bench.servos, config, Person(["", hold_zero(bench)], [sweep_all(bench)]), sleep=bench.sleep)
+    cameras = read_robot_file(tmp_path / "robot.toml").cameras
+    assert cameras["front"] == dataclasses.replace(front, device=named["front"])
+    assert cameras["wrist"] == CameraFile(device=named["wrist"], size_px=64)
+
+
 def test_a_robot_file_of_another_arm_is_not_overwritten(tmp_path):
     bench = Bench(horn_seed=1)
     write_robot_file(tmp_path / "robot.toml", RobotFile(arm="koch", port="/dev/x", calibration=tmp_path / "k.json"))
     with pytest.raises(ConfigError, match=r"robot\.toml is of a koch, not of a so101"):
         run(bench, tmp_path, person=Person([]))
+    with pytest.raises(ConfigError, match="name another file with --out"):
+        import_calibration(bench.servos, config_of(tmp_path), tmp_path / "theirs.json", Person([]))
 
 
 def test_lerobots_file_is_taken_over_byte_for_byte(bench, tmp_path):
@@ -314,7 +409,9 @@ def test_notes_of_an_older_calibration_are_not_taken_over(bench, tmp_path):
 def test_a_file_of_another_arm_is_noticed_by_the_servos_offsets(bench, tmp_path):
     run(bench, tmp_path)
     bench.servos.write(2, "homing_offset", 7)
-    with pytest.raises(CheckFailed, match="is not the calibration of this arm: the offsets of shoulder_lift differ"):
+    with pytest.raises(
+        CheckFailed, match=r"is not the calibration of this arm: homing offset .* of shoulder_lift differ"
+    ):
         import_calibration(bench.servos, config_of(tmp_path / "o"), tmp_path / "so101.json", Person(["n"]))
 
 
@@ -340,14 +437,21 @@ def test_what_lerobot_would_accept_is_refused(tmp_path, change, message):
         import_calibration(None, config_of(tmp_path), tmp_path / "bad.json", Person([]))
 
 
-def test_the_helper_of_a_joint_reports_its_position_whatever_its_horn():
+@pytest.mark.parametrize("drive_mode", [0, 1])
+@pytest.mark.parametrize("is_set_up", [True, False])
+def test_the_helper_of_a_joint_reports_its_position_whatever_its_horn(drive_mode, is_set_up):
     """A helper obeys what is written to its motor, so it got the same offset, and other horns would have fought."""
     bench = Bench("widowx", horn_seed=3)
     model = find_arm("widowx")
     bench.servos.release(model.ids)
-    _set_modes(bench.servos, model)
+    set_modes(bench.servos, model)
     bench.arm.find(3).encoder.zero_count += 300
     bench.arm.settle()
-    motor = MotorCalibration(id=2, drive_mode=0, homing_offset=500, range_min=100, range_max=4000)
-    _write_motor(bench.servos, model.motor("shoulder"), motor)
-    assert bench.servos.read(3, "present_position") == bench.servos.read(2, "present_position")
+    bench.servos.write(3, "drive_mode", int(is_set_up))
+    motor = MotorCalibration(id=2, drive_mode=drive_mode, homing_offset=500, range_min=100, range_max=4000)
+    write_motor(bench.servos, model.motor("shoulder"), motor)
+    assert [bench.servos.read(number, "drive_mode") for number in (2, 3)] == [drive_mode, 1 - drive_mode]
+    for rad in (0.0, 0.5):
+        bench.place(shoulder=rad)
+        first, second = (bench.servos.read(number, "present_position") for number in (2, 3))
+        assert second == pytest.approx(first, abs=1)

@@ -176,6 +176,15 @@ def test_an_overload_is_read_from_the_error_byte(bench, machine):
     assert "relieve the joint" in check.remedy
 
 
+def test_servos_of_one_model_with_different_firmware_are_a_warning(bench, machine):
+    bench.arm.find(4).memory[0:2] = b"\x03\x2a"
+    report, _ = examine_bench(bench, machine)
+    check = find(report, "firmware")
+    assert check.status == "warning"
+    assert "3.42 (id 4)" in check.found
+    assert "newest version with the maker's tool" in check.remedy
+
+
 def test_a_hot_servo_is_a_warning(bench, machine):
     suffer(bench, "hot", id=3, celsius=60)
     report, _ = examine_bench(bench, machine)

@@ -1,14 +1,18 @@
 """Steering and recording where nothing is named: a simulated arm at a table; and the verbs that do it."""
 
+import io
 import json
+import re
 from types import MappingProxyType
 
 import numpy as np
 import pytest
+from tests.drivers.arm.rig import write_files
 from tests.drivers.setup_bench import Person
 
 from roboalign.cli.main import main
 from roboalign.cli.output import print_result
+from roboalign.drivers.arm.files import write_robot_file
 from roboalign.drivers.setup import station
 from roboalign.drivers.setup.pilots import KeyboardPilot, ScriptPilot, Wish
 from roboalign.drivers.setup.station import StationConfig, draw, make_pilot, record_at_station, steer_at_station
@@ -91,6 +95,8 @@ def test_record_by_its_verb_says_that_it_can_go_on(scripted, capsys, tmp_path):
         (["run", "nano-so101", "--robot", "nowhere.json", "--yes"], "nowhere.json"),
         (["run", "--robot", "nowhere.json"], "name a bundle, nano-so101"),
         (["calibrate", "--port", "/dev/nowhere", "--arm", "so11"], "did you mean so101"),
+        (["calibrate", "--port", "/dev/nowhere", "--camera", "front"], "'front', expected NAME=VALUE"),
+        (["calibrate", "--port", "/dev/nowhere", "--camera", "front=/dev/video0"], "/dev/nowhere"),
         (["setup-motors", "--port", "/dev/nowhere"], "/dev/nowhere"),
         (["teleop", "--pilot", "mouse"], "unknown pilot 'mouse'"),
         (["doctor", "--arm", "so11"], "did you mean so101"),
@@ -102,6 +108,18 @@ def test_wrong_use_is_one_line_and_exit_2(args, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("error:") == 1
+
+
+@pytest.mark.parametrize("verb", ["teleop", "record", "check-robot"])
+def test_hardware_that_is_named_prints_its_limits_and_asks_before_it_moves(verb, tmp_path, monkeypatch, capsys):
+    """`check-robot` knew simulated arms alone."""
+    write_robot_file(tmp_path / "robot.json", write_files(tmp_path, port="/dev/nowhere"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    assert main([verb, "--robot", str(tmp_path / "robot.json")]) == 1
+    err = capsys.readouterr().err
+    assert re.search(r"shoulder_pan +-\d+\.\d to +\d+\.\d deg, up to", err)
+    assert "Type yes to go on" in err
+    assert "nothing has moved: the answer was not yes" in err
 
 
 def test_a_loops_report_can_be_printed_as_json(capsys):

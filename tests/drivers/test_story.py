@@ -239,6 +239,21 @@ def test_the_shipped_bundle_moves_a_virtual_arm_through_the_command_line(tmp_pat
 
 
 @pytest.mark.slow
+def test_a_virtual_arm_keeps_every_promise_through_the_command_line(tmp_path):
+    """The check of simulator and own drivers, in real time, with the bus owner in its process."""
+    link = tmp_path / "arm"
+    file = replace(write_files(tmp_path), port=str(link), cameras={"front": CameraFile(device="pattern")})
+    write_robot_file(tmp_path / "robot.toml", replace(file, park_after_s=5.0))
+    with VirtualBus(link, VirtualBusConfig(robot="so101", is_lockstep=False, has_physics=False)) as bus:
+        for joint, rad in zip(JOINTS, HOME, strict=True):
+            bus.control.fault("place", joint=joint, rad=rad)
+        done = roboalign("check-robot", "--robot", "robot.toml", "--yes", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert all(check["is_ok"] for check in json.loads(done.stdout)["report"]["checks"])
+        assert bus.control.state()["has_torque"] == [False] * 6
+
+
+@pytest.mark.slow
 def test_ctrl_c_parks_a_running_arm(tmp_path):
     link = tmp_path / "arm"
     file = replace(write_files(tmp_path), port=str(link), cameras={"front": CameraFile(device="pattern")})

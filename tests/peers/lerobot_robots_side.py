@@ -2,6 +2,7 @@
 
 python lerobot_robots_side.py theirs PORT FOLDER      lerobot's so101_follower as a roboalign Robot
 python lerobot_robots_side.py ours ROBOT_FILE         a roboalign robot, made by lerobot's own plug-in loader
+python lerobot_robots_side.py plugin TYPE FOLDER      a robot of an installed lerobot_robot_* package as ours
 """
 
 import importlib
@@ -72,5 +73,13 @@ def ours(robot_file):
     }
 
 
+def plugin(kind, folder):
+    from roboalign.drivers import check_robot
+    from roboalign.drivers.lerobot import adapt_lerobot, make_lerobot_device
+
+    report = check_robot(adapt_lerobot(make_lerobot_device(kind, id="arm", calibration_dir=Path(folder))))
+    return {"checks": len(report.checks), "failed": [str(check) for check in report.failed]}
+
+
 if __name__ == "__main__":
-    print(json.dumps({"theirs": theirs, "ours": ours}[sys.argv[1]](*sys.argv[2:])))
+    print(json.dumps({"theirs": theirs, "ours": ours, "plugin": plugin}[sys.argv[1]](*sys.argv[2:])))

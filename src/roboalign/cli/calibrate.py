@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import print_note, print_result
+from roboalign.cli.output import parse_pairs, print_note, print_result
 
 __all__ = ["calibrate"]
 
@@ -20,6 +20,9 @@ def calibrate(
     ] = None,
     take: Annotated[
         Path | None, typer.Option("--from", help="Take over this calibration file of LeRobot instead of sweeping.")
+    ] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option("--camera", help="NAME=DEVICE of a camera, for the robot file; can be repeated.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -40,6 +43,7 @@ def calibrate(
         calibration=calibration or out.with_name(f"{arm}.json"),
         robot_file=out,
         adapter_serial=adapters.get(port) or None,
+        cameras=parse_pairs(camera or ()),
     )
     with open_servos(port, model.protocol, model.baud) as servos:
         if take is None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import PolicyRef
 
-__all__ = ["POLICY_HELP", "parse_names", "policy_ref", "print_note", "print_result", "require_file_target"]
+__all__ = [
+    "POLICY_HELP",
+    "parse_names",
+    "parse_pairs",
+    "policy_ref",
+    "print_note",
+    "print_result",
+    "require_file_target",
+]
 
 POLICY_HELP = "Bundle, checkpoint or run folder; http://host:port; module:name or file.py:name; expert; random."
 """Who can act, for the verbs that take a policy."""
@@ -25,6 +33,19 @@ def parse_names(text: str) -> tuple[str, ...]:
     if not names:
         raise ConfigError(f"found no name in {text!r}, expected names separated by commas")
     return names
+
+
+def parse_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Returns the values of `NAME=VALUE` options by name; raises ConfigError for what is no pair, or a second value."""
+    from roboalign.sdk.errors import ConfigError
+
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not name or not value or name in pairs:
+            raise ConfigError(f"found {text!r}, expected NAME=VALUE, each name once")
+        pairs[name] = value
+    return pairs
 
 
 def require_file_target(out: Path, suffix: str | None = None) -> None:

@@ -20,6 +20,7 @@ from roboalign.drivers.arm.calibration import (
 from roboalign.drivers.arm.core import ArmCore
 from roboalign.drivers.arm.files import Geometry, RobotFile
 from roboalign.drivers.arm.links import InlineLink
+from roboalign.drivers.arm.models import find_arm
 from roboalign.drivers.arm.serial_arm import SerialArm
 from roboalign.drivers.arm.servos import BusServos
 from roboalign.drivers.bus.bus import Bus
@@ -31,7 +32,7 @@ from roboalign.drivers.virtual.faults import FaultPlan, LineFault
 from roboalign.drivers.virtual.line import VirtualLine
 from roboalign.drivers.virtual.physics import JointPlant
 from roboalign.drivers.virtual.port import VirtualPort
-from roboalign.drivers.virtual.robots import JOINTS, make_arm
+from roboalign.drivers.virtual.robots import make_arm
 from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.sim.so101 import so101_spec, so101_urdf
@@ -42,7 +43,7 @@ COUNT_RAD = 2 * math.pi / 4096
 
 def write_files(folder: Path, arm: str = "so101", **changes: object) -> RobotFile:
     """Writes calibration and notes of a virtual arm, and returns its robot file, not written."""
-    spec = so101_spec()
+    spec, names = so101_spec(), [motor.name for motor in find_arm(arm).motors]
     limits = [*zip(spec.joint_lower_rad, spec.joint_upper_rad, strict=True), (-0.174533, 1.74533)]
     motors = {
         name: MotorCalibration(
@@ -52,7 +53,7 @@ def write_files(folder: Path, arm: str = "so101", **changes: object) -> RobotFil
             range_min=MIDDLE + math.ceil(low / COUNT_RAD),
             range_max=MIDDLE + math.floor(high / COUNT_RAD),
         )
-        for number, (name, (low, high)) in enumerate(zip(JOINTS, limits, strict=True), start=1)
+        for number, (name, (low, high)) in enumerate(zip(names, limits, strict=True), start=1)
     }
     path = folder / f"{arm}.json"
     write_calibration(path, motors)
@@ -60,7 +61,7 @@ def write_files(folder: Path, arm: str = "so101", **changes: object) -> RobotFil
     noted = CalibrationNotes(arm=arm, date="2026-01-01T00:00:00", motors=notes)
     write_notes(sidecar_path(path), bind_notes(noted, motors))
     values: dict[str, object] = {"arm": arm, "port": "virtual0", "calibration": path}
-    if arm != "so101":
+    if find_arm(arm).kinematics is None:
         values["geometry"] = so101_geometry(folder)
     return RobotFile(**(values | changes))  # type: ignore[arg-type]
 

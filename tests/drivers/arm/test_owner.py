@@ -102,8 +102,8 @@ def test_the_last_word_of_the_owner_reaches_the_policy(stage: Stage) -> None:
         stage.bus.control.fault("revive", id=3)
 
 
-@pytest.mark.slow
 def test_an_owner_that_dies_is_told_and_can_be_started_again(stage: Stage) -> None:
+    """`disconnect` returned as if the arm had been let go, while every servo held its last goal."""
     robot = load_robot(stage.path)
     robot.connect()
     link = robot._link
@@ -111,9 +111,28 @@ def test_an_owner_that_dies_is_told_and_can_be_started_again(stage: Stage) -> No
     assert link.pid is not None
     os.kill(link.pid, signal.SIGKILL)
     time.sleep(0.1)
-    with pytest.raises(RobotError, match="owner has ended"):
+    with pytest.raises(RobotError, match=r"owner has ended without a word .* torque on"):
         robot.hold()
+    with pytest.raises(RobotError, match=r"so101 is closed, but it is not known .* torque on; cut the power, or"):
+        robot.disconnect()
+    assert all(stage.bus.control.state()["has_torque"])
     robot.disconnect()
     robot.connect()
     assert robot.state().state is State.ACTIVE
+    robot.disconnect()
+    assert not any(stage.bus.control.state()["has_torque"])
+
+
+def test_an_owner_that_was_asked_to_end_leaves_its_word(stage: Stage) -> None:
+    """SIGTERM parks and lets go, so nothing is unsure, whenever the policy asks."""
+    robot = load_robot(stage.path)
+    robot.connect()
+    link = robot._link
+    assert isinstance(link, ProcessLink)
+    assert link.pid is not None
+    os.kill(link.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + 10
+    while any(stage.bus.control.state()["has_torque"]):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
     robot.disconnect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,16 +46,18 @@ def widowx(is_set_up: bool = True) -> tuple[BusServos, VirtualArm]:
     return widowx_servos(Bus(Port(VirtualLine(arm, XDialect()), clock), Dynamixel(), clock=clock)), arm
 
 
-def widowx_servos(bus: Bus) -> BusServos:
-    """Its servos behind a bus, with a calibration that leaves all offsets at 0."""
+def widowx_servos(bus: Bus, calibration: Mapping[str, MotorCalibration] | None = None) -> BusServos:
+    """Its servos behind a bus; without a calibration, with one that leaves all offsets at 0."""
     model = find_arm("widowx")
-    calibration = {
+    motors = calibration or {
         motor.name: MotorCalibration(id=motor.id, drive_mode=0, homing_offset=0, range_min=100, range_max=4000)
         for motor in model.motors
     }
-    joints = Joints(model, calibration, None, [(-1.5, 1.5)] * 6, 0.07)
     parts = SimpleNamespace(
-        file=SimpleNamespace(model=model), joints=joints, homing_offsets=(0,) * 7, drive_modes=(0,) * 7
+        file=SimpleNamespace(model=model),
+        joints=Joints(model, motors, None, [(-1.5, 1.5)] * 6, 0.07),
+        homing_offsets=tuple(motors[motor.name].homing_offset for motor in model.motors),
+        drive_modes=tuple(motors[motor.name].drive_mode for motor in model.motors),
     )
     return BusServos(bus, parts)  # type: ignore[arg-type]  # what the servos read of it
 

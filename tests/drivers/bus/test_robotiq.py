@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from tests.drivers.bus.pty_line import PtyLine
 
 from roboalign.drivers.bus.memory import MemoryTransport
 from roboalign.drivers.bus.modbus import Modbus, modbus_crc, modbus_frame, read_holding, read_input, write_registers
-from roboalign.drivers.bus.robotiq import Robotiq2F
+from roboalign.drivers.bus.robotiq import ROBOTIQ_BAUD, Robotiq2F
+from roboalign.drivers.bus.transport import SerialTransport
 from roboalign.drivers.bus.types import PortLost
-from roboalign.sdk.control.clock import FakeClock
+from roboalign.sdk.control.clock import Clock, FakeClock, MonotonicClock
 from roboalign.sdk.errors import RobotError, RobotTimeout
 
 Answers = list[tuple[float, bytes]]
@@ -21,7 +24,7 @@ DEVICE = 9
 class MemoryGripper:
     """Device 9: registers, 0.3 s of activation, fingers of 255 counts a second, an object at `object_at`."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.words = [0, 0, 0]
         self.since_s = clock.now()
@@ -116,6 +119,21 @@ def test_a_gripper_is_activated_opened_and_closed(gripper: Robotiq2F, device: Me
     gripper.move(0.0425, speed=1.0, force=0.0)
     assert gripper.wait().width_m == pytest.approx(0.0425, abs=0.001)
     assert device.words[2] == 0xFF00
+
+
+def test_a_gripper_is_moved_through_a_port(tmp_path: Path) -> None:
+    """Real time and a real file descriptor, as docs/drivers-bus.md says it is used."""
+    pytest.importorskip("serial", reason="the serial extra")
+    device = MemoryGripper(MonotonicClock())
+    with PtyLine(device, tmp_path / "gripper") as line:
+        gripper = Robotiq2F(SerialTransport(str(line.link), ROBOTIQ_BAUD))
+        gripper.open()
+        assert gripper.activate().is_active
+        device.object_at = 100
+        gripper.move(0.0)
+        found = gripper.wait()
+        gripper.close()
+    assert (found.has_object, found.position) == (True, 100)
 
 
 def test_an_active_gripper_is_not_activated_again(gripper: Robotiq2F, device: MemoryGripper) -> None:

@@ -85,6 +85,40 @@ def cycle(bus: Bus, port: PtyLine, offset: int) -> tuple[float, bool]:
     return took_s, read_all(bus)
 
 
+@pytest.mark.parametrize("protocol", [Feetech()], ids=["feetech"])
+def test_a_port_that_was_named_by_its_number_is_found_again_by_its_stable_name(
+    port: PtyLine, protocol: Feetech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a replug `/dev/ttyACM0` is another adapter's, or nobody's."""
+    monkeypatch.setattr("roboalign.drivers.bus.transport._BY_ID", port.link.parent)
+    number = os.path.realpath(port.link)
+    with Bus(SerialTransport(number), protocol) as bus:
+        assert read_all(bus)
+        port.unplug()
+        with pytest.raises(PortLost):
+            read_for_ever(bus)
+        other, slave = os.openpty()  # takes the number that is free now
+        port.plug()
+        assert os.path.realpath(port.link) != number
+        bus.reopen()
+        assert read_all(bus)
+        os.close(other)
+        os.close(slave)
+
+
+@pytest.mark.parametrize("protocol", [Feetech()], ids=["feetech"])
+def test_an_adapter_that_can_is_put_into_low_latency(port: PtyLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pseudo-terminal cannot, which is no reason to fail; on an FTDI chip it is 1 ms instead of 16."""
+    import serial
+
+    asked: list[bool] = []
+    monkeypatch.setattr(serial.Serial, "set_low_latency_mode", lambda _, is_on: asked.append(is_on))
+    transport = SerialTransport(str(port.link))
+    transport.open()
+    transport.close()
+    assert asked == [True]
+
+
 def exchange_bytes(protocol: Feetech | Dynamixel) -> int:
     return len(protocol.sync_read(POSITION.address, 2, IDS)) + len(IDS) * protocol.status_size(2)
 

@@ -13,6 +13,7 @@ import pytest
 import serial
 from tests.drivers.virtual.conftest import Serve
 
+from roboalign.drivers.bus.dynamixel import Dynamixel
 from roboalign.drivers.bus.feetech import Feetech
 from roboalign.drivers.virtual import ControlClient, VirtualBus, VirtualBusConfig, VirtualBusServer, build_line
 from roboalign.sdk.errors import ConfigError, RobotError
@@ -277,6 +278,20 @@ def test_ctrl_c_ends_the_command_cleanly(tmp_path: Path) -> None:
         assert process.wait(60.0) == 0
         assert process.stderr.read().decode().endswith("stopped\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("protocol", [Feetech(), Dynamixel()], ids=["feetech", "dynamixel"])
+def test_the_command_takes_a_protocol_and_a_file_of_faults(tmp_path: Path, protocol: Feetech | Dynamixel) -> None:
+    faults = tmp_path / "faults.json"
+    faults.write_text(json.dumps({"fault": [{"kind": "drop", "id": 2}, {"kind": "overload", "id": 3}]}))
+    config = VirtualBusConfig(protocol=protocol.name, has_physics=False, faults=faults)
+    with VirtualBus(tmp_path / "arm", config) as bus, open_port(bus.port) as port:
+        port.write(protocol.ping(2))  # whose answer is dropped
+        port.write(protocol.ping(3))
+        heard = b""
+        while not (statuses := protocol.scan(heard, is_final=False)[0]):
+            heard += port.read(1)
+    assert [(status.id, bool(status.error)) for status in statuses] == [(3, True)]
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
