@@ -146,7 +146,8 @@ def write_weights(
         tensors[name] = stored
     if precision in QUANTIZED_BITS and not layouts and not keep:
         raise CheckFailed(f"{path.name} has no weight that can be stored as {precision}; use --precision fp16")
-    save_file(tensors, path, metadata={"format": "pt", **layouts_to_metadata(layouts)})
+    # One entry: safetensors writes several in an order of chance, and an export shall repeat byte by byte.
+    save_file(tensors, path, metadata=layouts_to_metadata(layouts) or {"format": "pt"})
     path.chmod(0o644)  # safetensors writes for the owner only; a bundle is meant to be copied and served
     table = _tensor_table(path, layouts)
     scale_entries = {name: entry for name, entry in table.items() if name.endswith(SCALE_SUFFIX)}
