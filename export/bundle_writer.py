@@ -20,7 +20,7 @@ import onnx
 from roboalign import __version__
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
-from roboalign.export.parity import check_parity, simulated_observations
+from roboalign.export.parity import check_parity, record_vectors, simulated_observations
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
@@ -29,17 +29,21 @@ from roboalign.export.sensitivity import PARTS, measure_parts
 from roboalign.export.shapes import run_size
 from roboalign.export.source import Source, open_source
 from roboalign.export.targets import target_names
+from roboalign.export.vectors import VECTORS_NAME
 from roboalign.export.weights import PRECISIONS, QUANTIZED_BITS
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Manifest,
     ParityRecord,
+    RobotIdentity,
+    Thresholds,
     checkpoint_stage,
     file_record,
     find_bundle,
     write_manifest,
 )
+from roboalign.sdk.bundle_check import statistics_digest
 from roboalign.sdk.errors import CheckFailed, ConfigError, unknown_name
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
@@ -91,6 +95,12 @@ class ExportConfig:
     """Observations that both sides answer in the parity check."""
     tolerance: float = 1e-4
     """Largest accepted action difference, as a share of the action's range."""
+    part_tolerance: float = 1e-4
+    """Largest accepted difference of any graph's output, as a share of its largest value."""
+    min_same_tokens: float = 0.9
+    """Smallest share of tokens that `roboalign verify` wants to agree; at export all must."""
+    max_success_loss: float = 0.1
+    """Largest loss of success that `roboalign verify` accepts: the paired interval must lie above minus this."""
     max_part_error: float = 0.02
     """Largest accepted loss of a part by `int8` or `int4`, as a share of the action's range; one that loses more stays
     in fp16."""
@@ -109,6 +119,17 @@ class ExportConfig:
                 f"export needs 2 or more observations, a positive tolerance and 1 or more threads, found "
                 f"{self.num_observations}, {self.tolerance} and {self.threads}"
             )
+        _ = self.thresholds
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What verification accepts, written into the manifest."""
+        return Thresholds(
+            action_error=self.tolerance,
+            part_error=self.part_tolerance,
+            same_tokens=self.min_same_tokens,
+            success_loss=self.max_success_loss,
+        )
 
 
 def export(
@@ -198,7 +219,9 @@ def _measure_parity(
         f"parity: actions within {record.max_action_error:.1e} of their range, {record.num_tokens} tokens identical "
         f"({record.num_distinct_tokens} different ones, {record.num_distinct_sequences} different answers)"
     )
-    return record
+    errors = record_vectors(work, observations, config.thresholds, threads=config.threads)
+    say(f"parity of parts: at most {max(errors.parts.values()):.1e} of their largest values; {VECTORS_NAME} keeps it")
+    return replace(record, field_errors=errors.fields, part_errors=errors.parts)
 
 
 def _write_parts(
@@ -243,6 +266,8 @@ def _write_parts(
         policy=backend.spec,
         graphs=graphs,
         files={},
+        robot=RobotIdentity(name=source.robot, statistics_sha256=statistics_digest(work / "head.json", backend.spec)),
+        thresholds=config.thresholds,
     )
     _write_manifest(work, manifest)
     return manifest
@@ -343,6 +368,8 @@ def _card(manifest: Manifest, source: Source) -> str:
         f"Parity with PyTorch on the same weight bytes: actions within {parity.max_action_error:.1e} of their range, "
         f"{parity.num_tokens} greedy tokens identical ({parity.num_distinct_tokens} different ones), "
         f"{parity.num_observations} observations, {parity.inputs}.",
+        "",
+        "By action field: " + ", ".join(f"{name} {error:.1e}" for name, error in parity.field_errors.items()) + ".",
         "",
         *source.history,
         "",

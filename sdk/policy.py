@@ -115,26 +115,36 @@ class Policy:
         """Starts a new episode: the noise begins anew."""
         self._num_calls = 0
 
-    def act(self, observation: Observation, *, thought_about: Observation | None = None) -> ActionChunk:
+    def act(
+        self,
+        observation: Observation,
+        *,
+        thought_about: Observation | None = None,
+        words: Sequence[int] | None = None,
+        noise: FloatArray | None = None,
+    ) -> ActionChunk:
         """Returns the next actions, or a hold with its reason. Blocks while the model runs.
 
         Args:
             observation: what the robot senses now.
             thought_about: think about this observation instead: an earlier one (a stale thought), or one of another
                 scene (a control of what thoughts are worth).
+            words: ids of the thought to write instead of the model's own, to compare two backends word by word.
+            noise: float32[T, A] that the flow head starts from instead of the seeded one.
 
         Raises:
             DataError: the observation lacks a camera, or holds what cannot be right.
             ConfigError: a policy that does not think was told what to think about.
         """
-        if thought_about is not None and not self._think:
-            raise ConfigError("this policy does not think, so it takes no thought_about; load it with think=True")
+        if (thought_about is not None or words is not None) and not self._think:
+            raise ConfigError("this policy does not think, so it takes no thought; load it with think=True")
         if self._is_closed:
             raise BackendError("this policy is closed; load it again with Policy.load")
         turn = _Turn(self._backend, self._vocabulary, self._clock)
-        noise = self._noise()
+        drawn = self._noise()
+        noise = drawn if noise is None else noise
         try:
-            given = None if thought_about is None else self._thought_about(thought_about)
+            given = words if thought_about is None else self._thought_about(thought_about)
             turn.read(observation, think=self._think)
             if self._think:
                 turn.write_thought(given)

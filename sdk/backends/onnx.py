@@ -106,6 +106,11 @@ class OnnxBackend:
         actions: FloatArray = self._graph("flow").run(feed)[0][0]
         return actions
 
+    def inspect(self, decoding: Decoding) -> Mapping[str, FloatArray]:
+        """Returns hidden states, keys and values of what was read so far."""
+        cache, length = cast(_Cache, decoding.cache), decoding.length
+        return {"hidden": cache.hidden[:length].copy(), "kv": cache.kv[:, :, :length].copy()}
+
     def close(self) -> None:
         """Frees the sessions."""
         self._graphs = {}

@@ -17,6 +17,7 @@ from roboalign.sdk.bundle import (
     shipped_bundle_path,
     write_manifest,
 )
+from roboalign.sdk.bundle_check import sealed_text
 from roboalign.sdk.errors import BundleError
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES
@@ -64,8 +65,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **changes: object) -> None:
+    """Changes the manifest as somebody would who seals it again."""
     path = folder / MANIFEST_NAME
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(sealed_text({**json.loads(path.read_text()), **changes}))
 
 
 def test_what_was_written_is_read_back(folder):
@@ -127,7 +129,7 @@ def test_a_truncated_manifest_is_named(folder):
 
 def test_a_newer_format_is_refused_by_name_with_both_versions(folder):
     edit(folder, format_version=FORMAT_VERSION + 6, roboalign_version="9.9")
-    with pytest.raises(BundleError, match=r"format version 7 \(by roboalign 9\.9\).*up to version 1"):
+    with pytest.raises(BundleError, match=r"format version 8 \(by roboalign 9\.9\).*up to version 2"):
         read_bundle(folder)
 
 
