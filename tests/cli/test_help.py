@@ -36,6 +36,7 @@ COMMANDS = (
     "probe",
     "export",
     "build",
+    "verify",
     "run",
     "eval",
     "compare",
