@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -334,12 +334,19 @@ def read_bundle(path: str | Path) -> Bundle:
     return Bundle(path=folder, manifest=manifest)
 
 
-def require_robot(manifest: Manifest, robot: str, where: str | Path) -> None:
-    """Raises BundleError when a bundle was made for another robot; one that does not name its robot passes."""
-    if manifest.robot is not None and manifest.robot.name and manifest.robot.name != robot:
+def require_robot(manifest: Manifest, names: Collection[str], where: str | Path) -> None:
+    """Raises BundleError when a bundle was made for another robot; one that does not name its robot passes.
+
+    Args:
+        manifest: of the bundle.
+        names: what the robot here is called: its kind, its simulated arm, its own name.
+        where: the bundle, for the message.
+    """
+    if manifest.robot is not None and manifest.robot.name and manifest.robot.name not in names:
+        here = next(iter(names), "unknown")
         raise BundleError(
-            f"bundle {where} is for the robot {manifest.robot.name}, and this is {robot}; "
-            f"name a bundle that was trained for {robot}"
+            f"bundle {where} is for the robot {manifest.robot.name}, and this is {here}; "
+            "name a bundle that was trained for this one, or, where it is the same kind of arm, give it that name"
         )
 
 
