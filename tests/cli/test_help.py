@@ -36,6 +36,7 @@ COMMANDS = (
     "probe",
     "export",
     "build",
+    "info",
     "verify",
     "run",
     "eval",
