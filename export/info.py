@@ -219,7 +219,7 @@ def _boards(folder: Path) -> tuple[str, ...]:
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["plan"]
     return tuple(
         f"{board['target']}{' JetPack ' + board['jetpack'] if board['jetpack'] else ''}: "
-        f"{'; '.join(refusal['message'] for refusal in board['refusals']) or 'fits'}, "
+        f"{'; '.join(refusal['reason'] for refusal in board['refusals']) or 'fits'}, "
         f"{board['run_gb']:.2g} GB to run (estimated)"
         for board in plan["boards"]
     )

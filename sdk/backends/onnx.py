@@ -109,7 +109,8 @@ class OnnxBackend:
     def inspect(self, decoding: Decoding) -> Mapping[str, FloatArray]:
         """Returns hidden states, keys and values of what was read so far."""
         cache, length = cast(_Cache, decoding.cache), decoding.length
-        return {"hidden": cache.hidden[:length].copy(), "kv": cache.kv[:, :, :length].copy()}
+        hidden, kv = cache.hidden[:length], cache.kv[:, :, :length]
+        return {"hidden": np.array(hidden, np.float32), "kv": np.array(kv, np.float32)}
 
     def close(self) -> None:
         """Frees the sessions."""

@@ -20,7 +20,7 @@ def verify(
     ] = None,
     episodes: Annotated[
         int, typer.Option("--episodes", help="Scenes that both play in the simulator; 0 asks for parity alone.")
-    ] = 60,
+    ] = 200,
     backend: Annotated[str, typer.Option("--backend", help="What runs the graphs.")] = "onnx",
     workers: Annotated[int, typer.Option("--workers", help="Processes that play.")] = 1,
     out: Annotated[
