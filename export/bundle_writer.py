@@ -168,7 +168,8 @@ def export(
         inputs = "given by the caller"
         if observations is None:
             say(f"rendering {config.num_observations} observations in held-out scenes")
-            observations, inputs = simulated_observations(config.num_observations), "held-out simulated scenes"
+            observations = simulated_observations(config.num_observations, source.robot)
+            inputs = "held-out simulated scenes"
         manifest = _write_parts(work, source, config, plan, observations, say)
         manifest = replace(manifest, parity=_measure_parity(work, config, observations, inputs, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")

@@ -54,15 +54,20 @@ class _Answers:
         return np.stack([chunk.actions for chunk in self.chunks])
 
 
-def simulated_observations(count: int) -> list[Observation]:
-    """Returns observations of `count` moments in held-out simulated scenes of all families, with pictures."""
+def simulated_observations(count: int, robot: str = "") -> list[Observation]:
+    """Returns observations of `count` moments in held-out simulated scenes, with pictures.
+
+    They are of the arm that is named, placing things; without one that is simulated, of the Panda in all families.
+    """
     from roboalign.sdk.sim.env import SimEnv
     from roboalign.sdk.sim.expert import expert_action
+    from roboalign.sdk.sim.robots import ROBOTS
     from roboalign.sdk.sim.seeds import eval_seed
 
     moments, steps_between = 4, 6
     found: list[Observation] = []
-    env = SimEnv(task="mix")
+    is_other = robot in ROBOTS and robot != "panda"
+    env = SimEnv(task="place", robot=robot) if is_other else SimEnv(task="mix")
     try:
         for scene in range(-(-count // moments)):
             env.reset(seed=eval_seed(_FIRST_SEED + scene))

@@ -62,6 +62,7 @@ def test_the_manifest_states_what_a_robot_needs(bundle):
 def test_observations_are_taken_beyond_the_end_of_short_scenes():
     """The expert solves some scenes before the last moment; stepping on used to end the export with an error."""
     assert len(simulated_observations(64)) == 64
+    assert len(simulated_observations(9, "so101")) == 9
 
 
 def test_parity_is_recorded_and_proves_something(bundle):
