@@ -42,8 +42,10 @@ class WeightFile:
     """Weights in it, scales not counted."""
     num_coded: int
     """Of these, stored as codes of few bits."""
-    coded_bytes: int
-    """What the codes and their scales take."""
+    num_matrix: int
+    """Of these, in matrices; kernels of convolutions have 8 bits in any case."""
+    matrix_bytes: int
+    """What the codes of matrices and their scales take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +62,8 @@ class BundleInfo:
     """Files of weights."""
     coded_share: float
     """Share of the weights that are stored as codes."""
-    coded_ratio: float | None
-    """Bytes of these as a share of what they take in fp16; None where there are none."""
+    matrix_ratio: float | None
+    """Bytes of the matrices among these as a share of what they take in fp16; None where there are none."""
     boards: tuple[str, ...]
     """What its plan says of each machine."""
 
@@ -78,13 +80,14 @@ def read_info(bundle: Path | None) -> BundleInfo:
         _weights(folder / name) for name in sorted(manifest.files) if name in ("model.safetensors", "head.safetensors")
     )
     num_weights, num_coded = sum(one.num_weights for one in weights), sum(one.num_coded for one in weights)
+    num_matrix = sum(one.num_matrix for one in weights)
     return BundleInfo(
         manifest=manifest,
         manifest_sha256=hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest(),
         num_bytes=sum(record.num_bytes for record in manifest.files.values()),
         weights=weights,
         coded_share=num_coded / num_weights if num_weights else 0.0,
-        coded_ratio=sum(one.coded_bytes for one in weights) / (_HALF_BYTES * num_coded) if num_coded else None,
+        matrix_ratio=sum(one.matrix_bytes for one in weights) / (_HALF_BYTES * num_matrix) if num_matrix else None,
         boards=_boards(folder) if "plan.json" in manifest.files else (),
     )
 
@@ -137,7 +140,7 @@ def _facts(info: BundleInfo) -> dict[str, tuple[str, ...]]:
     manifest, policy = info.manifest, info.manifest.policy
     size = f"{policy.image_size_px} x {policy.image_size_px}"
     built = "runs as it is" if manifest.built else f"not built; on the target type: {manifest.next_command}"
-    ratio = "" if info.coded_ratio is None else f", in {info.coded_ratio:.2f} of the bytes of fp16"
+    ratio = "" if info.matrix_ratio is None else f"; matrices in {info.matrix_ratio:.3f} of the bytes of fp16"
     robot = "not named (format 1)" if manifest.robot is None else manifest.robot.name or "not named by its data"
     statistics = "" if manifest.robot is None else f"; statistics {manifest.robot.statistics_sha256[:16]}"
     parents = ", ".join(parent[:16] for parent in manifest.parents) or "none"
@@ -205,13 +208,15 @@ def _weights(path: Path) -> WeightFile:
     spans = {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items()}
     scales = {name + SCALE_SUFFIX for name in described}
     coded = {name: prod(layout["shape"]) for name, layout in described.items()}
+    matrices = [name for name, layout in described.items() if layout["block"]]
     plain = [prod(entry["shape"]) for name, entry in header.items() if name not in coded and name not in scales]
     return WeightFile(
         file=path.name,
         num_bytes=path.stat().st_size,
         num_weights=sum(plain) + sum(coded.values()),
         num_coded=sum(coded.values()),
-        coded_bytes=sum(spans[name] + spans[name + SCALE_SUFFIX] for name in coded),
+        num_matrix=sum(coded[name] for name in matrices),
+        matrix_bytes=sum(spans[name] + spans[name + SCALE_SUFFIX] for name in matrices),
     )
 
 

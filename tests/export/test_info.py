@@ -51,11 +51,13 @@ def test_a_refused_board_is_said_with_its_reason(bundle: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(("precision", "bits"), [("int4", 4 + 16 / 32), ("int8", 8 + 16 / 32)])
 def test_bytes_of_codes_count_their_scales(tmp_path: Path, precision: str, bits: float) -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(128, 64), torch.nn.LayerNorm(64))
+    module = torch.nn.Sequential(torch.nn.Linear(128, 64), torch.nn.LayerNorm(64), torch.nn.Conv2d(32, 64, 2))
     write_weights(module, tmp_path / "model.safetensors", precision)
     found = _weights(tmp_path / "model.safetensors")
-    assert (found.num_coded, found.num_weights) == (128 * 64, 128 * 64 + 3 * 64)
-    assert found.coded_bytes == 128 * 64 * bits / 8
+    matrix, kernel = 128 * 64, 32 * 64 * 4
+    assert (found.num_matrix, found.num_coded) == (matrix, matrix + kernel)
+    assert found.num_weights == matrix + kernel + 4 * 64
+    assert found.matrix_bytes == matrix * bits / 8
 
 
 def test_the_page_holds_everything_and_loads_nothing(

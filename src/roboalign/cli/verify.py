@@ -30,8 +30,7 @@ def verify(
 ) -> None:
     """Verify a bundle on this machine, and write a receipt.
 
-    Hashes, parity with the answers of PyTorch that the bundle holds, and closed loop on paired scenes. Exits with 0
-    where all was measured and accepted, else with 1.
+    Hashes, the answers of PyTorch that the bundle holds, and closed loop on paired scenes: what is not measured fails.
     """
     from roboalign.cli.output import require_file_target
     from roboalign.export import VerifyConfig
