@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from roboalign.export.parity import simulated_observations
     from roboalign.export.plan import find_place, plan_export
     from roboalign.export.plan_table import plan_lines
+    from roboalign.export.receipt import Receipt, read_receipt, receipt_table
     from roboalign.export.runs import newest_run
     from roboalign.export.shapes import model_size, run_size
     from roboalign.export.targets import Target, all_targets, find_target
+    from roboalign.export.verification import VerifyConfig, verify
 
 __all__ = [
     "ExportConfig",
+    "Receipt",
     "Target",
+    "VerifyConfig",
     "all_targets",
     "export",
     "find_place",
@@ -26,13 +30,18 @@ __all__ = [
     "newest_run",
     "plan_export",
     "plan_lines",
+    "read_receipt",
+    "receipt_table",
     "run_size",
     "simulated_observations",
+    "verify",
 ]
 
 _MODULE_OF = {
     "ExportConfig": "bundle_writer",
+    "Receipt": "receipt",
     "Target": "targets",
+    "VerifyConfig": "verification",
     "all_targets": "targets",
     "export": "bundle_writer",
     "find_place": "plan",
@@ -41,8 +50,11 @@ _MODULE_OF = {
     "newest_run": "runs",
     "plan_export": "plan",
     "plan_lines": "plan_table",
+    "read_receipt": "receipt",
+    "receipt_table": "receipt",
     "run_size": "shapes",
     "simulated_observations": "parity",
+    "verify": "verification",
 }
 
 

@@ -21,7 +21,7 @@ from roboalign import __version__
 from roboalign.export.calibration import Inputs, dataset_inputs, given_inputs, input_moments, simulated_inputs
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
-from roboalign.export.parity import check_parity
+from roboalign.export.parity import check_parity, record_vectors
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
 from roboalign.export.rounding import QUANTIZED_BITS, ROUNDINGS
@@ -31,6 +31,7 @@ from roboalign.export.sensitivity import KEPT, Rounded, round_parts
 from roboalign.export.shapes import run_size
 from roboalign.export.source import Source, open_source
 from roboalign.export.targets import target_names
+from roboalign.export.vectors import VECTORS_NAME
 from roboalign.export.weights import PRECISIONS
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
@@ -38,11 +39,14 @@ from roboalign.sdk.bundle import (
     Manifest,
     ParityRecord,
     PolicySpec,
+    RobotIdentity,
+    Thresholds,
     checkpoint_stage,
     file_record,
     find_bundle,
     write_manifest,
 )
+from roboalign.sdk.bundle_check import statistics_digest
 from roboalign.sdk.errors import CheckFailed, ConfigError, unknown_name
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
@@ -94,6 +98,12 @@ class ExportConfig:
     """Observations that both sides answer in the parity check."""
     tolerance: float = 1e-4
     """Largest accepted action difference, as a share of the action's range."""
+    part_tolerance: float = 1e-4
+    """Largest accepted difference of any graph's output, as a share of its largest value."""
+    min_same_tokens: float = 0.9
+    """Smallest share of tokens that `roboalign verify` wants to agree; at export all must."""
+    max_success_loss: float = 0.1
+    """Largest loss of success that `roboalign verify` accepts: the paired interval must lie above minus this."""
     max_part_error: float = 0.02
     """Largest accepted loss of a part by `int8` or `int4`, as a share of the action's range; one that loses more in
     int4 is tried in int8, and stays in fp16 if that loses more too."""
@@ -120,6 +130,17 @@ class ExportConfig:
                 f"export needs 2 or more observations, 1 or more to calibrate, a positive tolerance and 1 or more "
                 f"threads, found {self.num_observations}, {self.num_calibration}, {self.tolerance} and {self.threads}"
             )
+        _ = self.thresholds
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What verification accepts, written into the manifest."""
+        return Thresholds(
+            action_error=self.tolerance,
+            part_error=self.part_tolerance,
+            same_tokens=self.min_same_tokens,
+            success_loss=self.max_success_loss,
+        )
 
 
 def export(
@@ -157,7 +178,10 @@ def export(
     work.mkdir(parents=True)
     try:
         backend = TorchBackend.open(source.path, threads=config.threads)
-        inputs = _find_inputs(config, backend.spec, say) if observations is None else given_inputs(observations)
+        if observations is not None:
+            inputs = given_inputs(observations)
+        else:
+            inputs = _find_inputs(config, source.robot, backend.spec, say)
         manifest = _write_parts(work, (source, backend), config, plan, inputs, say)
         manifest = replace(manifest, parity=_measure_parity(work, config, inputs, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")
@@ -199,13 +223,13 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
     return run, plan
 
 
-def _find_inputs(config: ExportConfig, spec: PolicySpec, say: Callable[[str], None]) -> Inputs:
+def _find_inputs(config: ExportConfig, robot: str, spec: PolicySpec, say: Callable[[str], None]) -> Inputs:
     num_calibration = config.num_calibration if _is_calibrated(config) else 0
     if config.data is not None:
         say(f"reading {config.num_observations + num_calibration} moments of {config.data}")
         return dataset_inputs(config.data, spec, config.num_observations, num_calibration)
     say(f"rendering {config.num_observations + num_calibration} observations in held-out scenes")
-    return simulated_inputs(config.num_observations, num_calibration)
+    return simulated_inputs(config.num_observations, num_calibration, robot)
 
 
 def _is_calibrated(config: ExportConfig) -> bool:
@@ -219,7 +243,9 @@ def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Calla
         f"parity: actions within {record.max_action_error:.1e} of their range, {record.num_tokens} tokens identical "
         f"({record.num_distinct_tokens} different ones, {record.num_distinct_sequences} different answers)"
     )
-    return record
+    errors = record_vectors(work, inputs.checks, config.thresholds, threads=config.threads)
+    say(f"parity of parts: at most {max(errors.parts.values()):.1e} of their largest values; {VECTORS_NAME} keeps it")
+    return replace(record, field_errors=errors.fields, part_errors=errors.parts)
 
 
 def _write_parts(
@@ -264,6 +290,8 @@ def _write_parts(
         policy=backend.spec,
         graphs=graphs,
         files={},
+        robot=RobotIdentity(name=source.robot, statistics_sha256=statistics_digest(work / "head.json", backend.spec)),
+        thresholds=config.thresholds,
     )
     _write_manifest(work, manifest)
     return manifest
@@ -363,6 +391,8 @@ def _card(manifest: Manifest, source: Source) -> str:
         f"Parity with PyTorch on the same weight bytes: actions within {parity.max_action_error:.1e} of their range, "
         f"{parity.num_tokens} greedy tokens identical ({parity.num_distinct_tokens} different ones), "
         f"{parity.num_observations} observations, {parity.inputs}.",
+        "",
+        "By action field: " + ", ".join(f"{name} {error:.1e}" for name, error in parity.field_errors.items()) + ".",
         "",
         *source.history,
         "",

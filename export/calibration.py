@@ -36,9 +36,9 @@ class Inputs:
     """Where they come from, for the record."""
 
 
-def simulated_inputs(num_checks: int, num_calibration: int) -> Inputs:
-    """Returns observations in held-out simulated scenes of all families."""
-    found = simulated_observations(num_checks + num_calibration)
+def simulated_inputs(num_checks: int, num_calibration: int, robot: str = "") -> Inputs:
+    """Returns observations in held-out simulated scenes of an arm; see `simulated_observations`."""
+    found = simulated_observations(num_checks + num_calibration, robot)
     return Inputs(
         checks=tuple(found[:num_checks]),
         calibration=tuple(found[num_checks:]),

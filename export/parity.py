@@ -4,6 +4,7 @@ The reference reads the bundle's own safetensors, upcast to float32, and recompu
 sequence in one pass, as in training; the bundle decodes incrementally through its graphs. Compared are the thoughts
 and action tokens (equal, token for token) and the actions of the flow head (as a share of each field's range). A
 comparison in which nothing varies proves nothing, so too few different tokens, answers or actions are a failure too.
+A few of the answers stay in the bundle, part by part (`export/vectors.py`), for whoever verifies it elsewhere.
 """
 
 from __future__ import annotations
@@ -14,12 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from roboalign.sdk.bundle import ParityRecord, read_bundle
+from roboalign.export.vectors import (
+    NUM_VECTORS,
+    VECTORS_NAME,
+    VectorErrors,
+    answer_vectors,
+    draw_noise,
+    find_faults,
+    measure_errors,
+)
+from roboalign.sdk.bundle import ParityRecord, Thresholds, read_bundle
 from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation
 
-__all__ = ["MIN_DISTINCT_TOKENS", "check_parity", "simulated_observations"]
+__all__ = ["MIN_DISTINCT_TOKENS", "check_parity", "record_vectors", "simulated_observations"]
 
 MIN_DISTINCT_TOKENS = 8
 """Fewer different tokens than this among all that were compared is a vacuous comparison."""
@@ -44,15 +54,20 @@ class _Answers:
         return np.stack([chunk.actions for chunk in self.chunks])
 
 
-def simulated_observations(count: int) -> list[Observation]:
-    """Returns observations of `count` moments in held-out simulated scenes of all families, with pictures."""
+def simulated_observations(count: int, robot: str = "") -> list[Observation]:
+    """Returns observations of `count` moments in held-out simulated scenes, with pictures.
+
+    They are of the arm that is named, placing things; without one that is simulated, of the Panda in all families.
+    """
     from roboalign.sdk.sim.env import SimEnv
     from roboalign.sdk.sim.expert import expert_action
+    from roboalign.sdk.sim.robots import ROBOTS
     from roboalign.sdk.sim.seeds import eval_seed
 
     moments, steps_between = 4, 6
     found: list[Observation] = []
-    env = SimEnv(task="mix")
+    is_other = robot in ROBOTS and robot != "panda"
+    env = SimEnv(task="place", robot=robot) if is_other else SimEnv(task="mix")
     try:
         for scene in range(-(-count // moments)):
             env.reset(seed=eval_seed(_FIRST_SEED + scene))
@@ -107,6 +122,24 @@ def check_parity(
     )
     _check_it_proves_something(record)
     return record
+
+
+def record_vectors(
+    bundle: Path, observations: Sequence[Observation], thresholds: Thresholds, *, threads: int = 1
+) -> VectorErrors:
+    """Writes PyTorch's answers into a bundle and returns how far its graphs are from them.
+
+    Raises:
+        CheckFailed: they are further than is accepted, or something was not measured.
+    """
+    spec = read_bundle(bundle).manifest.policy
+    few = observations[:NUM_VECTORS]
+    stored = answer_vectors(bundle, "torch", few, draw_noise(len(few), spec), threads=threads)
+    stored.save(bundle / VECTORS_NAME)
+    errors = measure_errors(bundle, spec, "onnx", threads=threads)
+    if faults := find_faults(errors, thresholds):
+        raise CheckFailed(f"parity failed: {'; '.join(faults)}")
+    return errors
 
 
 def _answers(bundle: Path, backend: str, observations: Sequence[Observation], threads: int) -> _Answers:

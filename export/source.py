@@ -29,6 +29,8 @@ class Source:
     """Training stage of the model under the head."""
     parents: tuple[str, ...]
     """Digests of what the bundle will descend from, nearest first."""
+    robot: str
+    """Robot of the data that it was trained on; empty where they did not say."""
     history: tuple[str, ...]
     """How the model was made, as lines of Markdown for the card."""
 
@@ -69,6 +71,7 @@ def _from_checkpoint(path: Path) -> Source:
         files=frozenset(meta.files),
         stage=str(meta.notes.get("backbone_stage", meta.stage)),
         parents=tuple(digest for digest in (checkpoint.sha256, meta.parent_sha256) if digest),
+        robot=meta.robot or "",
         history=tuple(history),
     )
 
@@ -87,5 +90,6 @@ def _from_bundle(path: Path) -> Source:
         files=frozenset(manifest.files),
         stage=manifest.stage,
         parents=(digest, *manifest.parents),
+        robot="" if manifest.robot is None else manifest.robot.name,
         history=(f"Made from the weights of a bundle in {manifest.precision}, manifest {digest[:12]}; see its card.",),
     )

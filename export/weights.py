@@ -108,7 +108,8 @@ def write_weights(
     if unknown := sorted(set(codes) - set(tensors)):
         raise CheckFailed(f"there are codes of {unknown[0]}, and {path.name} stores no such weight of its own")
     layouts = {name: code.layout for name, code in codes.items()}
-    save_file(tensors, path, metadata={"format": "pt", **layouts_to_metadata(layouts)})
+    # One entry: safetensors writes several in an order of chance, and an export shall repeat byte by byte.
+    save_file(tensors, path, metadata=layouts_to_metadata(layouts) or {"format": "pt"})
     path.chmod(0o644)  # safetensors writes for the owner only; a bundle is meant to be copied and served
     table = _tensor_table(path, layouts)
     scale_entries = {name: entry for name, entry in table.items() if name.endswith(SCALE_SUFFIX)}

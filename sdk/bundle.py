@@ -12,16 +12,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import types
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Union, cast, get_args, get_origin, get_type_hints
+from typing import cast
 
 from roboalign import __version__
-from roboalign.sdk.errors import BundleError, RoboalignError
+from roboalign.sdk.bundle_check import (
+    SEAL_NAME,
+    check_graph_references,
+    check_manifest,
+    check_safetensors,
+    check_statistics,
+    sealed_text,
+)
+from roboalign.sdk.errors import BundleError, ConfigError, RoboalignError
 from roboalign.sdk.prompt import PromptFormat
+from roboalign.sdk.typed_json import from_json
 
 __all__ = [
     "CHECKPOINT_NAME",
@@ -34,17 +42,21 @@ __all__ = [
     "Manifest",
     "ParityRecord",
     "PolicySpec",
+    "RobotIdentity",
     "TensorSpec",
+    "Thresholds",
     "checkpoint_stage",
     "file_record",
     "find_bundle",
     "read_bundle",
+    "require_robot",
     "shipped_bundle_path",
     "write_manifest",
 ]
 
-FORMAT_VERSION = 1
-"""Version of the folder's layout. A reader refuses a newer one by name."""
+FORMAT_VERSION = 2
+"""Version of the folder's layout. A reader refuses a newer one by name. Version 2 seals the manifest with a digest of
+its own, and says how far each part is from PyTorch, what verification accepts, and which robot the policy is for."""
 
 MANIFEST_NAME = "manifest.json"
 
@@ -93,6 +105,35 @@ class FileRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RobotIdentity:
+    """Which robot a policy was trained for."""
+
+    name: str
+    """Name of the arm, as in `RobotSpec.name` of the dataset it learnt from; empty where the dataset did not say."""
+    statistics_sha256: str
+    """Digest of how states and actions are normalised, see `statistics_digest`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thresholds:
+    """What `roboalign verify` accepts."""
+
+    action_error: float
+    """Largest difference of an action from PyTorch's, as a share of its field's range."""
+    part_error: float
+    """Largest difference of a graph's output from PyTorch's, as a share of the largest value of that output."""
+    same_tokens: float
+    """Smallest share of the tokens of PyTorch's answers that must be written too."""
+    success_loss: float
+    """Largest loss of success in the simulator: the paired interval must lie above minus this."""
+
+    def __post_init__(self) -> None:
+        for name in ("action_error", "part_error", "same_tokens", "success_loss"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ConfigError(f"Thresholds.{name} is {getattr(self, name)}, expected a share above 0, up to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ParityRecord:
     """The comparison of this bundle's graphs with PyTorch on the same weight bytes, made when it was exported."""
 
@@ -112,6 +153,10 @@ class ParityRecord:
     """Different answers among the observations."""
     inputs: str
     """Where the observations came from."""
+    field_errors: Mapping[str, float] = field(default_factory=dict)
+    """Largest difference of each action field, in its own unit, on the vectors that the bundle holds."""
+    part_errors: Mapping[str, float] = field(default_factory=dict)
+    """Largest difference of each graph's outputs on these, as a share of the largest value, e.g. `prefill.logits`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +233,17 @@ class Manifest:
     """Every file except the manifest."""
     parity: ParityRecord | None = field(default=None)
     """How far the graphs are from PyTorch."""
+    robot: RobotIdentity | None = None
+    """Which robot it is for; None in bundles of format version 1."""
+    thresholds: Thresholds | None = None
+    """What verification accepts; None in bundles of format version 1."""
+
+
+_SINCE_VERSION_2: Mapping[type, frozenset[str]] = {
+    Manifest: frozenset({"robot", "thresholds"}),
+    ParityRecord: frozenset({"field_errors", "part_errors"}),
+}
+"""Fields that manifests of version 1 do not have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,15 +321,39 @@ def read_bundle(path: str | Path) -> Bundle:
     if not (folder / MANIFEST_NAME).is_file():
         raise BundleError(_not_a_bundle(folder))
     manifest = _read_manifest(folder / MANIFEST_NAME)
+    check_manifest(manifest, folder)
     for name, record in manifest.files.items():
         _verify(folder, name, record)
+    sizes = {name: record.num_bytes for name, record in manifest.files.items()}
+    for name in manifest.files:
+        if name.endswith(".safetensors"):
+            check_safetensors(folder / name)
+    for graph in manifest.graphs.values():
+        check_graph_references(folder / graph.file, sizes)
+    check_statistics(manifest, folder)
     return Bundle(path=folder, manifest=manifest)
 
 
+def require_robot(manifest: Manifest, names: Collection[str], where: str | Path) -> None:
+    """Raises BundleError when a bundle was made for another robot; one that does not name its robot passes.
+
+    Args:
+        manifest: of the bundle.
+        names: what the robot here is called: its kind, its simulated arm, its own name.
+        where: the bundle, for the message.
+    """
+    if manifest.robot is not None and manifest.robot.name and manifest.robot.name not in names:
+        here = next(iter(names), "unknown")
+        raise BundleError(
+            f"bundle {where} is for the robot {manifest.robot.name}, and this is {here}; "
+            "name a bundle that was trained for this one, or, where it is the same kind of arm, give it that name"
+        )
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Writes `manifest.json` into a folder and returns its path."""
+    """Writes `manifest.json` into a folder, sealed with a digest of itself, and returns its path."""
     path = folder / MANIFEST_NAME
-    path.write_text(json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(sealed_text(asdict(manifest)), encoding="utf-8")
     return path
 
 
@@ -290,72 +370,63 @@ def _not_a_bundle(path: Path) -> str:
 
 
 def _read_manifest(path: Path) -> Manifest:
+    if path.is_symlink():
+        raise BundleError(f"{path} is a link; copy the bundle with its files (cp -rL), so that it holds them itself")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text)
+    except (OSError, ValueError, RecursionError) as err:
         raise BundleError(
             f"{path} is not readable JSON ({err}); the bundle is truncated, copy or export it again"
         ) from err
     version = data.get("format_version") if isinstance(data, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int or version < 1:
         raise BundleError(f"{path} states no format_version; it is not a roboalign bundle, or it was edited")
     if version > FORMAT_VERSION:
         raise BundleError(
             f"bundle {path.parent} has format version {version} (by roboalign {data.get('roboalign_version')}), "
             f"roboalign {__version__} reads up to version {FORMAT_VERSION}; upgrade roboalign, or export with this one"
         )
+    if version > 1:
+        _check_seal(path, text, data)
     try:
-        return cast(Manifest, _from_json(Manifest, data, "manifest"))
+        return cast(Manifest, from_json(Manifest, data, "manifest", absent=_SINCE_VERSION_2 if version < 2 else {}))
     except RoboalignError as err:
         raise BundleError(
             f"{path}: {err}; the bundle was edited or written by another version, export it again"
         ) from err
 
 
+def _check_seal(path: Path, text: str, data: dict[str, object]) -> None:
+    seal = data.pop(SEAL_NAME, None)
+    try:
+        written = sealed_text(data)
+    except ValueError:  # not a number
+        written = ""
+    if text != written:
+        raise BundleError(
+            f"{path} is altered: its content does not have the digest {seal!r:.14}... that it states; copy or export "
+            "the bundle again"
+        )
+
+
 def _verify(folder: Path, name: str, record: FileRecord) -> None:
-    if Path(name).name != name:
-        raise BundleError(f"bundle {folder} lists the file {name!r}, which lies outside it; do not use this bundle")
     path = folder / name
+    if path.is_symlink():
+        raise BundleError(
+            f"bundle {folder}: {name} is a link, which may lead outside; copy the bundle with its files (cp -rL)"
+        )
     if not path.is_file():
         raise BundleError(f"bundle {folder} is incomplete: {name} is missing; copy or export it again")
-    found = file_record(path)
-    if found.num_bytes != record.num_bytes:
+    num_bytes = path.stat().st_size
+    if num_bytes != record.num_bytes:
         raise BundleError(
-            f"bundle {folder} is damaged: {name} has {found.num_bytes} bytes, expected {record.num_bytes}; "
+            f"bundle {folder} is damaged: {name} has {num_bytes} bytes, expected {record.num_bytes}; "
             "copy or export it again"
         )
+    found = file_record(path)
     if found.sha256 != record.sha256:
         raise BundleError(
             f"bundle {folder} is altered: {name} has sha256 {found.sha256[:12]}..., expected {record.sha256[:12]}...; "
             "copy or export it again"
         )
-
-
-def _from_json(kind: object, value: object, where: str) -> object:
-    """Builds a value of an annotated type from JSON; what does not fit is a BundleError that names the field."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return None if value is None else _from_json(args[0], value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_from_json(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is Mapping and isinstance(value, dict):
-        return {str(key): _from_json(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is PromptFormat and isinstance(value, dict):
-        return PromptFormat.from_json(value)
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        return _dataclass_from_json(kind, value, where)
-    if isinstance(kind, type) and origin is None and type(value) is kind:
-        return value
-    raise BundleError(f"{where} is {value!r:.40}, expected {getattr(kind, '__name__', kind)}")
-
-
-def _dataclass_from_json(kind: type, value: Mapping[str, object], where: str) -> object:
-    names = {f.name for f in fields(kind)}
-    if set(value) != names:
-        raise BundleError(f"{where} has missing or unknown fields {sorted(set(value) ^ names)}")
-    hints = get_type_hints(kind)
-    return cast(
-        object, kind(**{name: _from_json(hints[name], item, f"{where}.{name}") for name, item in value.items()})
-    )

@@ -9,7 +9,7 @@ becomes a hold with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Backend, Decoding, find_backend
-from roboalign.sdk.bundle import PolicySpec, checkpoint_stage, find_bundle
+from roboalign.sdk.bundle import MANIFEST_NAME, PolicySpec, checkpoint_stage, find_bundle, read_bundle, require_robot
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError, DataError, missing_extra
 from roboalign.sdk.fast import FastCodec
@@ -74,6 +74,7 @@ class Policy:
         think: bool = True,
         threads: int = 1,
         seed: int = 0,
+        robot: Collection[str] = (),
     ) -> Policy:
         """Loads a policy.
 
@@ -85,14 +86,17 @@ class Policy:
             think: write a thought before each chunk.
             threads: CPU threads of the backend.
             seed: of the flow noise.
+            robot: names of the robot that it will move; a bundle that names another one is refused before it is opened.
 
         Raises:
-            BundleError: the path is missing, altered, of a newer format, or of another kind.
+            BundleError: the path is missing, altered, of a newer format, of another kind, or for another robot.
             BackendError: the backend or a package it needs is absent.
         """
         if threads < 1:
             raise ConfigError(f"threads is {threads}, expected 1 or more")
         folder = find_bundle(path)
+        if robot and (folder / MANIFEST_NAME).is_file():
+            require_robot(read_bundle(folder).manifest, robot, folder)
         factory = find_backend("onnx" if backend == "auto" else backend)
         opened = factory.open(folder, threads=threads)
         try:
@@ -115,26 +119,36 @@ class Policy:
         """Starts a new episode: the noise begins anew."""
         self._num_calls = 0
 
-    def act(self, observation: Observation, *, thought_about: Observation | None = None) -> ActionChunk:
+    def act(
+        self,
+        observation: Observation,
+        *,
+        thought_about: Observation | None = None,
+        words: Sequence[int] | None = None,
+        noise: FloatArray | None = None,
+    ) -> ActionChunk:
         """Returns the next actions, or a hold with its reason. Blocks while the model runs.
 
         Args:
             observation: what the robot senses now.
             thought_about: think about this observation instead: an earlier one (a stale thought), or one of another
                 scene (a control of what thoughts are worth).
+            words: ids of the thought to write instead of the model's own, to compare two backends word by word.
+            noise: float32[T, A] that the flow head starts from instead of the seeded one.
 
         Raises:
             DataError: the observation lacks a camera, or holds what cannot be right.
             ConfigError: a policy that does not think was told what to think about.
         """
-        if thought_about is not None and not self._think:
-            raise ConfigError("this policy does not think, so it takes no thought_about; load it with think=True")
+        if (thought_about is not None or words is not None) and not self._think:
+            raise ConfigError("this policy does not think, so it takes no thought; load it with think=True")
         if self._is_closed:
             raise BackendError("this policy is closed; load it again with Policy.load")
         turn = _Turn(self._backend, self._vocabulary, self._clock)
-        noise = self._noise()
+        drawn = self._noise()
+        noise = drawn if noise is None else noise
         try:
-            given = None if thought_about is None else self._thought_about(thought_about)
+            given = words if thought_about is None else self._thought_about(thought_about)
             turn.read(observation, think=self._think)
             if self._think:
                 turn.write_thought(given)

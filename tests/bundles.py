@@ -82,7 +82,8 @@ def write_run(path: Path, *, stage: str = "head", seed: int = 0) -> Path:
         add_action_tokens(model, processor.tokenizer, codec.vocab_size)
     _make_lively(model)
     head = _head(codec) if codec is not None and stage == "head" else None
-    meta = CheckpointMeta(stage=stage, recipe="tiny", seeds={"all": seed}, notes={"thought_budget": 12})
+    notes = {"thought_budget": 12}
+    meta = CheckpointMeta(stage=stage, recipe="tiny", seeds={"all": seed}, notes=notes, robot="panda")
     save_checkpoint(path, model=model, processor=processor, meta=meta, codec=codec, head=head)
     return path
 

@@ -146,6 +146,15 @@ class TorchBackend:
         actions = self.head.sample(hidden_BLD, mask_BL, torch.from_numpy(state)[None], torch.from_numpy(noise)[None])
         return cast(FloatArray, actions[0].numpy())
 
+    @torch.inference_mode()
+    def inspect(self, decoding: Decoding) -> dict[str, FloatArray]:
+        """Returns hidden states, from one pass over everything read so far, and the decoder's keys and values."""
+        assert self.head is not None
+        cache = cast(_Cache, decoding.cache)
+        hidden = self.backbone.hidden_after(self._inputs(cache.ids, cache.pixel_values), self.head.config.layer)[0]
+        kv = torch.stack([part[0] for layer in cache.state.cache.layers for part in (layer.keys, layer.values)])
+        return {"hidden": hidden.numpy().copy(), "kv": kv.numpy().copy()}
+
     def _inputs(self, ids: Sequence[int], pixel_values: FloatArray) -> PromptInputs:
         input_ids = torch.tensor([list(ids)])
         extra = self.backbone.picture_inputs(pixel_values, input_ids)

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
+from roboalign.drivers.arm.files import RobotFile
 from roboalign.drivers.arm.loading import load_robot
 from roboalign.drivers.cameras import check_camera_names
 from roboalign.drivers.setup.dialogue import Dialogue
@@ -254,7 +255,8 @@ def run_file(
             "'roboalign export' wrote"
         )
     robot = load_robot(robot_file)
-    with Policy.load(bundle, actions="fast" if actions == "fast" else "flow", think=think) as policy:
+    names = _names(robot.parts.file)
+    with Policy.load(bundle, actions="fast" if actions == "fast" else "flow", think=think, robot=names) as policy:
         check_fit(robot.spec, policy.spec, bundle)
         check_pace(warm_up(policy, robot.spec, sentence), robot.parts.file.park_after_s)
         return run_on_robot(
@@ -267,6 +269,11 @@ def run_file(
             name=bundle,
             on_tick=_narrator(dialogue),
         )
+
+
+def _names(file: RobotFile) -> tuple[str, ...]:
+    """Returns what datasets call this robot: its kind, its own name, the simulated arm of the same links."""
+    return (file.arm, file.label, *((file.model.kinematics,) if file.model.kinematics else ()))
 
 
 def warm_up(policy: SpecifiedActor, spec: RobotSpec, sentence: str, now: Callable[[], float] = time.monotonic) -> float:

@@ -6,18 +6,18 @@ installation metadata, as in a source tree. Anybody may add one: it needs the me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.errors import BackendError, ConfigError
 from roboalign.sdk.types import FloatArray
 
-__all__ = ["Backend", "BackendFactory", "Decoding", "backend_names", "find_backend"]
+__all__ = ["Backend", "BackendFactory", "Decoding", "InspectableBackend", "backend_names", "find_backend"]
 
 ENTRY_POINT_GROUP = "roboalign.backends"
 
@@ -61,6 +61,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees what the backend holds; may be called twice."""
+
+
+@runtime_checkable
+class InspectableBackend(Protocol):
+    """A backend that shows what a sequence left behind, as parity is measured on. Ours do."""
+
+    def inspect(self, decoding: Decoding) -> Mapping[str, FloatArray]:
+        """Returns copies: `hidden` float32[length, D] of the tapped layer, and `kv` float32[C, H, length, K]."""
 
 
 class BackendFactory(Protocol):

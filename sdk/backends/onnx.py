@@ -106,6 +106,12 @@ class OnnxBackend:
         actions: FloatArray = self._graph("flow").run(feed)[0][0]
         return actions
 
+    def inspect(self, decoding: Decoding) -> Mapping[str, FloatArray]:
+        """Returns hidden states, keys and values of what was read so far."""
+        cache, length = cast(_Cache, decoding.cache), decoding.length
+        hidden, kv = cache.hidden[:length], cache.kv[:, :, :length]
+        return {"hidden": np.array(hidden, np.float32), "kv": np.array(kv, np.float32)}
+
     def close(self) -> None:
         """Frees the sessions."""
         self._graphs = {}

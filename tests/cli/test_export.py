@@ -65,7 +65,7 @@ def test_without_a_jetson_the_bundle_says_that_it_is_not_built_and_what_to_type(
     from roboalign.export import bundle_writer
 
     run, out = tiny_run(tmp_path_factory.getbasetemp()), tmp_path / "bundle"
-    monkeypatch.setattr(bundle_writer, "simulated_observations", lambda count: some_observations())
+    monkeypatch.setattr(bundle_writer, "simulated_observations", lambda count, robot: some_observations())
     assert main(["export", str(run), "--target", "jetson", "--out", str(out), "--json"]) == 0
     text, err = capsys.readouterr()
     result = json.loads(text)

@@ -36,6 +36,8 @@ COMMANDS = (
     "probe",
     "export",
     "build",
+    "info",
+    "verify",
     "run",
     "eval",
     "compare",

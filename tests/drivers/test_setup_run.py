@@ -12,7 +12,7 @@ from tests.drivers.test_teleop import PacedArm
 from roboalign.drivers.arm.files import CameraFile, write_robot_file
 from roboalign.drivers.setup.run import check_fit, check_pace, describe_limits, run_file, run_on_robot, warm_up
 from roboalign.sdk.bundle import find_bundle, read_bundle
-from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError
+from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, RobotError
 from roboalign.sdk.sim.panda import panda_spec
 from roboalign.sdk.sim.so101 import so101_spec
 from roboalign.sdk.types import ActionChunk
@@ -165,7 +165,7 @@ def test_run_refuses_the_bundle_of_another_arm_before_it_opens_anything(tmp_path
     robot = write_files(tmp_path, cameras={"front": CameraFile(device=f"file:{tmp_path}/desk.png")})
     write_robot_file(tmp_path / "robot.json", robot)
     person = Person([])
-    with pytest.raises(ConfigError, match=r"nano-policy .*another arm"):
+    with pytest.raises(BundleError, match=r"nano-policy is for the robot panda, and this is so101"):
         run_file(tmp_path / "robot.json", "nano-policy", "lift", person, seconds=1.0)
     assert (person.said, person.asked) == ([], [])
 

@@ -63,6 +63,7 @@ def test_the_manifest_states_what_a_robot_needs(bundle):
 def test_observations_are_taken_beyond_the_end_of_short_scenes():
     """The expert solves some scenes before the last moment; stepping on used to end the export with an error."""
     assert len(simulated_observations(64)) == 64
+    assert len(simulated_observations(9, "so101")) == 9
 
 
 def test_parity_is_recorded_and_proves_something(bundle):
@@ -206,6 +207,41 @@ def test_a_bundle_can_be_exported_again(bundle, observations, tmp_path):
     assert again.parents == (digest, *first.parents)
     assert (again.name, again.stage, again.policy) == (first.name, first.stage, first.policy)
     assert digest[:12] in (out / "README.md").read_text()
+
+
+EXPORT_ALL = """
+import sys
+from pathlib import Path
+from tests.bundles import some_observations
+from roboalign.export import ExportConfig, export
+run, out = Path(sys.argv[1]), Path(sys.argv[2])
+for precision in ("fp16", "int4"):
+    config = ExportConfig(run=run, out=out / precision, precision=precision)
+    export(config, observations=some_observations(), say=lambda line: None)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_export_the_same_bytes_into_two_folders(run, tmp_path):
+    """No path, no time, no order of chance: every file of both bundles has the same digest."""
+    for name in ("one", "another/place"):
+        # Another seed of hashes: what depends on the order of a set or of a dict would differ.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, "."]), "PYTHONHASHSEED": str(len(name))}
+        command = [sys.executable, "-c", EXPORT_ALL, str(run), str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+        assert done.returncode == 0, done.stderr
+    for precision in ("fp16", "int4"):
+        one, other = (
+            {
+                path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in (tmp_path / name / precision).iterdir()
+            }
+            for name in ("one", "another/place")
+        )
+        assert one == other
+        assert len(one) >= 14
+        everything = b"".join(path.read_bytes() for path in (tmp_path / "one" / precision).iterdir())
+        assert str(tmp_path).encode() not in everything
 
 
 def test_codes_are_not_rounded_again_and_a_bundle_is_not_written_over_itself(run, bundle, observations, tmp_path):

@@ -11,13 +11,16 @@ from roboalign.sdk.bundle import (
     SHIPPED_BUNDLES,
     Manifest,
     PolicySpec,
+    Thresholds,
     file_record,
     find_bundle,
     read_bundle,
+    require_robot,
     shipped_bundle_path,
     write_manifest,
 )
-from roboalign.sdk.errors import BundleError
+from roboalign.sdk.bundle_check import sealed_text
+from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES
 
@@ -64,8 +67,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **changes: object) -> None:
+    """Changes the manifest as somebody would who seals it again."""
     path = folder / MANIFEST_NAME
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(sealed_text({**json.loads(path.read_text()), **changes}))
 
 
 def test_what_was_written_is_read_back(folder):
@@ -74,6 +78,44 @@ def test_what_was_written_is_read_back(folder):
     assert read_bundle(folder).manifest == before
     assert before.policy.prompt == PromptFormat()
     assert before.parity is None
+
+
+def test_a_manifest_of_the_first_format_is_read(folder):
+    """It named no robot and no thresholds, carried no digest of itself, and left out the first form of prompts."""
+    path = folder / MANIFEST_NAME
+    content = {**json.loads(path.read_text()), "format_version": 1}
+    for name in ("manifest_sha256", "robot", "thresholds"):
+        del content[name]
+    del content["policy"]["prompt"]["form"]
+    path.write_text(json.dumps(content))
+    manifest = read_bundle(folder).manifest
+    assert (manifest.format_version, manifest.robot, manifest.thresholds) == (1, None, None)
+    require_robot(manifest, ("anything",), folder)
+    path.write_text(json.dumps({**content, "robot": None}))
+    with pytest.raises(BundleError, match=r"unknown fields \['robot'\]"):
+        read_bundle(folder)
+
+
+def test_a_change_that_is_not_sealed_is_found(folder):
+    path = folder / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"rate_hz": 10.0', '"rate_hz": 12.0'))
+    with pytest.raises(BundleError, match="altered: its content does not have the digest"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", [MANIFEST_NAME, "weights.bin"])
+def test_a_link_is_refused_though_its_content_is_right(folder, tmp_path, name):
+    outside = tmp_path.with_name(f"{tmp_path.name}-outside")
+    (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    with pytest.raises(BundleError, match=r"is a link.*cp -rL"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_thresholds_are_shares(share):
+    with pytest.raises(ConfigError, match=r"Thresholds\.part_error is .*, expected a share above 0"):
+        Thresholds(action_error=1e-4, part_error=share, same_tokens=0.9, success_loss=0.1)
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -127,7 +169,7 @@ def test_a_truncated_manifest_is_named(folder):
 
 def test_a_newer_format_is_refused_by_name_with_both_versions(folder):
     edit(folder, format_version=FORMAT_VERSION + 6, roboalign_version="9.9")
-    with pytest.raises(BundleError, match=r"format version 7 \(by roboalign 9\.9\).*up to version 1"):
+    with pytest.raises(BundleError, match=r"format version 8 \(by roboalign 9\.9\).*up to version 2"):
         read_bundle(folder)
 
 

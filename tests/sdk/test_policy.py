@@ -144,7 +144,7 @@ def test_a_thought_about_something_else_is_written_behind_the_own_prompt(backend
 
 
 def test_a_policy_that_does_not_think_takes_no_thought(backend, observation):
-    with pytest.raises(ConfigError, match="this policy does not think, so it takes no thought_about"):
+    with pytest.raises(ConfigError, match="this policy does not think, so it takes no thought;"):
         Policy(backend, think=False).act(observation, thought_about=observation)
 
 

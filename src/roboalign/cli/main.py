@@ -23,6 +23,7 @@ from roboalign.cli import (
     doctor,
     evaluate,
     export,
+    info,
     libero,
     probe,
     record,
@@ -34,6 +35,7 @@ from roboalign.cli import (
     tasks,
     teleop,
     train,
+    verify,
 )
 
 __all__ = ["app", "main"]
@@ -83,6 +85,8 @@ app.add_typer(train.app, name="train", rich_help_panel=LEARN)
 app.command("probe", rich_help_panel=LEARN)(probe.probe)
 app.command("export", rich_help_panel=SHIP)(export.export)
 app.command("build", rich_help_panel=SHIP)(build.build)
+app.command("info", rich_help_panel=SHIP)(info.info)
+app.command("verify", rich_help_panel=SHIP)(verify.verify)
 app.command("run", rich_help_panel=RUN)(run.run)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
 app.command("tasks", rich_help_panel=RUN)(tasks.tasks)

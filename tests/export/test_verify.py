@@ -1,0 +1,239 @@
+"""Verification repeats parity from the bundle alone, and nothing that was not measured passes."""
+
+import json
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roboalign.cli.main import main
+from roboalign.export import VerifyConfig, read_receipt, receipt_table, verify
+from roboalign.export import verification as module
+from roboalign.export.receipt import ClosedLoop, Receipt, write_receipt
+from roboalign.export.vectors import PARTS, VECTORS_NAME, Vectors, answer_vectors, compare_vectors, draw_noise
+from roboalign.sdk.backends.onnx import OnnxBackend
+from roboalign.sdk.bundle import Manifest, file_record, read_bundle, write_manifest
+from roboalign.sdk.errors import CheckFailed, ConfigError, DataError
+from roboalign.sdk.policy import Policy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parity(bundle: Path, tmp_path: Path, **more: object) -> tuple[Receipt, list[str]]:
+    said: list[str] = []
+    config = VerifyConfig(bundle=bundle, out=tmp_path / "out.json", **{"episodes": 0, **more})
+    receipt, path = verify(config, say=said.append)
+    assert read_receipt(path) == receipt
+    return receipt, said
+
+
+def sealed_copy(bundle: Path, folder: Path, **changes: object) -> Path:
+    """A copy whose manifest is changed and whose digests are right; call it again after changing a file."""
+    if not folder.exists():
+        shutil.copytree(bundle, folder)
+    manifest: Manifest = read_bundle(bundle).manifest
+    files = {name: file_record(folder / name) for name in manifest.files if (folder / name).exists()}
+    write_manifest(folder, replace(manifest, **{"files": files, **changes}))
+    return folder
+
+
+def with_other_vectors(bundle: Path, folder: Path, **changes: object) -> Path:
+    sealed_copy(bundle, folder)
+    replace(Vectors.load(bundle / VECTORS_NAME), **changes).save(folder / VECTORS_NAME)
+    return sealed_copy(bundle, folder)
+
+
+def some_loop(**changes: object) -> ClosedLoop:
+    figures = {"num_episodes": 60, "num_successes": 50, "num_reference_successes": 50, "difference": 0.0}
+    pair = {"num_only_bundle": 0, "num_only_reference": 0, "interval_low": -0.06, "interval_high": 0.06}
+    return ClosedLoop(**{"reference": "torch", "robot": "panda", "tasks": ("place",), **figures, **pair, **changes})
+
+
+def test_an_export_keeps_what_pytorch_answered_and_how_far_every_part_is_from_it(bundle: Path) -> None:
+    manifest = read_bundle(bundle).manifest
+    record = manifest.parity
+    assert record is not None
+    assert set(record.part_errors) == set(PARTS)
+    assert 0.0 < max(record.part_errors.values()) < 1e-4
+    assert set(record.field_errors) == set(manifest.policy.action_names)
+    assert manifest.files[VECTORS_NAME].num_bytes < 2**20
+    assert manifest.robot is not None
+    assert manifest.robot.name == "panda"
+
+
+def test_parity_is_repeated_from_the_bundle_alone_and_the_receipt_names_nobody(bundle: Path, tmp_path: Path) -> None:
+    receipt, said = parity(bundle, tmp_path)
+    assert (receipt.verdict, receipt.faults, receipt.missing, receipt.closed_loop) == ("parity only", (), (), None)
+    assert receipt.parity is not None
+    assert receipt.parity.same_tokens == 1.0
+    assert set(receipt.parity.fields) == set(read_bundle(bundle).manifest.policy.action_names)
+    assert any(line.startswith("actions, largest difference: dx_m ") for line in said)
+    text = (tmp_path / "out.json").read_text()
+    assert not [word for word in (str(tmp_path), str(Path.home()), socket.gethostname()) if word in text]
+
+
+def test_the_receipt_lies_beside_the_bundle_and_never_inside(bundle: Path, tmp_path: Path) -> None:
+    folder = sealed_copy(bundle, tmp_path / "mine")
+    _, path = verify(VerifyConfig(bundle=folder, episodes=0), say=lambda line: None)
+    assert path == tmp_path / "mine.receipt.json"
+    read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["flow.actions", *PARTS])
+def test_an_error_in_any_part_is_found_and_named(bundle: Path, tmp_path: Path, name: str) -> None:
+    stored = Vectors.load(bundle / VECTORS_NAME)
+    if name == "flow.actions":
+        changed = stored.actions.copy()
+        changed[3, 2, 1] += 1e-3
+        folder = with_other_vectors(bundle, tmp_path / "mine", actions=changed)
+    else:
+        part = stored.parts[name].copy()
+        part.flat[-1] += 0.001 * np.abs(part).max()
+        folder = with_other_vectors(bundle, tmp_path / "mine", parts={**stored.parts, name: part})
+    receipt, _ = parity(folder, tmp_path)
+    assert receipt.verdict == "failed"
+    assert [fault.split()[0] for fault in receipt.faults] == [name]
+
+
+def test_tokens_that_differ_are_counted_and_actions_compared_after_the_same_words(bundle: Path) -> None:
+    spec = read_bundle(bundle).manifest.policy
+    stored = Vectors.load(bundle / VECTORS_NAME)
+    tokens = (stored.tokens[1], *stored.tokens[1:])  # the first one thinks what the second one should
+    found = answer_vectors(bundle, "onnx", stored.observations, stored.noise, tokens=tokens)
+    errors = compare_vectors(replace(stored, tokens=tokens), found, spec)
+    assert errors.same_tokens < 1.0
+    with Policy.load(bundle) as policy:
+        after_those_words = policy.act(stored.observations[0], noise=stored.noise[0], words=tokens[0][1:-1])
+    assert np.array_equal(found.actions[0], after_those_words.actions)
+    assert not np.allclose(found.actions[0], stored.actions[0], atol=1e-4)
+    assert np.allclose(found.actions[1:], stored.actions[1:], atol=1e-5)
+
+
+def test_noise_that_is_injected_decides(bundle: Path) -> None:
+    spec = read_bundle(bundle).manifest.policy
+    seen = Vectors.load(bundle / VECTORS_NAME).observations[0]
+    noise = draw_noise(2, spec)
+    with Policy.load(bundle) as policy:
+        first, again, other = (policy.act(seen, noise=noise[i]).actions for i in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other, atol=1e-3)
+
+
+def test_a_part_that_the_backend_cannot_show_is_a_failure(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opaque:
+        """A backend as anybody may write one: it acts, and shows nothing."""
+
+        def __init__(self, inner: OnnxBackend) -> None:
+            for name in ("spec", "folder", "prefill", "step", "flow", "close"):
+                setattr(self, name, getattr(inner, name))
+
+        @classmethod
+        def open(cls, path: Path, *, threads: int) -> "Opaque":
+            return cls(OnnxBackend.open(path, threads=threads))
+
+    monkeypatch.setattr("roboalign.export.vectors.find_backend", lambda name: Opaque)
+    receipt, _ = parity(bundle, tmp_path)
+    assert receipt.verdict == "failed"
+    unseen = ("prefill.hidden", "prefill.kv", "step.hidden", "step.kv")
+    assert receipt.faults == tuple(f"{name} was not measured" for name in unseen)
+
+
+def test_too_few_tokens_alike_is_a_failure(bundle: Path, tmp_path: Path) -> None:
+    stored = Vectors.load(bundle / VECTORS_NAME)
+    folder = with_other_vectors(bundle, tmp_path / "mine", quick_tokens=((0,) * 40,) * len(stored.quick_tokens))
+    receipt, _ = parity(folder, tmp_path)
+    assert [fault for fault in receipt.faults if "of the tokens agree, at least 90% must" in fault]
+
+
+def test_a_bundle_without_vectors_is_incomplete(bundle: Path, tmp_path: Path) -> None:
+    folder = sealed_copy(bundle, tmp_path / "mine")
+    (folder / VECTORS_NAME).unlink()
+    receipt, _ = parity(sealed_copy(bundle, folder), tmp_path)
+    assert (receipt.verdict, receipt.parity) == ("incomplete", None)
+    assert receipt.missing[0].startswith("parity: the bundle holds no answers of PyTorch; export it again")
+
+
+def test_without_the_simulator_nothing_is_verified(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "pybullet" else object())
+    receipt, _ = parity(bundle, tmp_path, episodes=60)
+    assert receipt.verdict == "incomplete"
+    assert receipt.missing == ("closed loop: pybullet is not installed here: pip install 'roboalign[sim]'",)
+    assert main(["verify", str(bundle), "--out", str(tmp_path / "again.json")]) == 1
+    assert "error: incomplete: closed loop: pybullet is not installed" in capsys.readouterr().err
+
+
+def test_a_reference_that_solves_nothing_proves_nothing(bundle: Path, tmp_path: Path) -> None:
+    """The tiny policy is random, so this plays for real and ends as it must."""
+    receipt, said = parity(bundle, tmp_path, episodes=2, reference=bundle)
+    assert receipt.closed_loop is not None
+    assert (receipt.closed_loop.num_episodes, receipt.closed_loop.robot) == (2, "panda")
+    assert receipt.verdict == "failed"
+    assert receipt.faults == ("the reference solved no scene, so the comparison proves nothing",)
+    assert any("0 of 2 solved, 0 by the reference (head-tiny in fp16, onnx)" in line for line in said)
+
+
+def test_a_loss_must_be_bounded_and_figures_alike_verify(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loop, verdict in (
+        (some_loop(), "verified"),
+        (some_loop(num_episodes=10, interval_low=-0.28, interval_high=0.28), "failed"),
+        (some_loop(num_successes=40, difference=-0.17, interval_low=-0.28, interval_high=-0.09), "failed"),
+    ):
+        monkeypatch.setattr(module, "_play", lambda *args, loop=loop: loop)
+        receipt, _ = parity(bundle, tmp_path, episodes=60)
+        assert receipt.verdict == verdict
+        assert all("success may be lower by 28.0 points, at most 10 are accepted" in fault for fault in receipt.faults)
+
+
+def test_codes_need_a_reference_in_full_weights(bundle: Path, tmp_path: Path) -> None:
+    folder = sealed_copy(bundle, tmp_path / "few", precision="int4")
+    with pytest.raises(ConfigError, match="would not show what rounding costs; name the bundle in full weights"):
+        parity(folder, tmp_path, episodes=60)
+    other = replace(read_bundle(bundle).manifest.robot, name="so101")
+    with pytest.raises(ConfigError, match="the reference is for the robot so101, the bundle for panda"):
+        parity(folder, tmp_path, episodes=60, reference=sealed_copy(bundle, tmp_path / "other", robot=other))
+
+
+def test_an_altered_bundle_fails_and_what_is_none_is_named(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sealed_copy(bundle, tmp_path / "mine")
+    (folder / "step.onnx").write_bytes(b"")
+    with pytest.raises(CheckFailed, match=r"not verified: .*damaged: step\.onnx"):
+        parity(folder, tmp_path)
+    assert main(["verify", str(tmp_path / "nowhere"), "--episodes", "0"]) == 2
+    assert "no bundle at" in capsys.readouterr().err
+
+
+def test_the_command_says_parity_alone_and_exits_with_0(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "receipt.json"
+    assert main(["verify", str(bundle), "--episodes", "0", "--out", str(out), "--json"]) == 0
+    text, err = capsys.readouterr()
+    assert json.loads(text)["receipt"] == json.loads(out.read_text())
+    assert err.endswith("verdict: parity only\n")
+
+
+def test_a_receipt_cannot_claim_what_it_does_not_hold(bundle: Path, tmp_path: Path) -> None:
+    receipt, _ = parity(bundle, tmp_path)
+    write_receipt(replace(receipt, verdict="verified"), tmp_path / "bold.json")
+    with pytest.raises(DataError, match="says 'verified' without every measurement"):
+        read_receipt(tmp_path / "bold.json")
+    (tmp_path / "empty.json").write_text("{}")
+    with pytest.raises(DataError, match=r"empty\.json is no receipt"):
+        read_receipt(tmp_path / "empty.json")
+
+
+def test_the_table_of_the_docs_is_made_of_the_receipts() -> None:
+    table = receipt_table(ROOT / "docs" / "receipts")
+    assert table in (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
+    assert len(table.splitlines()) > 2
