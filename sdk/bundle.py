@@ -25,6 +25,7 @@ from roboalign.sdk.prompt import PromptFormat
 
 __all__ = [
     "CHECKPOINT_NAME",
+    "EDGE_LLM_NAME",
     "FORMAT_VERSION",
     "MANIFEST_NAME",
     "SHIPPED_BUNDLES",
@@ -38,6 +39,7 @@ __all__ = [
     "checkpoint_stage",
     "file_record",
     "find_bundle",
+    "policy_spec_from_json",
     "read_bundle",
     "shipped_bundle_path",
     "write_manifest",
@@ -50,6 +52,10 @@ MANIFEST_NAME = "manifest.json"
 
 CHECKPOINT_NAME = "roboalign.json"
 """What a checkpoint describes itself in."""
+
+
+EDGE_LLM_NAME = "edge_llm.json"
+"""What a folder that was prepared for TensorRT Edge-LLM describes itself in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,6 +281,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     path = folder / MANIFEST_NAME
     path.write_text(json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return path
+
+
+def policy_spec_from_json(value: object, where: str) -> PolicySpec:
+    """Returns the description of a policy that a JSON file holds; what does not fit is a BundleError naming `where`."""
+    return cast(PolicySpec, _from_json(PolicySpec, value, where))
 
 
 def _not_a_bundle(path: Path) -> str:

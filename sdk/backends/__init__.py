@@ -23,6 +23,7 @@ ENTRY_POINT_GROUP = "roboalign.backends"
 
 _OWN = {
     "cpu": "roboalign.sdk.backends.onnx:OnnxBackend",
+    "edge-llm": "roboalign.sdk.backends.edge_llm:EdgeLlmBackend",
     "onnx": "roboalign.sdk.backends.onnx:OnnxBackend",
     "onnx-cuda": "roboalign.sdk.backends.onnx:OnnxCudaBackend",
     "onnx-tensorrt": "roboalign.sdk.backends.onnx:OnnxTensorrtBackend",
