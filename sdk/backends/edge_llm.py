@@ -81,8 +81,6 @@ class _Sequence:
     picture: str
     ahead: list[_Step] = field(default_factory=list)
     """What the server wrote beyond `ids`."""
-    was_stopped: bool = False
-    """Whether the server itself ended there, on a marker or at the end of its reply."""
     num_requests: int = 0
     cache: object = None
 
@@ -160,7 +158,7 @@ class EdgeLlmBackend:
         if sequence.ahead and sequence.ahead[0].token == token_id:
             del sequence.ahead[0]
         else:
-            sequence.ahead, sequence.was_stopped = [], False
+            sequence.ahead = []
 
     def flow(self, decoding: Decoding, state: FloatArray, noise: FloatArray) -> FloatArray:
         """Cannot be had: BackendError."""
@@ -184,20 +182,17 @@ class EdgeLlmBackend:
             )
         num_tokens, stop = self._wanted(sequence)
         answer = self._link.post("/v1/chat/completions", self._request(sequence, num_tokens, stop))
-        sequence.ahead, sequence.was_stopped, num_read = _parse_answer(answer, self._link.url)
+        sequence.ahead, num_read = _parse_answer(answer, self._link.url)
         self._check_prompt(sequence, num_read)
         if not sequence.ahead and stop:
             # It stopped at once, on a token that it does not list: ask what that was.
-            sequence.was_stopped = True
             answer = self._link.post("/v1/chat/completions", self._request(sequence, 1, []))
-            sequence.ahead, _, _ = _parse_answer(answer, self._link.url)
+            sequence.ahead, _ = _parse_answer(answer, self._link.url)
         if not sequence.ahead:
             raise BackendError(f"the server at {self._link.url} wrote nothing for {self._name}, expected one token")
 
     def _wanted(self, sequence: _Sequence) -> tuple[int, list[str]]:
         """How many tokens to write at most, and where to stop: by the span that the sequence is in."""
-        if sequence.was_stopped:
-            return 1, []
         written = sequence.ids[sequence.num_prompt :]
         if self._action_start in written:
             done = len(written) - 1 - written.index(self._action_start)
@@ -365,8 +360,8 @@ def _picture_url(pixel_values: FloatArray, spec: PolicySpec) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def _parse_answer(answer: Mapping[str, Any], url: str) -> tuple[list[_Step], bool, int]:
-    """Returns the tokens with their candidates, whether the server stopped by itself, and the prompt's length."""
+def _parse_answer(answer: Mapping[str, Any], url: str) -> tuple[list[_Step], int]:
+    """Returns the tokens with their candidates, and the prompt's length."""
     try:
         choice = answer["choices"][0]
         rows = (choice.get("logprobs") or {}).get("content") or []
@@ -377,7 +372,7 @@ def _parse_answer(answer: Mapping[str, Any], url: str) -> tuple[list[_Step], boo
             )
             for row in rows
         ]
-        return steps, choice.get("finish_reason") == "stop", int(answer["usage"]["prompt_tokens"])
+        return steps, int(answer["usage"]["prompt_tokens"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as err:
         raise BackendError(
             f"the server at {url} answered in another form than TensorRT Edge-LLM {SERVER_VERSION} ({err!r})"
