@@ -30,7 +30,7 @@ from roboalign.export.runs import newest_run
 from roboalign.export.sensitivity import KEPT, Rounded, round_parts
 from roboalign.export.shapes import run_size
 from roboalign.export.source import Source, open_source
-from roboalign.export.targets import target_names
+from roboalign.export.targets import find_jetpack, find_target, target_names
 from roboalign.export.vectors import VECTORS_NAME
 from roboalign.export.weights import PRECISIONS
 from roboalign.sdk.bundle import (
@@ -272,6 +272,8 @@ def _write_parts(
     say(f"tracing the graphs of {source.path} ({config.precision} weights)")
     assert backend.head is not None
     graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, codes=codes)
+    for constraints in _constraints(plan):
+        shutil.copyfile(constraints, work / constraints.name)
     _write_plan(work, plan, [spec.file for spec in graphs.values()], config.check, say)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -295,6 +297,16 @@ def _write_parts(
     )
     _write_manifest(work, manifest)
     return manifest
+
+
+def _constraints(plan: ExportPlan) -> list[Path]:
+    """The versions that pip is to install on the boards of a plan: one file for each of their JetPacks."""
+    found = {
+        find_jetpack(find_target(board.target), board.jetpack).constraints_path
+        for board in plan.boards
+        if board.jetpack is not None
+    }
+    return sorted(found)
 
 
 def _round_weights(

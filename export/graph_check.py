@@ -9,7 +9,7 @@ error. A pass says that nothing known stands against the graph; whether a board 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 from roboalign.export.plan import ExportPlan
 from roboalign.export.planner import ORT_CPU
+from roboalign.export.targets import oldest_runtime
 
 __all__ = ["Finding", "GraphRules", "check_graph", "rules_of"]
 
@@ -99,6 +100,8 @@ class GraphRules:
     """Types that it computes with or stores."""
     max_opset: int
     """Newest ai.onnx operator set."""
+    max_ir: int = field(default_factory=lambda: oldest_runtime().ir)
+    """Newest version of the file format itself."""
     is_tensorrt: bool = True
     """False for onnxruntime, which takes its own operators and asymmetric quantisation."""
 
@@ -108,7 +111,7 @@ class Finding:
     """One thing that stands against a graph, or that is worth knowing."""
 
     rule: str
-    """Which rule: graph, opset, domain, operator, type, mixed types, zero point, shape, block, activation or data."""
+    """Which rule: graph, IR, opset, domain, operator, type, mixed types, zero point, shape, block, activation, data."""
     where: str
     """The node, with its operator, or the tensor."""
     message: str
@@ -190,6 +193,9 @@ def _note(rule: str, where: str, message: str) -> Finding:
 def _check_opset(graph: _Graph, rules: GraphRules) -> Iterator[Finding]:
     if graph.fault:
         yield _error("graph", "the graph", f"its types cannot be inferred: {graph.fault}")
+    if graph.model.ir_version > rules.max_ir:
+        oldest = f"onnxruntime {oldest_runtime().version}, the last for Python 3.10, reads up to {rules.max_ir}"
+        yield _error("IR", "the graph", f"ONNX IR version {graph.model.ir_version}, and {oldest}")
     if graph.opset > rules.max_opset:
         yield _error("opset", "the graph", f"opset {graph.opset}, and {rules.name} reads up to {rules.max_opset}")
     for name, needed in _OPSET_OF_TYPE.items():

@@ -241,6 +241,11 @@ def _notes(size: ModelSize, place: Place, precision: str) -> list[str]:
     notes = [place.note] if place.note else []
     if not size.has_own_graphs:
         notes.append("this version writes no graphs for this model; only the plan is made")
+        if any(jetpack is not None and jetpack.edge_llm for _, jetpack in place.options):
+            notes.append(
+                "for TensorRT Edge-LLM, 'roboalign export RUN --edge-llm-python PYTHON' prepares it; its server gives "
+                "no hidden states, so the model acts by action tokens there and the head is left out"
+            )
     elif precision not in written_precisions(place):
         written = " or ".join(written_precisions(place))
         notes.append(f"this version writes {written} weights for {place.name}; {precision} is only planned")

@@ -19,6 +19,7 @@ __all__ = [
     "OPSET_OF",
     "ORT_CPU",
     "PRECISIONS",
+    "WITHOUT_EDGE_LLM",
     "WRITTEN_PRECISIONS",
     "BoardPlan",
     "PartPlan",
@@ -178,10 +179,19 @@ def _engine(part: str, size: ModelSize, target: Target, jetpack: JetPack | None)
     return TENSORRT if part == "vision" else ORT_TENSORRT
 
 
+WITHOUT_EDGE_LLM = (
+    "let a workstation think ('roboalign serve' there, 'roboalign run http://WORKSTATION:8350' on the board), or name "
+    "a JetPack from 7.2 on"
+)
+"""What is used instead of TensorRT Edge-LLM where the JetPack has none."""
+
 _WHY_ENGINE = {
     ORT_CPU: "no GPU is asked for",
     EDGE_LLM: "its runtime knows this family: paged keys and values, drafts, plug-ins",
-    ORT_TENSORRT: "Edge-LLM is planned for JetPack 7.2 and later; what TensorRT cannot take runs on CUDA",
+    ORT_TENSORRT: (
+        "TensorRT Edge-LLM is for JetPack 7.2 and later; here what TensorRT cannot take runs on CUDA; or "
+        f"{WITHOUT_EDGE_LLM}"
+    ),
     TENSORRT: "standard operators and fixed shapes",
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from roboalign.sdk.board import Board
 from roboalign.sdk.errors import ConfigError, unknown_name
@@ -21,11 +21,13 @@ __all__ = [
     "BUILD_COMMAND",
     "PORTABLE",
     "JetPack",
+    "OldestRuntime",
     "Target",
     "all_targets",
     "capability_dtypes",
     "find_jetpack",
     "find_target",
+    "oldest_runtime",
     "target_names",
     "target_of_board",
     "version_key",
@@ -57,11 +59,28 @@ class JetPack:
     """Its Python."""
     edge_llm: bool
     """Whether TensorRT Edge-LLM of the version planned for runs on it."""
+    constraints: str
+    """File of exact versions for pip's `-c`, in `export/constraints`, and in every bundle for it."""
 
     def has_tensorrt(self, version: str) -> bool:
         """Whether it can have a TensorRT; releases are compared by their first two numbers."""
         low, high = map(version_key, self.tensorrt)
         return low <= version_key(version) <= high
+
+    @property
+    def constraints_path(self) -> Path:
+        """Where the file of versions lies in this installation."""
+        return Path(__file__).with_name("constraints") / self.constraints
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OldestRuntime:
+    """The oldest onnxruntime that has to load a bundle."""
+
+    version: str
+    """Its version, as the extra `[cpu]` asks for it."""
+    ir: int
+    """Newest ONNX IR version that it reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +135,12 @@ def _jetpacks() -> Mapping[str, JetPack]:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
         found[str(row["name"])] = JetPack(**values)  # type: ignore[arg-type]  # our own file; a test reads it all
     return found
+
+
+@cache
+def oldest_runtime() -> OldestRuntime:
+    """Returns the onnxruntime that limits what any bundle may hold: every machine can be asked to act with it."""
+    return OldestRuntime(**cast(dict[str, Any], _content()["onnxruntime"]))
 
 
 def capability_dtypes(capability: str) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from roboalign.sdk.typed_json import from_json
 
 __all__ = [
     "CHECKPOINT_NAME",
+    "EDGE_LLM_NAME",
     "FORMAT_VERSION",
     "MANIFEST_NAME",
     "SHIPPED_BUNDLES",
@@ -48,6 +49,7 @@ __all__ = [
     "checkpoint_stage",
     "file_record",
     "find_bundle",
+    "policy_spec_from_json",
     "read_bundle",
     "require_robot",
     "shipped_bundle_path",
@@ -62,6 +64,10 @@ MANIFEST_NAME = "manifest.json"
 
 CHECKPOINT_NAME = "roboalign.json"
 """What a checkpoint describes itself in."""
+
+
+EDGE_LLM_NAME = "edge_llm.json"
+"""What a folder that was prepared for TensorRT Edge-LLM describes itself in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -355,6 +361,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     path = folder / MANIFEST_NAME
     path.write_text(sealed_text(asdict(manifest)), encoding="utf-8")
     return path
+
+
+def policy_spec_from_json(value: object, where: str) -> PolicySpec:
+    """Returns the description of a policy that a JSON file holds; what does not fit is a BundleError naming `where`."""
+    return cast(PolicySpec, _from_json(PolicySpec, value, where))
 
 
 def _not_a_bundle(path: Path) -> str:

@@ -20,7 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Backend, Decoding, find_backend
-from roboalign.sdk.bundle import MANIFEST_NAME, PolicySpec, checkpoint_stage, find_bundle, read_bundle, require_robot
+from roboalign.sdk.bundle import (
+    EDGE_LLM_NAME,
+    MANIFEST_NAME,
+    PolicySpec,
+    checkpoint_stage,
+    find_bundle,
+    read_bundle,
+    require_robot,
+)
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError, DataError, missing_extra
 from roboalign.sdk.fast import FastCodec
@@ -213,8 +221,7 @@ class _Vocabulary:
     def constraint(self, vocab_size: int) -> ActionConstraint:
         """Returns the length constraint of action spans for logits of this width."""
         if self._constraint is None:
-            if self.codec is None:
-                raise _NoAnswerError("the model never learnt action tokens")
+            assert self.codec is not None
             self._constraint = ActionConstraint(
                 self.codec.token_lengths,
                 num_coefficients=self.codec.num_coefficients,
@@ -292,9 +299,11 @@ class _Turn:
 
     def write_actions(self) -> FloatArray:
         """Writes `<answer><ACTION_START>...<ACTION_END>` and returns the actions that it spells."""
-        constraint = self._words.constraint(len(self._logits()))
+        if self._words.codec is None:
+            raise _NoAnswerError("the model never learnt action tokens")
         self._feed(self._words.answer_open)
         self._feed(self._words.action_start)
+        constraint = self._words.constraint(len(self._logits()))
         remaining = constraint.start()
         written: list[int] = []
         while remaining > 0:
@@ -305,7 +314,6 @@ class _Turn:
                 self._feed(token)
             else:
                 self._tokens += [token, self._words.action_end]
-        assert self._words.codec is not None
         decoded = self._words.codec.decode(written)
         if decoded.actions is None:
             raise _NoAnswerError(f"the action tokens are {decoded.status}: {decoded.num_coefficients} coefficients")
@@ -346,9 +354,11 @@ class _Turn:
 
     def _best(self, mask: NDArray[np.bool_]) -> int:
         logits = self._logits()
-        if not np.isfinite(logits).all():
-            raise _NoAnswerError("the model's scores are not finite")
-        return int(np.where(mask, logits, -np.inf).argmax())
+        best = int(np.where(mask, logits, -np.inf).argmax())
+        # A backend that knows the scores of some tokens only gives minus infinity to the others.
+        if np.isnan(logits).any() or not np.isfinite(logits[best]):
+            raise _NoAnswerError("the model's scores are not finite for any token that may follow")
+        return best
 
     def _feed(self, token: int) -> None:
         assert self._decoding is not None
@@ -371,6 +381,8 @@ class _Turn:
 def _check_abilities(backend: Backend, actions: str) -> None:
     spec, folder = backend.spec, backend.folder
     if actions == "flow" and not spec.has_head:
+        if (folder / EDGE_LLM_NAME).is_file():
+            raise BundleError(f"{folder} gives an action head no hidden states; act with actions='fast'")
         found = f"{folder} is a checkpoint of stage {checkpoint_stage(folder)!r} without an action head"
         raise BundleError(f"{found}; train one with 'roboalign train head {folder}', or act with actions='fast'")
     if actions == "fast" and not spec.has_actions:

@@ -28,6 +28,7 @@ OPT_IN = {
     "jetson": "needs a Jetson with TensorRT",
     "robot": "moves hardware",
     "rtx": "needs NVIDIA's compiler, tensorrt-rtx-cu13",
+    "edge_llm": "needs tensorrt-edgellm, in the environment of ROBOALIGN_EDGE_LLM_PYTHON",
     "peers": "needs other projects' packages",
 }
 

@@ -1,55 +1,17 @@
-"""The built wheel where nothing else of the project is: a clean environment, and the oldest Python it promises."""
+"""The built wheel where nothing else of the project is: a clean environment."""
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tests.boards import write_board
+from tests.environments import ACT, LIST_MODULES, CleanEnvironment
 
 pytestmark = pytest.mark.gate
 
 ROOT = Path(__file__).resolve().parents[1]
 ROBOT_PACKAGES = ("numpy", "tokenizers", "safetensors", "pillow", "typer", "rich", "onnxruntime")
 """What runs the shipped bundle: the core and the [cpu] extra, no torch."""
-
-LIST_MODULES = (
-    "import importlib, pkgutil, sys\n"
-    "def modules(room):\n"
-    "    package = importlib.import_module(room)\n"
-    "    found = [module.name for module in pkgutil.walk_packages(package.__path__, room + '.')]\n"
-    "    wrappers = {'roboalign.sdk.sim.env', 'roboalign.drivers.lerobot_plugin'}  # of gymnasium, and of lerobot\n"
-    "    return [room, *(name for name in found if name not in wrappers)]\n"
-)
-
-
-class CleanEnvironment:
-    """A new virtual environment, used from a folder that holds nothing of the project."""
-
-    def __init__(self, folder: Path, python: str) -> None:
-        self.folder = folder
-        self._run([python, "-m", "venv", str(folder / "venv")])
-
-    @property
-    def bin(self) -> Path:
-        return self.folder / "venv" / "bin"
-
-    def pip(self, *args: str) -> None:
-        self._run([str(self.bin / "python"), "-m", "pip", "install", "-q", *args])
-
-    def python(self, code: str) -> str:
-        return self._run([str(self.bin / "python"), "-c", code])
-
-    def command(self, name: str, *args: str) -> str:
-        return self._run([str(self.bin / name), *args])
-
-    def _run(self, command: list[str]) -> str:
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -115,70 +77,4 @@ def test_a_missing_extra_is_named(installed: CleanEnvironment) -> None:
 
 
 def test_the_shipped_bundle_acts_without_torch(installed: CleanEnvironment) -> None:
-    code = (
-        "import sys, numpy as np\n"
-        "from roboalign import sdk\n"
-        "with sdk.Policy.load() as policy:\n"
-        "    size = policy.spec.image_size_px\n"
-        "    images = {name: np.full((size, size, 3), 128, np.uint8) for name in policy.spec.camera_names}\n"
-        "    state = np.array([0.5, 0.0, 0.2, 0.0, 0.08], np.float32)\n"
-        "    chunk = policy.act(sdk.Observation(images=images, state=state, joint_pos_rad=np.zeros(7, np.float32),\n"
-        "        instruction='put the red block in the blue bowl', time_s=0.0))\n"
-        "print(chunk.source, 'torch' in sys.modules)"
-    )
-    assert installed.python(code).split() == ["flow", "False"]
-
-
-@pytest.fixture(scope="module")
-def jetpack_6(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
-    """JetPack 6 has Python 3.10, and its libraries want numpy 1.26; what a board has no use for is left out."""
-    python = find_python_310()
-    if python is None:
-        pytest.skip("gate: no working Python 3.10 here; install one, or name it in ROBOALIGN_PYTHON310")
-    clean = CleanEnvironment(tmp_path_factory.mktemp("jetpack6"), python)
-    clean.pip("numpy==1.26.4", "tomli")
-    clean.pip("--no-deps", str(wheel))
-    return clean
-
-
-def test_a_board_is_found_and_planned_for_on_python_310(jetpack_6: CleanEnvironment, tmp_path: Path) -> None:
-    """No torch, no onnx, and TOML through tomli."""
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from roboalign.export import find_place, plan_export, plan_lines, run_size\n"
-        "from roboalign.export.build import find_builder\n"
-        "from roboalign.sdk.bundle import shipped_bundle_path\n"
-        f"root = Path({str(write_board(tmp_path))!r})\n"
-        "plan = plan_export(run_size(shipped_bundle_path()), find_place('jetson', root=root), 'fp16')\n"
-        "assert 'tomllib' not in sys.modules\n"
-        "print(find_builder(root)[1].name, plan.target, plan.boards[0].jetpack, len(plan_lines(plan)) > 5)"
-    )
-    assert jetpack_6.python(code).split() == ["agx-orin-64gb", "agx-orin-64gb", "6.2", "True"]
-
-
-def test_the_sdk_imports_on_python_310_with_numpy_126(jetpack_6: CleanEnvironment) -> None:
-    code = LIST_MODULES + (
-        "import numpy\n"
-        "from roboalign import sdk\n"
-        "assert all(getattr(sdk, name) is not None for name in sdk.__all__)\n"
-        "for name in modules('roboalign.sdk') + modules('roboalign.drivers'):\n"
-        "    importlib.import_module(name)\n"
-        "print(sys.version_info[:2], numpy.__version__)"
-    )
-    assert jetpack_6.python(code).strip() == "(3, 10) 1.26.4"
-
-
-def find_python_310() -> str | None:
-    """A Python 3.10 that starts: named in the environment, on PATH, or kept by pyenv (whose PATH entry may refuse)."""
-    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [
-        os.environ.get("ROBOALIGN_PYTHON310"),
-        shutil.which("python3.10"),
-        *sorted(str(path) for path in versions.glob("3.10.*/bin/python3.10")),
-    ]
-    for python in filter(None, candidates):
-        done = subprocess.run([python, "--version"], capture_output=True, text=True, timeout=30)
-        if done.returncode == 0 and done.stdout.startswith("Python 3.10."):
-            return python
-    return None
+    assert installed.python(ACT).split() == ["flow", "False"]

@@ -8,7 +8,7 @@ agrees with training. Weights are computed in float32 whatever they are stored i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,12 +18,13 @@ from roboalign.sdk.backends import Decoding
 from roboalign.sdk.bundle import MANIFEST_NAME, PolicySpec, read_bundle
 from roboalign.sdk.errors import BackendError, BundleError
 from roboalign.sdk.fast import FAST_FILE, FastCodec
+from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, FloatArray
 from roboalign.trainer.backbone import DecoderState, HuggingFaceBackbone, PromptInputs, load_backbone
 from roboalign.trainer.checkpoint import load_checkpoint
 from roboalign.trainer.flow import FlowHead
 
-__all__ = ["MAX_TEXT_TOKENS", "MAX_THOUGHT_TOKENS", "TorchBackend", "checkpoint_spec"]
+__all__ = ["MAX_TEXT_TOKENS", "MAX_THOUGHT_TOKENS", "TorchBackend", "checkpoint_spec", "codec_spec"]
 
 MAX_TEXT_TOKENS = {"nano": 56, "chat": 104, "qwen": 256}
 """By prompt form: room for an instruction of about 40 words, the state and the flags; a chat spells digits."""
@@ -45,10 +46,11 @@ def checkpoint_spec(
     max_thought_tokens: int = MAX_THOUGHT_TOKENS,
 ) -> PolicySpec:
     """Returns how to act with a model; a head that was trained for other actions than the codec's is a BundleError."""
-    config = codec.config
-    low, high = tuple(config.low.tolist()), tuple(config.high.tolist())
+    spec = codec_spec(
+        backbone.prompt_format, codec, hidden_size=backbone.hidden_size, max_thought_tokens=max_thought_tokens
+    )
     if head is not None:
-        low, high = head.config.action_low, head.config.action_high
+        config = codec.config
         found, expected = (head.config.horizon, head.config.num_actions), (config.horizon, config.num_dims)
         if found != expected or head.config.hidden_size != backbone.hidden_size:
             raise BundleError(
@@ -56,7 +58,14 @@ def checkpoint_spec(
                 f"the codec has {expected[0]} x {expected[1]} and the model {backbone.hidden_size}; "
                 "train the head on this model"
             )
-    prompt = backbone.prompt_format
+        low, high = head.config.action_low, head.config.action_high
+        spec = replace(spec, action_low=low, action_high=high, has_head=True)
+    return spec
+
+
+def codec_spec(prompt: PromptFormat, codec: FastCodec, *, hidden_size: int, max_thought_tokens: int) -> PolicySpec:
+    """Returns how to act with a model by action tokens alone."""
+    config = codec.config
     room = MAX_TEXT_TOKENS[prompt.form] + prompt.num_image_tokens
     return PolicySpec(
         horizon=config.horizon,
@@ -65,14 +74,14 @@ def checkpoint_spec(
         image_size_px=prompt.image_size_px,
         state_names=STATE_NAMES,
         action_names=ACTION_NAMES,
-        action_low=low,
-        action_high=high,
+        action_low=tuple(config.low.tolist()),
+        action_high=tuple(config.high.tolist()),
         prompt=prompt,
         max_prompt_tokens=room,
         max_thought_tokens=max_thought_tokens,
         max_tokens=room + max_thought_tokens + _NUM_MARKERS + codec.num_coefficients,
-        hidden_size=backbone.hidden_size,
-        has_head=head is not None,
+        hidden_size=hidden_size,
+        has_head=False,
     )
 
 

@@ -1,6 +1,6 @@
 """Inference backends: the model-level steps that `sdk.Policy` is written against, and how a backend is found by name.
 
-A backend registers under the entry point group `roboalign.backends`. The two of this project are also found without
+A backend registers under the entry point group `roboalign.backends`. Those of this project are also found without
 installation metadata, as in a source tree. Anybody may add one: it needs the methods of `Backend`, nothing else.
 """
 
@@ -22,7 +22,11 @@ __all__ = ["Backend", "BackendFactory", "Decoding", "InspectableBackend", "backe
 ENTRY_POINT_GROUP = "roboalign.backends"
 
 _OWN = {
+    "cpu": "roboalign.sdk.backends.onnx:OnnxBackend",
+    "edge-llm": "roboalign.sdk.backends.edge_llm:EdgeLlmBackend",
     "onnx": "roboalign.sdk.backends.onnx:OnnxBackend",
+    "onnx-cuda": "roboalign.sdk.backends.onnx:OnnxCudaBackend",
+    "onnx-tensorrt": "roboalign.sdk.backends.onnx:OnnxTensorrtBackend",
     "torch": "roboalign.trainer.backend:TorchBackend",
 }
 

@@ -1,4 +1,7 @@
-"""Runs a bundle's graphs with onnxruntime on the CPU.
+"""Runs a bundle's graphs with onnxruntime: on the CPU, or on the GPU where that was asked for by name.
+
+onnxruntime itself goes on with the CPU when a GPU cannot be used, and says so in a log line at most. Here that is an
+error: who asks for a GPU gets it, or the reason. On a GPU none of this was run yet.
 
 The cache of keys and values is one array that this module owns: `prefill` fills its first rows, each `step` adds one.
 Every shape is fixed by the manifest. Nothing but numpy and onnxruntime is imported.
@@ -9,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +26,7 @@ from roboalign.sdk.types import FloatArray
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxBackend"]
+__all__ = ["OnnxBackend", "OnnxCudaBackend", "OnnxTensorrtBackend"]
 
 _Feed = Mapping[str, NDArray[np.float32] | NDArray[np.int64]]
 
@@ -38,11 +42,16 @@ class _Cache:
 
 
 class OnnxBackend:
-    """The `Backend` of a bundle on onnxruntime."""
+    """The `Backend` of a bundle on onnxruntime, with its CPU provider."""
+
+    providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
+    """What runs the graphs: the first has to be active, the others may take what it cannot."""
 
     def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
         self._bundle = bundle
-        self._graphs = {role: _Graph(bundle, spec, threads) for role, spec in bundle.manifest.graphs.items()}
+        self._graphs = {
+            role: _Graph(bundle, spec, threads, self.providers) for role, spec in bundle.manifest.graphs.items()
+        }
         for role in ("prefill", "step"):
             if role not in self._graphs:
                 raise BundleError(
@@ -124,13 +133,25 @@ class OnnxBackend:
         return graph
 
 
+class OnnxCudaBackend(OnnxBackend):
+    """The same on CUDA; never the CPU in its place."""
+
+    providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+class OnnxTensorrtBackend(OnnxBackend):
+    """The same on onnxruntime's TensorRT provider, which leaves to CUDA what it cannot take; never the CPU alone."""
+
+    providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+
+
 class _Graph:
     """One session with its names."""
 
-    def __init__(self, bundle: Bundle, spec: GraphSpec, threads: int) -> None:
+    def __init__(self, bundle: Bundle, spec: GraphSpec, threads: int, providers: Sequence[str]) -> None:
         self.spec = spec
         self._outputs = [output.name for output in spec.outputs]
-        self._session = _session(bundle.file(spec.file), threads)
+        self._session = _session(bundle.file(spec.file), threads, providers)
         found = [node.name for node in self._session.get_inputs()], [node.name for node in self._session.get_outputs()]
         if found != ([tensor.name for tensor in spec.inputs], self._outputs):
             raise BundleError(
@@ -142,11 +163,12 @@ class _Graph:
         return cast(list[FloatArray], self._session.run(self._outputs, feed))
 
 
-def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _session(path: Path, threads: int, providers: Sequence[str]) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
     except ImportError as err:
         raise missing_extra("onnxruntime", "cpu", "the onnx backend") from err
+    _require(onnxruntime, providers[0], onnxruntime.get_available_providers(), "this build has")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -158,8 +180,18 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     # nano model, whose weights fit into the cache, and the fast ones of them round activations too.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
     except Exception as err:  # onnxruntime's errors share no base class of its own
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} cannot load {path}: {str(err).splitlines()[0]}"
         ) from err
+    _require(onnxruntime, providers[0], session.get_providers()[:1], "what became active is")
+    return session
+
+
+def _require(onnxruntime: ModuleType, provider: str, there: Sequence[str], verb: str) -> None:
+    if provider not in there:
+        raise BackendError(
+            f"{provider} was asked for and cannot be used: of onnxruntime {onnxruntime.__version__}, {verb} "
+            f"{', '.join(there)}; install the onnxruntime that fits this machine's CUDA, or choose backend='cpu'"
+        )

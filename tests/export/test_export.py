@@ -365,6 +365,7 @@ def test_jetson_gets_a_portable_bundle_that_says_so_and_what_to_type(run, observ
     assert {board["target"] for board in boards} == {name for name, one in all_targets().items() if one.is_board}
     assert not any(board["refusals"] for board in boards)
     assert written["findings"] == {"prefill.onnx": [], "step.onnx": [], "flow.onnx": []}
+    assert {"jetpack-6.txt", "jetpack-7.txt"} <= set(manifest.files)
     assert Policy.load(out).act(observations[0]).source == "flow"
 
 
@@ -411,6 +412,7 @@ def test_on_a_jetson_the_bundle_is_for_that_board(run, observations, tmp_path, u
     assert read_bundle(out).manifest.target == "orin-nano-8gb"
     (board,) = json.loads((out / "plan.json").read_text())["plan"]["boards"]
     assert (board["jetpack"], board["tensorrt"]) == ("6.2", "10.3.0")
+    assert sorted(path.name for path in out.glob("jetpack-*")) == ["jetpack-6.txt"]
 
 
 def test_without_a_run_the_newest_finished_one_is_taken_and_named(

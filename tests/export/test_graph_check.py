@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 from tests.graphs import CASES, STAND_INS, Case
 
-from roboalign.export import find_target
+from roboalign.export import all_targets, find_target
 from roboalign.export.graph_check import COSTLY_OPERATORS, REFUSED_OPERATORS, GraphRules, check_graph, rules_of
 from roboalign.export.plan import find_place, plan_export
 from roboalign.export.shapes import run_size
@@ -103,6 +103,19 @@ def test_onnxruntime_takes_its_own_operators_and_zero_points() -> None:
         assert errors(CASES[name].build(), of) == []
     assert errors(CASES["a custom operator"].build(), of) == ["domain"]
     assert errors(CASES["fp8"].build(), of) == ["type"]
+
+
+@pytest.mark.parametrize("target", ["jetson", "host", *(name for name in all_targets() if name != "host")])
+def test_a_file_format_that_the_oldest_onnxruntime_does_not_read_is_refused_for_every_machine(target: str) -> None:
+    place = find_place(target, root=NOWHERE, query_gpu=lambda: "NVIDIA A100, 8.0, 40960")
+    of = rules_of(plan_export(run_size(shipped_bundle_path()), place, "fp16"))
+    model = CASES["fp16"].build()
+    model.ir_version = of.max_ir
+    assert errors(model, of) == []
+    model.ir_version += 1
+    (finding,) = check_graph(model, of)
+    assert (finding.rule, finding.is_error) == ("IR", True)
+    assert finding.message == "ONNX IR version 12, and onnxruntime 1.23, the last for Python 3.10, reads up to 11"
 
 
 @pytest.mark.parametrize("target", ["jetson", "cpu", "agx-thor"])

@@ -47,6 +47,12 @@ def export(
     build: Annotated[
         bool, typer.Option("--build", help="Build engines too, which only a Jetson can; see 'roboalign build'.")
     ] = False,
+    edge_llm_python: Annotated[
+        Path | None,
+        typer.Option(
+            "--edge-llm-python", help="Prepare a Qwen model for TensorRT Edge-LLM, with this Python that has its tools."
+        ),
+    ] = None,
     check: Annotated[
         str, typer.Option("--check", help="Check of graphs: static, or rtx: NVIDIA's compiler too, for boards.")
     ] = "static",
@@ -78,6 +84,9 @@ def export(
         return
     if model is not None or tensorrt is not None:
         raise ConfigError("--model and --tensorrt are for plans only; add --dry-run")
+    if edge_llm_python is not None:
+        _prepare_edge_llm(run, out, edge_llm_python, (target, board, jetpack), precision, as_json=as_json)
+        return
     if build:
         from roboalign.export.build import find_builder
 
@@ -102,6 +111,32 @@ def export(
     folder = write_bundle(config, say=print_note)
     manifest = read_bundle(folder).manifest
     print_result(folder, as_json=as_json, built=manifest.built, next_command=manifest.next_command, manifest=manifest)
+
+
+def _prepare_edge_llm(
+    run: Path | None,
+    out: Path | None,
+    python: Path,
+    place: tuple[str, str | None, str | None],
+    precision: str,
+    *,
+    as_json: bool,
+) -> None:
+    from roboalign.export import newest_run
+    from roboalign.export.edge_llm import EdgeLlmConfig, prepare
+
+    found = run or newest_run(Path("runs"))
+    target, board, jetpack = place
+    config = EdgeLlmConfig(
+        run=found,
+        out=out or Path("runs") / f"edge-llm-{found.name}",
+        python=python,
+        precision=precision,
+        target=target,
+        board=board,
+        jetpack=jetpack,
+    )
+    print_result(prepare(config, say=print_note), as_json=as_json)
 
 
 def _show_plan(
