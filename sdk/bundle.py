@@ -365,7 +365,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 
 def policy_spec_from_json(value: object, where: str) -> PolicySpec:
     """Returns the description of a policy that a JSON file holds; what does not fit is a BundleError naming `where`."""
-    return cast(PolicySpec, _from_json(PolicySpec, value, where))
+    return cast(PolicySpec, from_json(PolicySpec, value, where))
 
 
 def _not_a_bundle(path: Path) -> str:
