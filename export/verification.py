@@ -35,8 +35,8 @@ from roboalign.sdk.policy import Policy
 __all__ = ["BackendRef", "VerifyConfig", "verify"]
 
 EPISODES = 200
-"""Episodes unless told otherwise. PyTorch and onnxruntime on the same weights, a millionth apart, disagreed on 5 of 60
-scenes, since one other word leads elsewhere; with that noise 60 do not bound a loss to 10 points, 200 do."""
+"""Episodes unless told otherwise. PyTorch and onnxruntime on the same weights, a millionth apart, end differently on 5
+of 60 scenes, since contacts amplify the last digits; with that noise 60 do not bound a loss to 10 points, 200 do."""
 
 _TASKS = ("place", "push")
 

@@ -236,4 +236,4 @@ def test_a_receipt_cannot_claim_what_it_does_not_hold(bundle: Path, tmp_path: Pa
 def test_the_table_of_the_docs_is_made_of_the_receipts() -> None:
     table = receipt_table(ROOT / "docs" / "receipts")
     assert table in (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
-    assert len(table.splitlines()) > 2
+    assert "| verified |" in table
