@@ -20,7 +20,8 @@ import onnx
 from roboalign import __version__
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
-from roboalign.export.parity import check_parity, simulated_observations
+from roboalign.export.half_range import measure_range
+from roboalign.export.parity import BARS, check_parity, simulated_observations
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
@@ -38,6 +39,7 @@ from roboalign.sdk.bundle import (
     checkpoint_stage,
     file_record,
     find_bundle,
+    read_bundle,
     write_manifest,
 )
 from roboalign.sdk.errors import CheckFailed, ConfigError, unknown_name
@@ -67,6 +69,10 @@ _COPIED = (
 """Files that go into the bundle as they are; the last ones let PyTorch read the same folder."""
 
 
+_WATCHED_OBSERVATIONS = 16
+"""On so many observations every float16 value is looked at."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
     """What to export, and for which machine."""
@@ -89,8 +95,9 @@ class ExportConfig:
     """Where runs are looked for and bundles are put."""
     num_observations: int = 64
     """Observations that both sides answer in the parity check."""
-    tolerance: float = 1e-4
-    """Largest accepted action difference, as a share of the action's range."""
+    tolerance: float | None = None
+    """Largest accepted action difference, as a share of the action's range; None takes that of the arithmetic: 1e-4 in
+    float32, 1e-2 in float16."""
     max_part_error: float = 0.02
     """Largest accepted loss of a part by `int8` or `int4`, as a share of the action's range; one that loses more stays
     in fp16."""
@@ -104,7 +111,7 @@ class ExportConfig:
             raise ConfigError(f"check is {self.check!r}, expected one of {', '.join(CHECKS)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
-        if self.num_observations < 2 or self.tolerance <= 0 or self.threads < 1:
+        if self.num_observations < 2 or (self.tolerance is not None and self.tolerance <= 0) or self.threads < 1:
             raise ConfigError(
                 f"export needs 2 or more observations, a positive tolerance and 1 or more threads, found "
                 f"{self.num_observations}, {self.tolerance} and {self.threads}"
@@ -193,12 +200,24 @@ def _measure_parity(
     work: Path, config: ExportConfig, observations: Sequence[Observation], inputs: str, say: Callable[[str], None]
 ) -> ParityRecord:
     say(f"comparing with PyTorch on {len(observations)} observations")
-    record = check_parity(work, observations, tolerance=config.tolerance, inputs=inputs, threads=config.threads)
-    say(
-        f"parity: actions within {record.max_action_error:.1e} of their range, {record.num_tokens} tokens identical "
-        f"({record.num_distinct_tokens} different ones, {record.num_distinct_sequences} different answers)"
+    arithmetic = read_bundle(work).manifest.arithmetic
+    bar = BARS[arithmetic]
+    if config.tolerance is not None:
+        bar = replace(bar, tolerance=config.tolerance)
+    record = check_parity(work, observations, bar=bar, inputs=inputs, threads=config.threads)
+    say(f"parity: {_parity_words(record)}")
+    if arithmetic == "float32":
+        return record
+    found = measure_range(work, observations[:_WATCHED_OBSERVATIONS], threads=config.threads)
+    say(f"largest float16 value: {found.largest:.3g} of 65504 ({found.where})")
+    return replace(record, largest_half=found.largest)
+
+
+def _parity_words(record: ParityRecord) -> str:
+    return (
+        f"actions within {record.max_action_error:.1e} of their range, {record.equal_tokens:.2%} of "
+        f"{record.num_tokens} greedy tokens identical ({record.num_distinct_tokens} different ones)"
     )
-    return record
 
 
 def _write_parts(
@@ -222,9 +241,10 @@ def _write_parts(
             "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
         )
     keep = _kept_parts(work, backend, config, observations, say) if config.precision in QUANTIZED_BITS else {}
-    say(f"tracing the graphs of {source.path} ({config.precision} weights)")
+    say(f"tracing the graphs of {source.path} ({config.precision} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
-    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, keep=keep)
+    in_half = plan.arithmetic == "float16"
+    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, keep=keep, in_half=in_half)
     _write_plan(work, plan, [spec.file for spec in graphs.values()], config.check, say)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -243,6 +263,7 @@ def _write_parts(
         policy=backend.spec,
         graphs=graphs,
         files={},
+        arithmetic=plan.arithmetic,
     )
     _write_manifest(work, manifest)
     return manifest
@@ -340,9 +361,8 @@ def _card(manifest: Manifest, source: Source) -> str:
         f"the state ({', '.join(policy.state_names)}) and a sentence, and answers {policy.horizon} actions "
         f"({', '.join(policy.action_names)}) for {policy.rate_hz:g} Hz.",
         "",
-        f"Parity with PyTorch on the same weight bytes: actions within {parity.max_action_error:.1e} of their range, "
-        f"{parity.num_tokens} greedy tokens identical ({parity.num_distinct_tokens} different ones), "
-        f"{parity.num_observations} observations, {parity.inputs}.",
+        f"Parity with PyTorch (float32) on the same weight bytes: {_parity_words(parity)}, "
+        f"{parity.num_observations} observations, {parity.inputs}. The graphs compute in {manifest.arithmetic}.",
         "",
         *source.history,
         "",

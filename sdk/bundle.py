@@ -14,7 +14,7 @@ import hashlib
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Union, cast, get_args, get_origin, get_type_hints
@@ -61,7 +61,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     """Every dimension is fixed, so that an engine builder needs no profile."""
     dtype: str
-    """`float32` or `int64`."""
+    """`float32`, `float16` or `int64`; whoever runs the graph makes its buffers of this type."""
     unit: str
     """Unit of the values, or what they count."""
     fields: tuple[str, ...] = ()
@@ -99,19 +99,25 @@ class ParityRecord:
     num_observations: int
     """How many observations both sides answered."""
     max_action_error: float
-    """Largest difference of any action field, as a share of that field's range."""
+    """Largest difference of any action field, as a share of that field's range, where both sides thought alike."""
     tolerance: float
     """Largest difference that was accepted."""
     action_spread: float
     """Largest variation of any action field over the observations, as a share of its range."""
     num_tokens: int
-    """Tokens that both sides chose by greedy decoding, all identical."""
+    """Tokens that PyTorch chose by greedy decoding."""
     num_distinct_tokens: int
     """Different tokens among them; a comparison of one repeated token would prove nothing."""
     num_distinct_sequences: int
     """Different answers among the observations."""
     inputs: str
     """Where the observations came from."""
+    equal_tokens: float = 1.0
+    """Share of them that the graphs chose too, each answer read up to its first difference."""
+    min_equal_tokens: float = 1.0
+    """Smallest share that was accepted."""
+    largest_half: float | None = None
+    """Largest float16 value inside the graphs, of the 65504 that fit; None where arithmetic is float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +181,7 @@ class Manifest:
     next_command: str
     """What to type on the target when `built` is False, otherwise empty."""
     precision: str
-    """How weights are stored: `fp16` or `fp32`. Arithmetic is float32 either way."""
+    """How weights are stored: `fp16`, `fp32`, `int8` or `int4`."""
     stage: str
     """Training stage of the model under the head: `sft` or `align`."""
     parents: tuple[str, ...]
@@ -186,8 +192,10 @@ class Manifest:
     """By role: `prefill`, `step`, `flow`."""
     files: Mapping[str, FileRecord]
     """Every file except the manifest."""
-    parity: ParityRecord | None = field(default=None)
+    parity: ParityRecord | None = None
     """How far the graphs are from PyTorch."""
+    arithmetic: str = "float32"
+    """What the graphs compute in; where it is `float16`, what that would spoil is float32 all the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -353,8 +361,11 @@ def _from_json(kind: object, value: object, where: str) -> object:
 
 def _dataclass_from_json(kind: type, value: Mapping[str, object], where: str) -> object:
     names = {f.name for f in fields(kind)}
-    if set(value) != names:
-        raise BundleError(f"{where} has missing or unknown fields {sorted(set(value) ^ names)}")
+    # A bundle of an older version lacks what was added since, which has a default.
+    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    wrong = (needed - set(value)) | (set(value) - names)
+    if wrong:
+        raise BundleError(f"{where} has missing or unknown fields {sorted(wrong)}")
     hints = get_type_hints(kind)
     return cast(
         object, kind(**{name: _from_json(hints[name], item, f"{where}.{name}") for name, item in value.items()})
