@@ -21,7 +21,8 @@ from roboalign import __version__
 from roboalign.export.calibration import Inputs, dataset_inputs, given_inputs, input_moments, simulated_inputs
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
-from roboalign.export.parity import check_parity, record_vectors
+from roboalign.export.half_range import measure_range
+from roboalign.export.parity import BARS, ParityBar, check_parity, record_vectors
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
 from roboalign.export.rounding import QUANTIZED_BITS, ROUNDINGS
@@ -44,6 +45,7 @@ from roboalign.sdk.bundle import (
     checkpoint_stage,
     file_record,
     find_bundle,
+    read_bundle,
     write_manifest,
 )
 from roboalign.sdk.bundle_check import statistics_digest
@@ -74,6 +76,10 @@ _COPIED = (
 """Files that go into the bundle as they are; the last ones let PyTorch read the same folder."""
 
 
+_WATCHED_OBSERVATIONS = 16
+"""On so many observations every float16 value is looked at."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
     """What to export, and for which machine."""
@@ -96,12 +102,13 @@ class ExportConfig:
     """Where runs are looked for and bundles are put."""
     num_observations: int = 64
     """Observations that both sides answer in the parity check."""
-    tolerance: float = 1e-4
-    """Largest accepted action difference, as a share of the action's range."""
-    part_tolerance: float = 1e-4
-    """Largest accepted difference of any graph's output, as a share of its largest value."""
+    tolerance: float | None = None
+    """Largest accepted action difference, as a share of the action's range; None takes that of the arithmetic: 1e-4 in
+    float32, 1e-2 in float16."""
+    part_tolerance: float | None = None
+    """Largest accepted difference of any graph's output, as a share of its largest value; None as above."""
     min_same_tokens: float = 0.9
-    """Smallest share of tokens that `roboalign verify` wants to agree; at export all must."""
+    """Smallest share of tokens that `roboalign verify` wants to agree; at export all must, in float16 97 %."""
     max_success_loss: float = 0.1
     """Largest loss of success that `roboalign verify` accepts: the paired interval must lie above minus this."""
     max_part_error: float = 0.02
@@ -125,19 +132,29 @@ class ExportConfig:
             raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
         if self.rounding not in ROUNDINGS:
             raise ConfigError(f"rounding is {self.rounding!r}, expected one of {', '.join(ROUNDINGS)}")
-        if self.num_observations < 2 or self.num_calibration < 1 or self.tolerance <= 0 or self.threads < 1:
+        bar = self.bar("float32")
+        if self.num_observations < 2 or self.num_calibration < 1 or bar.tolerance <= 0 or self.threads < 1:
             raise ConfigError(
                 f"export needs 2 or more observations, 1 or more to calibrate, a positive tolerance and 1 or more "
-                f"threads, found {self.num_observations}, {self.num_calibration}, {self.tolerance} and {self.threads}"
+                f"threads, found {self.num_observations}, {self.num_calibration}, {bar.tolerance} and {self.threads}"
             )
-        _ = self.thresholds
+        self.thresholds("float32")  # refuses what is out of range
 
-    @property
-    def thresholds(self) -> Thresholds:
-        """What verification accepts, written into the manifest."""
+    def bar(self, arithmetic: str) -> ParityBar:
+        """Returns what parity must reach at export, by what the graphs compute in."""
+        usual = BARS[arithmetic]
+        return replace(
+            usual,
+            tolerance=usual.tolerance if self.tolerance is None else self.tolerance,
+            part_tolerance=usual.part_tolerance if self.part_tolerance is None else self.part_tolerance,
+        )
+
+    def thresholds(self, arithmetic: str) -> Thresholds:
+        """Returns what verification accepts, written into the manifest."""
+        bar = self.bar(arithmetic)
         return Thresholds(
-            action_error=self.tolerance,
-            part_error=self.part_tolerance,
+            action_error=bar.tolerance,
+            part_error=bar.part_tolerance,
             same_tokens=self.min_same_tokens,
             success_loss=self.max_success_loss,
         )
@@ -238,14 +255,25 @@ def _is_calibrated(config: ExportConfig) -> bool:
 
 def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Callable[[str], None]) -> ParityRecord:
     say(f"comparing with PyTorch on {len(inputs.checks)} observations")
-    record = check_parity(work, inputs.checks, tolerance=config.tolerance, inputs=inputs.source, threads=config.threads)
-    say(
-        f"parity: actions within {record.max_action_error:.1e} of their range, {record.num_tokens} tokens identical "
-        f"({record.num_distinct_tokens} different ones, {record.num_distinct_sequences} different answers)"
-    )
-    errors = record_vectors(work, inputs.checks, config.thresholds, threads=config.threads)
+    arithmetic = read_bundle(work).manifest.arithmetic
+    bar = config.bar(arithmetic)
+    record = check_parity(work, inputs.checks, bar=bar, inputs=inputs.source, threads=config.threads)
+    say(f"parity: {_parity_words(record)}")
+    errors = record_vectors(work, inputs.checks, config.thresholds(arithmetic), threads=config.threads)
     say(f"parity of parts: at most {max(errors.parts.values()):.1e} of their largest values; {VECTORS_NAME} keeps it")
-    return replace(record, field_errors=errors.fields, part_errors=errors.parts)
+    record = replace(record, field_errors=errors.fields, part_errors=errors.parts)
+    if arithmetic == "float32":
+        return record
+    found = measure_range(work, inputs.checks[:_WATCHED_OBSERVATIONS], threads=config.threads)
+    say(f"largest float16 value: {found.largest:.3g} of 65504 ({found.where})")
+    return replace(record, largest_half=found.largest)
+
+
+def _parity_words(record: ParityRecord) -> str:
+    return (
+        f"actions within {record.max_action_error:.1e} of their range, {record.equal_tokens:.2%} of "
+        f"{record.num_tokens} greedy tokens identical ({record.num_distinct_tokens} different ones)"
+    )
 
 
 def _write_parts(
@@ -269,9 +297,10 @@ def _write_parts(
             "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
         )
     codes = _round_weights(work, backend, config, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
-    say(f"tracing the graphs of {source.path} ({config.precision} weights)")
+    say(f"tracing the graphs of {source.path} ({config.precision} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
-    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, codes=codes)
+    in_half = plan.arithmetic == "float16"
+    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, codes=codes, in_half=in_half)
     for constraints in _constraints(plan):
         shutil.copyfile(constraints, work / constraints.name)
     _write_plan(work, plan, [spec.file for spec in graphs.values()], config.check, say)
@@ -293,7 +322,8 @@ def _write_parts(
         graphs=graphs,
         files={},
         robot=RobotIdentity(name=source.robot, statistics_sha256=statistics_digest(work / "head.json", backend.spec)),
-        thresholds=config.thresholds,
+        thresholds=config.thresholds(plan.arithmetic),
+        arithmetic=plan.arithmetic,
     )
     _write_manifest(work, manifest)
     return manifest
@@ -400,9 +430,8 @@ def _card(manifest: Manifest, source: Source) -> str:
         f"the state ({', '.join(policy.state_names)}) and a sentence, and answers {policy.horizon} actions "
         f"({', '.join(policy.action_names)}) for {policy.rate_hz:g} Hz.",
         "",
-        f"Parity with PyTorch on the same weight bytes: actions within {parity.max_action_error:.1e} of their range, "
-        f"{parity.num_tokens} greedy tokens identical ({parity.num_distinct_tokens} different ones), "
-        f"{parity.num_observations} observations, {parity.inputs}.",
+        f"Parity with PyTorch (float32) on the same weight bytes: {_parity_words(parity)}, "
+        f"{parity.num_observations} observations, {parity.inputs}. The graphs compute in {manifest.arithmetic}.",
         "",
         "By action field: " + ", ".join(f"{name} {error:.1e}" for name, error in parity.field_errors.items()) + ".",
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,6 +31,7 @@ def write_graphs(
     precision: str,
     *,
     codes: Mapping[str, Mapping[str, QuantizedWeight]] = MappingProxyType({}),
+    in_half: bool = False,
 ) -> dict[str, GraphSpec]:
     """Writes `prefill.onnx`, `step.onnx` and `flow.onnx` with their weights; returns their descriptions by role.
 
@@ -40,6 +42,7 @@ def write_graphs(
         folder: where to write.
         precision: how weights are stored that are no codes.
         codes: by weight file (`model`, `head`), the weights that are codes.
+        in_half: compute in float16 as far as that is safe; keys, values and hidden states are float16 then.
 
     Raises:
         CheckFailed: a graph cannot be written as required, or a weight is used by no graph.
@@ -56,8 +59,10 @@ def write_graphs(
     }
     graphs: dict[str, GraphSpec] = {}
     used: set[str] = set()
-    for role, (module, weights, (inputs, outputs)) in parts.items():
-        graphs[role], names = write_graph(module, inputs, outputs, folder / f"{role}.onnx", tables[weights])
+    for role, (module, weights, interface) in parts.items():
+        inputs, outputs = _narrowed(interface) if in_half else interface
+        path = folder / f"{role}.onnx"
+        graphs[role], names = write_graph(module, inputs, outputs, path, tables[weights], in_half=in_half)
         used |= names
     unused = [
         f"{s.file}:{name}" for t in tables.values() for name, s in t.items() if f"{s.file}:{s.offset}" not in used
@@ -65,6 +70,20 @@ def write_graphs(
     if unused:
         raise CheckFailed(f"{len(unused)} weights are used by no graph, first {unused[0]}; the graphs are incomplete")
     return graphs
+
+
+_CARRIED = ("hidden", "kv", "kv_new")
+"""What one graph hands to another. The host makes or reads everything else, in float32."""
+
+
+def _narrowed(interface: _Interface) -> _Interface:
+    """Returns an interface whose carried tensors are float16."""
+    inputs, outputs = interface
+    return [(_half(spec), tensor) for spec, tensor in inputs], [_half(spec) for spec in outputs]
+
+
+def _half(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, dtype="float16") if spec.name in _CARRIED else spec
 
 
 def _prefill_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import onnx
 import torch
 
+from roboalign.export.half import compute_in_half
 from roboalign.export.weights import StoredTensor, share_weights
 from roboalign.sdk.bundle import GraphSpec, TensorSpec
 from roboalign.sdk.errors import CheckFailed
@@ -38,14 +39,31 @@ def write_graph(
     outputs: Sequence[TensorSpec],
     path: Path,
     table: Mapping[str, StoredTensor],
+    *,
+    in_half: bool = False,
 ) -> tuple[GraphSpec, set[str]]:
-    """Writes a module as ONNX and returns its description and the names of the weights that it refers to."""
-    graph = _trace(module, inputs, outputs)
+    """Writes a module as ONNX and returns its description and the names of the weights that it refers to.
+
+    Args:
+        module: what is traced, in float32.
+        inputs: with an example of each.
+        outputs: what it returns.
+        path: file to write.
+        table: where its weights lie.
+        in_half: compute in float16, as far as that is safe; inputs and outputs get the types of their descriptions.
+    """
+    graph = _trace(module, inputs, outputs, table)
     foreign = sorted({node.domain for node in graph.graph.node} - {"", "ai.onnx"})
     if foreign or graph.functions:
         raise CheckFailed(
             f"{path.name} uses operators outside ai.onnx ({', '.join(foreign)}), which an engine builder will not know"
         )
+    if in_half:
+        named = onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True)
+        graph.graph.CopyFrom(named.graph)
+        weights = {f"{WEIGHT_PREFIX}{name}" for name in table}
+        found = frozenset(tensor.name for tensor in graph.graph.initializer if tensor.name in weights)
+        compute_in_half(graph.graph, [spec for spec, _ in inputs], outputs, weights=found)
     used = share_weights(graph, table, WEIGHT_PREFIX)
     opset = OPSET
     if any(stored.layout is not None for stored in table.values()):
@@ -59,7 +77,10 @@ def write_graph(
 
 
 def _trace(
-    module: torch.nn.Module, inputs: Sequence[tuple[TensorSpec, torch.Tensor]], outputs: Sequence[TensorSpec]
+    module: torch.nn.Module,
+    inputs: Sequence[tuple[TensorSpec, torch.Tensor]],
+    outputs: Sequence[TensorSpec],
+    table: Mapping[str, StoredTensor],
 ) -> onnx.ModelProto:
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -76,7 +97,26 @@ def _trace(
         if program is None:
             raise CheckFailed("the ONNX exporter returned nothing")
         _tidy(program.model)
+        _leave_out_weights(program.model, table)
     return program.model_proto
+
+
+def _leave_out_weights(model: onnx_ir.Model, table: Mapping[str, StoredTensor]) -> None:
+    """Replaces weights by references to where they lie: a graph with more than 2 GB inside cannot be written."""
+    import onnx_ir
+
+    for name, value in model.graph.initializers.items():
+        stored = table.get(name.removeprefix(WEIGHT_PREFIX)) if name.startswith(WEIGHT_PREFIX) else None
+        if stored is not None:
+            assert value.const_value is not None
+            value.const_value = onnx_ir.ExternalTensor(
+                stored.file,
+                stored.offset,
+                stored.num_bytes,
+                value.const_value.dtype,
+                shape=onnx_ir.Shape(value.const_value.shape.numpy()),
+                name=name,
+            )
 
 
 def _tidy(model: onnx_ir.Model) -> None:
@@ -113,10 +153,14 @@ def _check_interface(graph: onnx.ModelProto, spec: GraphSpec) -> None:
         ("input", spec.inputs, graph.graph.input),
         ("output", spec.outputs, graph.graph.output),
     ):
-        found = [(v.name, tuple(d.dim_value for d in v.type.tensor_type.shape.dim)) for v in real]
-        expected = [(t.name, t.shape) for t in declared]
+        found = [(v.name, tuple(d.dim_value for d in v.type.tensor_type.shape.dim), _dtype(v)) for v in real]
+        expected = [(t.name, t.shape, t.dtype) for t in declared]
         if found != expected:
             raise CheckFailed(f"{spec.file} has {kind}s {found}, expected {expected}")
+
+
+def _dtype(value: onnx.ValueInfoProto) -> str:
+    return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
 @contextmanager

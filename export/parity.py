@@ -5,6 +5,10 @@ sequence in one pass, as in training; the bundle decodes incrementally through i
 and action tokens (equal, token for token) and the actions of the flow head (as a share of each field's range). A
 comparison in which nothing varies proves nothing, so too few different tokens, answers or actions are a failure too.
 A few of the answers stay in the bundle, part by part (`export/vectors.py`), for whoever verifies it elsewhere.
+
+Graphs of float32 arithmetic must write the same tokens. In float16 two scores can tie that differ in float32, and the
+answer goes on differently from there. So each answer is read up to the first token that differs, a stated share of
+what was read must be the same, and actions are compared where the thought is.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation
 
-__all__ = ["MIN_DISTINCT_TOKENS", "check_parity", "record_vectors", "simulated_observations"]
+__all__ = ["BARS", "MIN_DISTINCT_TOKENS", "ParityBar", "check_parity", "record_vectors", "simulated_observations"]
 
 MIN_DISTINCT_TOKENS = 8
 """Fewer different tokens than this among all that were compared is a vacuous comparison."""
@@ -37,8 +41,30 @@ MIN_DISTINCT_TOKENS = 8
 _MIN_SEQUENCE_SHARE = 1 / 8
 """At least this share of the observations must lead to different answers."""
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParityBar:
+    """What a bundle must reach."""
+
+    tolerance: float
+    """Largest accepted difference of an action, as a share of its field's range."""
+    min_equal_tokens: float
+    """Smallest accepted share of equal tokens, each answer read up to its first difference."""
+    part_tolerance: float
+    """Largest accepted difference of any graph's output, as a share of its largest value."""
+
+
+BARS = {
+    "float32": ParityBar(tolerance=1e-4, min_equal_tokens=1.0, part_tolerance=1e-4),
+    "float16": ParityBar(tolerance=1e-2, min_equal_tokens=0.97, part_tolerance=5e-2),
+}
+"""By arithmetic. `nano-policy` in float16, 256 observations: actions within 0.5 % of their range, 99.96 % of tokens."""
+
 _MIN_SPREAD_RATIO = 100.0
 """The actions must vary over the observations by this many tolerances."""
+
+_MIN_EQUAL_THOUGHTS = 0.5
+"""At least this share of the observations must lead to equal thoughts, or too few actions are compared."""
 
 _FIRST_SEED = 500_000
 """Scenes of the comparison: far behind those of any evaluation in the same stream."""
@@ -47,7 +73,21 @@ _FIRST_SEED = 500_000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answers:
     chunks: list[ActionChunk]
-    token_rows: list[tuple[int, ...]]
+    """With a thought, then by the flow head."""
+    quick: list[ActionChunk]
+    """Without a thought, by action tokens."""
+
+    @property
+    def thoughts(self) -> list[tuple[int, ...]]:
+        return [chunk.tokens for chunk in self.chunks]
+
+    @property
+    def written(self) -> list[tuple[int, ...]]:
+        return [chunk.tokens for chunk in self.quick]
+
+    @property
+    def answers(self) -> list[tuple[int, ...]]:
+        return self.thoughts + self.written
 
     @property
     def actions(self) -> FloatArray:
@@ -81,14 +121,14 @@ def simulated_observations(count: int, robot: str = "") -> list[Observation]:
 
 
 def check_parity(
-    bundle: Path, observations: Sequence[Observation], *, tolerance: float, inputs: str, threads: int = 1
+    bundle: Path, observations: Sequence[Observation], *, bar: ParityBar, inputs: str, threads: int = 1
 ) -> ParityRecord:
     """Returns how far a bundle is from PyTorch.
 
     Args:
         bundle: complete folder, its manifest included.
         observations: what both sides answer.
-        tolerance: largest accepted difference of an action, as a share of its field's range.
+        bar: what must be reached.
         inputs: where the observations come from, for the record.
         threads: CPU threads of either side.
 
@@ -97,31 +137,47 @@ def check_parity(
     """
     ours = _answers(bundle, "onnx", observations, threads)
     theirs = _answers(bundle, "torch", observations, threads)
-    for index, (mine, reference) in enumerate(zip(ours.token_rows, theirs.token_rows, strict=True)):
-        if mine != reference:
-            place = next((i for i, (a, b) in enumerate(zip(mine, reference)) if a != b), min(len(mine), len(reference)))  # noqa: B905 - may differ in length
-            raise CheckFailed(
-                f"parity failed: answer {index} differs from PyTorch's at token {place} of {len(reference)}"
-            )
+    differing, equal = _compare(ours.answers, theirs.answers)
+    if equal < bar.min_equal_tokens:
+        raise CheckFailed(
+            f"parity failed: {len(differing)} of {len(theirs.answers)} answers differ from PyTorch's, the first, "
+            f"{differing[0][0]}, at token {differing[0][1]}; {equal:.1%} of the tokens are equal, expected at least "
+            f"{bar.min_equal_tokens:.0%}"
+        )
+    is_same = np.array([a == b for a, b in zip(ours.thoughts, theirs.thoughts, strict=True)])
     span = _action_span(bundle)
-    difference = float((np.abs(ours.actions - theirs.actions) / span).max())
-    if not difference <= tolerance:
+    difference = float((np.abs(ours.actions - theirs.actions) / span)[is_same].max(initial=0.0))
+    if not difference <= bar.tolerance:
         raise CheckFailed(
             f"parity failed: actions differ from PyTorch's by {difference:.2g} of their range, "
-            f"at most {tolerance:.2g} is accepted"
+            f"at most {bar.tolerance:.2g} is accepted"
         )
     record = ParityRecord(
         num_observations=len(observations),
         max_action_error=difference,
-        tolerance=tolerance,
+        tolerance=bar.tolerance,
         action_spread=float((np.ptp(theirs.actions, axis=0) / span).max()),
-        num_tokens=sum(map(len, theirs.token_rows)),
-        num_distinct_tokens=len({token for row in theirs.token_rows for token in row}),
-        num_distinct_sequences=len(set(theirs.token_rows)),
+        num_tokens=sum(map(len, theirs.answers)),
+        num_distinct_tokens=len({token for row in theirs.answers for token in row}),
+        num_distinct_sequences=len(set(zip(theirs.thoughts, theirs.written, strict=True))),
         inputs=inputs,
+        equal_tokens=equal,
+        min_equal_tokens=bar.min_equal_tokens,
     )
-    _check_it_proves_something(record)
+    _check_it_proves_something(record, float(is_same.mean()))
     return record
+
+
+def _compare(ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], float]:
+    """Returns where answers differ first, as answer and place, and the share of equal tokens up to there."""
+    differing, compared = [], 0
+    for index, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
+        length = max(len(mine), len(reference))
+        place = next((i for i in range(length) if mine[i : i + 1] != reference[i : i + 1]), None)
+        compared += length if place is None else place + 1
+        if place is not None:
+            differing.append((index, place))
+    return differing, 1 - len(differing) / max(compared, 1)
 
 
 def record_vectors(
@@ -152,7 +208,7 @@ def _answers(bundle: Path, backend: str, observations: Sequence[Observation], th
         raise CheckFailed(
             f"parity cannot be checked: {len(held)} answers of the {backend} backend are holds, first: {held[0]}"
         )
-    return _Answers(chunks=chunks, token_rows=[a.tokens + b.tokens for a, b in zip(chunks, quick, strict=True)])
+    return _Answers(chunks=chunks, quick=quick)
 
 
 def _action_span(bundle: Path) -> FloatArray:
@@ -160,10 +216,11 @@ def _action_span(bundle: Path) -> FloatArray:
     return np.asarray(spec.action_high, np.float32) - np.asarray(spec.action_low, np.float32)
 
 
-def _check_it_proves_something(record: ParityRecord) -> None:
+def _check_it_proves_something(record: ParityRecord, equal_thoughts: float) -> None:
     sequences = max(2, int(record.num_observations * _MIN_SEQUENCE_SHARE))
     for what, found, expected in (
         ("different tokens", record.num_distinct_tokens, MIN_DISTINCT_TOKENS),
+        ("of the thoughts equal", equal_thoughts, _MIN_EQUAL_THOUGHTS),
         ("different answers", record.num_distinct_sequences, sequences),
         ("tolerances of spread in the actions", record.action_spread / record.tolerance, _MIN_SPREAD_RATIO),
     ):

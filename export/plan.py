@@ -90,6 +90,11 @@ class ExportPlan:
     next_command: str
     """What is left to type on the target; empty when nothing is."""
 
+    @property
+    def arithmetic(self) -> str:
+        """What graphs compute in: float16 where TensorRT will run them, unless fp32 is asked for."""
+        return "float32" if self.target == "cpu" or self.precision == "fp32" else "float16"
+
 
 def find_place(
     target: str,
@@ -249,10 +254,6 @@ def _notes(size: ModelSize, place: Place, precision: str) -> list[str]:
     elif precision not in written_precisions(place):
         written = " or ".join(written_precisions(place))
         notes.append(f"this version writes {written} weights for {place.name}; {precision} is only planned")
-    elif place.is_board or place.name == "host":
-        notes.append(
-            "the graphs hold float32 arithmetic on weights stored as asked: that engines compute in 16 bits is planned"
-        )
     if place.is_board:
         notes.append("this version has built no engine on any board: memory is estimated, speed is predicted")
     if place.name == "host":

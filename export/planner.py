@@ -31,7 +31,7 @@ PRECISIONS = tuple(BYTES)
 """What can be planned for."""
 
 WRITTEN_PRECISIONS = ("fp16", "fp32")
-"""How this version can store weights for every machine; the arithmetic of its graphs is float32."""
+"""How this version can store weights for every machine; where TensorRT runs the graphs, this is their arithmetic."""
 
 CPU_PRECISIONS = (*WRITTEN_PRECISIONS, "int8", "int4")
 """How it can store them for `cpu`: codes in blocks, which onnxruntime decodes when it loads."""

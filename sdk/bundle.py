@@ -79,7 +79,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     """Every dimension is fixed, so that an engine builder needs no profile."""
     dtype: str
-    """`float32` or `int64`."""
+    """`float32`, `float16` or `int64`; whoever runs the graph makes its buffers of this type."""
     unit: str
     """Unit of the values, or what they count."""
     fields: tuple[str, ...] = ()
@@ -146,13 +146,13 @@ class ParityRecord:
     num_observations: int
     """How many observations both sides answered."""
     max_action_error: float
-    """Largest difference of any action field, as a share of that field's range."""
+    """Largest difference of any action field, as a share of that field's range, where both sides thought alike."""
     tolerance: float
     """Largest difference that was accepted."""
     action_spread: float
     """Largest variation of any action field over the observations, as a share of its range."""
     num_tokens: int
-    """Tokens that both sides chose by greedy decoding, all identical."""
+    """Tokens that PyTorch chose by greedy decoding."""
     num_distinct_tokens: int
     """Different tokens among them; a comparison of one repeated token would prove nothing."""
     num_distinct_sequences: int
@@ -163,6 +163,12 @@ class ParityRecord:
     """Largest difference of each action field, in its own unit, on the vectors that the bundle holds."""
     part_errors: Mapping[str, float] = field(default_factory=dict)
     """Largest difference of each graph's outputs on these, as a share of the largest value, e.g. `prefill.logits`."""
+    equal_tokens: float = 1.0
+    """Share of them that the graphs chose too, each answer read up to its first difference."""
+    min_equal_tokens: float = 1.0
+    """Smallest share that was accepted."""
+    largest_half: float | None = None
+    """Largest float16 value inside the graphs, of the 65504 that fit; None where arithmetic is float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,7 +232,7 @@ class Manifest:
     next_command: str
     """What to type on the target when `built` is False, otherwise empty."""
     precision: str
-    """How weights are stored: `fp16` or `fp32`. Arithmetic is float32 either way."""
+    """How weights are stored: `fp16`, `fp32`, `int8` or `int4`."""
     stage: str
     """Training stage of the model under the head: `sft` or `align`."""
     parents: tuple[str, ...]
@@ -237,17 +243,19 @@ class Manifest:
     """By role: `prefill`, `step`, `flow`."""
     files: Mapping[str, FileRecord]
     """Every file except the manifest."""
-    parity: ParityRecord | None = field(default=None)
+    parity: ParityRecord | None = None
     """How far the graphs are from PyTorch."""
     robot: RobotIdentity | None = None
     """Which robot it is for; None in bundles of format version 1."""
     thresholds: Thresholds | None = None
     """What verification accepts; None in bundles of format version 1."""
+    arithmetic: str = "float32"
+    """What the graphs compute in; where it is `float16`, what that would spoil is float32 all the same."""
 
 
 _SINCE_VERSION_2: Mapping[type, frozenset[str]] = {
-    Manifest: frozenset({"robot", "thresholds"}),
-    ParityRecord: frozenset({"field_errors", "part_errors"}),
+    Manifest: frozenset({"robot", "thresholds", "arithmetic"}),
+    ParityRecord: frozenset({"field_errors", "part_errors", "equal_tokens", "min_equal_tokens", "largest_half"}),
 }
 """Fields that manifests of version 1 do not have."""
 

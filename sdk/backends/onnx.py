@@ -4,13 +4,16 @@ onnxruntime itself goes on with the CPU when a GPU cannot be used, and says so i
 error: who asks for a GPU gets it, or the reason. On a GPU none of this was run yet.
 
 The cache of keys and values is one array that this module owns: `prefill` fills its first rows, each `step` adds one.
-Every shape is fixed by the manifest. Nothing but numpy and onnxruntime is imported.
+Every shape and type is fixed by the manifest: what is carried from graph to graph (keys, values, hidden states) is
+float32 in bundles for `cpu`, float16 in those for boards, whose arithmetic onnxruntime widens on a CPU. Nothing but
+numpy and onnxruntime is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -26,19 +29,24 @@ from roboalign.sdk.types import FloatArray
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxBackend", "OnnxCudaBackend", "OnnxTensorrtBackend"]
+__all__ = ["OnnxBackend", "OnnxCudaBackend", "OnnxGraph", "OnnxTensorrtBackend"]
 
-_Feed = Mapping[str, NDArray[np.float32] | NDArray[np.int64]]
+_Carried = NDArray[np.float32] | NDArray[np.float16]
+_Feed = Mapping[str, _Carried | NDArray[np.int64]]
+
+
+_ORT_TYPES = {"float16": "tensor(float16)", "float32": "tensor(float)", "int64": "tensor(int64)"}
+"""What onnxruntime calls the types of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Cache:
     """What a sequence leaves behind; rows from its length on are zero."""
 
-    kv: FloatArray
-    """float32[C, H, max_tokens, K] keys and values of each layer in turn."""
-    hidden: FloatArray
-    """float32[max_tokens, D] output of the tapped layer."""
+    kv: _Carried
+    """[C, H, max_tokens, K] keys and values of each layer in turn."""
+    hidden: _Carried
+    """[max_tokens, D] output of the tapped layer."""
 
 
 class OnnxBackend:
@@ -47,19 +55,24 @@ class OnnxBackend:
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
     """What runs the graphs: the first has to be active, the others may take what it cannot."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 1,
+        open_graph: Callable[[Bundle, GraphSpec, int], OnnxGraph] | None = None,
+    ) -> None:
+        """Opens the graphs; `open_graph` may open them in another way, e.g. to look at what they compute."""
         self._bundle = bundle
-        self._graphs = {
-            role: _Graph(bundle, spec, threads, self.providers) for role, spec in bundle.manifest.graphs.items()
-        }
+        open_graph = open_graph or partial(OnnxGraph, providers=self.providers)
+        self._graphs = {role: open_graph(bundle, spec, threads) for role, spec in bundle.manifest.graphs.items()}
         for role in ("prefill", "step"):
             if role not in self._graphs:
                 raise BundleError(
                     f"bundle {bundle.path} has no {role!r} graph, only {', '.join(sorted(self._graphs))}; "
                     "export it again"
                 )
-        cache_shape = next(spec.shape for spec in self._graphs["step"].spec.inputs if spec.name == "kv")
-        self._cache_shape = cache_shape
+        self._kv = next(spec for spec in self._graphs["step"].spec.inputs if spec.name == "kv")
 
     @classmethod
     def open(cls, path: Path, *, threads: int = 1) -> OnnxBackend:
@@ -83,9 +96,9 @@ class OnnxBackend:
         ids[0, :length] = prompt_ids
         feed: _Feed = {"input_ids": ids, "length": np.array([length], np.int64), "pixel_values": pixel_values[None]}
         logits, rows_PD, rows_CHPK = self._graph("prefill").run(feed)
-        hidden = np.zeros((self.spec.max_tokens, self.spec.hidden_size), np.float32)
+        hidden = np.zeros((self.spec.max_tokens, self.spec.hidden_size), rows_PD.dtype)
         hidden[:length] = rows_PD[0, :length]
-        kv = np.zeros(self._cache_shape, np.float32)
+        kv = np.zeros(self._kv.shape, self._kv.dtype)
         kv[:, :, :length] = rows_CHPK[:, :, :length]
         return Decoding(logits=logits[0], length=length, cache=_Cache(kv=kv, hidden=hidden))
 
@@ -125,7 +138,7 @@ class OnnxBackend:
         """Frees the sessions."""
         self._graphs = {}
 
-    def _graph(self, role: str) -> _Graph:
+    def _graph(self, role: str) -> OnnxGraph:
         graph = self._graphs.get(role)
         if graph is None:
             state = "was closed" if not self._graphs else f"has no {role!r} graph"
@@ -145,15 +158,19 @@ class OnnxTensorrtBackend(OnnxBackend):
     providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 
 
-class _Graph:
-    """One session with its names."""
+class OnnxGraph:
+    """One graph of a bundle in a session."""
 
-    def __init__(self, bundle: Bundle, spec: GraphSpec, threads: int, providers: Sequence[str]) -> None:
+    def __init__(
+        self, bundle: Bundle, spec: GraphSpec, threads: int, providers: Sequence[str] = OnnxBackend.providers
+    ) -> None:
         self.spec = spec
         self._outputs = [output.name for output in spec.outputs]
         self._session = _session(bundle.file(spec.file), threads, providers)
-        found = [node.name for node in self._session.get_inputs()], [node.name for node in self._session.get_outputs()]
-        if found != ([tensor.name for tensor in spec.inputs], self._outputs):
+        found = [
+            [(n.name, n.type) for n in nodes] for nodes in (self._session.get_inputs(), self._session.get_outputs())
+        ]
+        if found != [[(t.name, _ORT_TYPES.get(t.dtype)) for t in declared] for declared in (spec.inputs, spec.outputs)]:
             raise BundleError(
                 f"{bundle.path / spec.file} has other inputs or outputs than its manifest says; export it again"
             )

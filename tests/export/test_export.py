@@ -19,7 +19,7 @@ from onnx import TensorProto
 from safetensors.numpy import load_file
 from tests.boards import NANO, write_board
 
-from roboalign.export import ExportConfig, all_targets, export, newest_run
+from roboalign.export import ExportConfig, all_targets, export, find_place, model_size, newest_run, plan_export
 from roboalign.export import bundle_writer as writer
 from roboalign.export.calibration import input_moments
 from roboalign.export.parity import simulated_observations
@@ -29,6 +29,9 @@ from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
+
+HUGE = model_size("qwen2.5-vl-3b")
+ASKED = [("jetson", "fp16"), ("jetson", "fp32"), ("agx-thor", "fp16"), ("cpu", "fp16")]
 
 logging.getLogger("torch.__trace").propagate = False  # pytest would format 100,000 records of it
 
@@ -41,7 +44,7 @@ def entries(tensor: TensorProto) -> dict[str, str]:
 def untraced(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     """Copies the graphs of the finished bundle instead of tracing them again."""
 
-    def copy(model: object, head: object, spec: object, folder: Path, precision: str, codes: object = None) -> object:
+    def copy(model: object, head: object, spec: object, folder: Path, precision: str, **more: object) -> object:
         for path in bundle.iterdir():
             if path.suffix in (".onnx", ".safetensors"):
                 (folder / path.name).write_bytes(path.read_bytes())
@@ -352,10 +355,8 @@ def test_parity_of_equal_answers_is_a_failure(run, observations, tmp_path, untra
     assert list(tmp_path.iterdir()) == []
 
 
-def test_jetson_gets_a_portable_bundle_that_says_so_and_what_to_type(run, observations, tmp_path, untraced):
-    lines: list[str] = []
-    config = ExportConfig(run=run, target="jetson", out=tmp_path / "jetson")
-    out = export(config, observations=observations, say=lines.append, root=tmp_path)
+def test_jetson_gets_a_portable_bundle_that_says_so_and_what_to_type(half_export, observations):
+    out, lines = half_export
     manifest = read_bundle(out).manifest
     assert (manifest.target, manifest.built, manifest.next_command) == ("jetson", False, "roboalign build .")
     assert manifest.next_command in lines[-1]
@@ -369,13 +370,43 @@ def test_jetson_gets_a_portable_bundle_that_says_so_and_what_to_type(run, observ
     assert Policy.load(out).act(observations[0]).source == "flow"
 
 
+def test_the_graphs_of_a_board_compute_in_half_precision_on_the_weights_as_stored(half_export, bundle):
+    out = half_export[0]
+    manifest = read_bundle(out).manifest
+    assert (manifest.arithmetic, read_bundle(bundle).manifest.arithmetic) == ("float16", "float32")
+    dtypes = {t.name: t.dtype for spec in manifest.graphs.values() for t in (*spec.inputs, *spec.outputs)}
+    halves = {name for name, dtype in dtypes.items() if dtype == "float16"}
+    assert halves == {"kv", "kv_new", "hidden"}
+    assert {dtypes[name] for name in ("state", "noise", "actions", "pixel_values", "logits")} == {"float32"}
+    assert (out / "model.safetensors").read_bytes() == (bundle / "model.safetensors").read_bytes()
+    for path in out.glob("*.onnx"):
+        model = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False)).graph
+        kinds = {v.name: v.type.tensor_type.elem_type for v in (*model.value_info, *model.input, *model.output)}
+        kinds |= {tensor.name: tensor.data_type for tensor in model.initializer}
+        products = [node for node in model.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+        assert len(products) > 10
+        assert {kinds[name] for node in products for name in (*node.input, *node.output)} == {TensorProto.FLOAT16}
+
+
+def test_half_precision_is_close_to_pytorch_and_inside_its_range(half_export):
+    parity = read_bundle(half_export[0]).manifest.parity
+    assert 1e-6 < parity.max_action_error <= parity.tolerance == 1e-2
+    assert parity.equal_tokens >= parity.min_equal_tokens == 0.97
+    assert 1 < parity.largest_half < 32752
+
+
+def test_full_precision_for_a_board_is_not_narrowed():
+    of = {name: plan_export(HUGE, find_place(*name[:1], root=Path("/nowhere")), name[1]).arithmetic for name in ASKED}
+    assert of == dict(zip(ASKED, ("float16", "float32", "float16", "float32"), strict=True))
+
+
 def test_a_graph_that_a_board_does_not_take_stops_the_export(
     run, observations, tmp_path, bundle, untraced, monkeypatch
 ):
     honest = writer.write_graphs
 
-    def with_an_operator_that_tensorrt_lacks(*args: object, codes: object) -> object:
-        graphs = honest(*args, codes=codes)
+    def with_an_operator_that_tensorrt_lacks(*args: object, **more: object) -> object:
+        graphs = honest(*args, **more)
         folder = args[3]
         graph = onnx.load(folder / "step.onnx", load_external_data=False)
         next(n for n in graph.graph.node if n.op_type == "Neg").op_type = "Det"
@@ -455,4 +486,5 @@ def test_the_card_states_parity_and_parents(bundle):
     card = (bundle / "README.md").read_text()
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert "greedy tokens identical" in card
+    assert "compute in float32" in card
     assert len(manifest["parents"][0]) == 64

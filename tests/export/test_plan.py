@@ -125,7 +125,7 @@ def test_a_portable_plan_has_a_row_for_every_board_and_jetpack(nano: ModelSize) 
     expected = [(name, j.name) for name, target in all_targets().items() for j in target.jetpacks]
     assert [(board.target, board.jetpack) for board in found.boards] == expected
     assert (found.opset, found.built, found.next_command) == (20, False, "roboalign build .")
-    assert any("16 bits is planned" in note for note in found.notes)
+    assert found.arithmetic == "float16"
 
 
 def test_a_portable_bundle_is_refused_only_when_no_board_can_run_it() -> None:

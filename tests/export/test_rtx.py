@@ -147,7 +147,7 @@ def test_export_compiles_every_graph_and_records_it(
         return compile_graph(graph(stub, "fine"), capability)
 
     monkeypatch.setattr(bundle_writer, "compile_graph", compile_or_note)
-    monkeypatch.setattr(bundle_writer, "write_graphs", lambda *args, codes: _copied(bundle, args[3]))
+    monkeypatch.setattr(bundle_writer, "write_graphs", lambda *args, **more: _copied(bundle, args[3]))
     config = ExportConfig(run=run, target="jetson", check="rtx", out=stub / "out")
     out = export(config, observations=observations, say=lambda line: None, root=stub)
     assert sorted(asked) == [(f"{g}.onnx", c) for g in ("flow", "prefill", "step") for c in ("12.0", "8.6")]

@@ -84,7 +84,7 @@ def test_a_manifest_of_the_first_format_is_read(folder):
     """It named no robot and no thresholds, carried no digest of itself, and left out the first form of prompts."""
     path = folder / MANIFEST_NAME
     content = {**json.loads(path.read_text()), "format_version": 1}
-    for name in ("manifest_sha256", "robot", "thresholds"):
+    for name in ("manifest_sha256", "robot", "thresholds", "arithmetic"):
         del content[name]
     del content["policy"]["prompt"]["form"]
     path.write_text(json.dumps(content))
