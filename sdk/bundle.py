@@ -39,6 +39,7 @@ __all__ = [
     "file_record",
     "find_bundle",
     "read_bundle",
+    "record_from_json",
     "shipped_bundle_path",
     "write_manifest",
 ]
@@ -61,7 +62,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     """Every dimension is fixed, so that an engine builder needs no profile."""
     dtype: str
-    """`float32` or `int64`."""
+    """`float32`, `float16` or `int64`."""
     unit: str
     """Unit of the values, or what they count."""
     fields: tuple[str, ...] = ()
@@ -268,6 +269,11 @@ def read_bundle(path: str | Path) -> Bundle:
     for name, record in manifest.files.items():
         _verify(folder, name, record)
     return Bundle(path=folder, manifest=manifest)
+
+
+def record_from_json(kind: type, data: object, where: str) -> object:
+    """Builds a dataclass from JSON by its annotations; what does not fit is a BundleError that names the field."""
+    return _from_json(kind, data, where)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
