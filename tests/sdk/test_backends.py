@@ -15,15 +15,15 @@ def offer(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setattr(backends, "entry_points", lambda group: [point])
 
 
-def test_the_two_of_this_project_are_found_without_metadata(monkeypatch):
+def test_those_of_this_project_are_found_without_metadata(monkeypatch):
     monkeypatch.setattr(backends, "entry_points", lambda group: [])
-    assert backend_names() == ("onnx", "torch")
+    assert backend_names() == ("onnx", "tensorrt", "torch")
     assert find_backend("onnx") is OnnxBackend
 
 
 def test_a_package_may_bring_another(monkeypatch):
     offer(monkeypatch, "mine", "roboalign.sdk.backends.onnx:OnnxBackend")
-    assert backend_names() == ("mine", "onnx", "torch")
+    assert backend_names() == ("mine", "onnx", "tensorrt", "torch")
     assert find_backend("mine") is OnnxBackend
 
 
@@ -34,5 +34,5 @@ def test_one_that_cannot_be_imported_says_why(monkeypatch):
 
 
 def test_an_unknown_one_lists_the_choices():
-    with pytest.raises(ConfigError, match="choose one of auto, onnx, torch"):
+    with pytest.raises(ConfigError, match="choose one of auto, onnx, tensorrt, torch"):
         find_backend("cuda")
