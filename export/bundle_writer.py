@@ -21,6 +21,7 @@ from roboalign import __version__
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.parity import check_parity, simulated_observations
+from roboalign.export.parity_inputs import write_observations
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
@@ -148,6 +149,8 @@ def export(
         if observations is None:
             say(f"rendering {config.num_observations} observations in held-out scenes")
             observations, inputs = simulated_observations(config.num_observations), "held-out simulated scenes"
+        if not plan.built:
+            write_observations(work, observations)
         manifest = _write_parts(work, source, config, plan, observations, say)
         manifest = replace(manifest, parity=_measure_parity(work, config, observations, inputs, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")

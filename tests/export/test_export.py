@@ -22,6 +22,7 @@ from tests.boards import NANO, write_board
 from roboalign.export import ExportConfig, all_targets, export, newest_run
 from roboalign.export import bundle_writer as writer
 from roboalign.export.parity import simulated_observations
+from roboalign.export.parity_inputs import read_observations
 from roboalign.export.sensitivity import PARTS, measure_parts
 from roboalign.sdk.bundle import ParityRecord, read_bundle
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
@@ -306,6 +307,22 @@ def test_jetson_gets_a_portable_bundle_that_says_so_and_what_to_type(run, observ
     assert not any(board["refusals"] for board in boards)
     assert written["findings"] == {"prefill.onnx": [], "step.onnx": [], "flow.onnx": []}
     assert Policy.load(out).act(observations[0]).source == "flow"
+
+
+def test_a_bundle_that_is_not_built_carries_the_observations_to_compare_engines_on(
+    run, bundle, observations, tmp_path, untraced
+):
+    config = ExportConfig(run=run, target="jetson", out=tmp_path / "jetson")
+    out = export(config, observations=observations, say=lambda line: None, root=tmp_path)
+    found = read_observations(read_bundle(out))
+    assert len(found) == len(observations)
+    for mine, theirs in zip(found, observations, strict=True):
+        assert mine.instruction == theirs.instruction
+        np.testing.assert_array_equal(mine.images["front"], theirs.images["front"])
+        np.testing.assert_array_equal(mine.state, theirs.state)
+        np.testing.assert_array_equal(mine.joint_pos_rad, theirs.joint_pos_rad)
+    with pytest.raises(BundleError, match=r"has no parity\.safetensors"):
+        read_observations(read_bundle(bundle))
 
 
 def test_a_graph_that_a_board_does_not_take_stops_the_export(
