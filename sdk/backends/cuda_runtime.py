@@ -22,12 +22,11 @@ __all__ = ["Array", "Cuda"]
 Array = NDArray[np.generic]
 
 _LIBRARIES = (
+    "/usr/local/cuda/lib64/libcudart.so",
     "libcudart.so.13",
     "libcudart.so.12",
-    "libcudart.so",
-    "/usr/local/cuda/lib64/libcudart.so",
 )
-"""JetPack 7 has CUDA 13, JetPack 6 has CUDA 12; the last one is for a system without an entry in ldconfig."""
+"""JetPack's own comes first: 7 has CUDA 13, 6 has CUDA 12, and a newer one than the driver's does not run."""
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE = 1, 2, 3
 

@@ -35,6 +35,13 @@ _CACHES = {"kv": ("step", "kv"), "hidden": ("flow", "hidden")}
 _RESULTS = ("logits", "actions")
 """Outputs that the host reads."""
 
+_INTERFACES = {
+    "prefill": ({"input_ids", "length", "pixel_values"}, {"logits", "hidden", "kv"}),
+    "step": ({"token", "length", "kv"}, {"logits", "hidden", "kv_new"}),
+    "flow": ({"hidden", "length", "state", "noise"}, {"actions"}),
+}
+"""Inputs and outputs of each graph that this version knows how to fill and read."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
@@ -64,6 +71,8 @@ class TensorRtBackend:
         try:
             _check_machine(engines, trt, cuda)
             graphs = bundle.manifest.graphs
+            for role, spec in graphs.items():
+                _check_interface(bundle, role, spec)
             caches = {name: _cache(cuda, bundle, *place) for name, place in _CACHES.items() if place[0] in graphs}
             reader = EngineReader(trt)
             self._runs = {}
@@ -229,6 +238,17 @@ def _cache(cuda: Cuda, bundle: Bundle, role: str, name: str) -> _Buffer:
         if tensor.name == name:
             return _Buffer(spec=tensor, address=cuda.allocate(_num_bytes(tensor)))
     raise BundleError(f"graph {role!r} of bundle {bundle.path} has no input {name!r}; export it again")
+
+
+def _check_interface(bundle: Bundle, role: str, spec: GraphSpec) -> None:
+    """An input that nobody fills would be zero, and nobody would notice."""
+    found = tuple({tensor.name for tensor in side} for side in (spec.inputs, spec.outputs))
+    if found != _INTERFACES.get(role):
+        names = " -> ".join(", ".join(sorted(side)) for side in found)
+        raise BundleError(
+            f"graph {role!r} of bundle {bundle.path} is {names}, which this version does not know how to run; upgrade "
+            "roboalign, or export the bundle again"
+        )
 
 
 def _check_rows(role: str, rows: TensorSpec, caches: Mapping[str, _Buffer]) -> None:

@@ -178,6 +178,8 @@ def test_the_receipt_says_what_was_built_where_and_how_it_passed(built_once: tup
     assert lines[0].startswith("Jetson AGX Orin 64GB, JetPack 6.2, TensorRT 10.3.0, power mode MAXN, memory free: 52.7")
     assert "[2/3] prefill.onnx: building with TensorRT 10.3.0" in lines
     assert not list(bundle.rglob("*.tmp"))
+    head = next(bundle.rglob("flow-*.engine")).read_bytes()[:200]
+    assert b'"tf32": false' in head  # the arithmetic is what the graph says
 
 
 def test_what_was_finished_is_kept_when_a_later_part_fails(portable, root, monkeypatch, unmeasured) -> None:

@@ -246,7 +246,7 @@ def test_a_closed_policy_says_so(backend, observation):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "tpu"}, "no backend 'tpu'; choose one of auto, onnx, torch"),
+        ({"backend": "tpu"}, "no backend 'tpu'; choose one of auto, onnx, tensorrt, torch"),
         ({"threads": 0}, "threads is 0"),
     ],
 )

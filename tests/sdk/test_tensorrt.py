@@ -340,6 +340,17 @@ def test_an_engine_with_other_types_than_the_manifest_is_refused(copy, stub) -> 
         TensorRtBackend.open(bundle, root=root)
 
 
+def test_a_graph_with_an_input_that_nobody_fills_is_refused(copy, unread) -> None:
+    bundle, root = copy
+    manifest = read_bundle(bundle).manifest
+    step = manifest.graphs["step"]
+    more = replace(step, inputs=(*step.inputs, replace(step.inputs[0], name="position")))
+    write_manifest(bundle, replace(manifest, graphs={**manifest.graphs, "step": more}))
+    edited(copy, bundle_sha256=file_digest(bundle / "manifest.json"))
+    with pytest.raises(BundleError, match=r"'step' of bundle .* is kv, length, position, token -> hidden, kv_new, log"):
+        TensorRtBackend.open(bundle, root=root)
+
+
 def test_an_engine_that_cannot_be_recorded_is_an_error_and_not_a_slower_run(built, monkeypatch) -> None:
     with stub_board(monkeypatch, REFUSES_CAPTURE="1"):
         with pytest.raises(BackendError, match="cannot be recorded as a CUDA graph: cudaStreamBeginCapture failed"):
