@@ -33,7 +33,15 @@ from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation
 
-__all__ = ["BARS", "MIN_DISTINCT_TOKENS", "ParityBar", "check_parity", "record_vectors", "simulated_observations"]
+__all__ = [
+    "BARS",
+    "MIN_DISTINCT_TOKENS",
+    "ParityBar",
+    "check_parity",
+    "compare_tokens",
+    "record_vectors",
+    "simulated_observations",
+]
 
 MIN_DISTINCT_TOKENS = 8
 """Fewer different tokens than this among all that were compared is a vacuous comparison."""
@@ -137,7 +145,7 @@ def check_parity(
     """
     ours = _answers(bundle, "onnx", observations, threads)
     theirs = _answers(bundle, "torch", observations, threads)
-    differing, equal = _compare(ours.answers, theirs.answers)
+    differing, equal = compare_tokens(ours.answers, theirs.answers)
     if equal < bar.min_equal_tokens:
         raise CheckFailed(
             f"parity failed: {len(differing)} of {len(theirs.answers)} answers differ from PyTorch's, the first, "
@@ -168,7 +176,9 @@ def check_parity(
     return record
 
 
-def _compare(ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], float]:
+def compare_tokens(
+    ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...]]
+) -> tuple[list[tuple[int, int]], float]:
     """Returns where answers differ first, as answer and place, and the share of equal tokens up to there."""
     differing, compared = [], 0
     for index, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):

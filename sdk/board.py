@@ -33,6 +33,8 @@ class Board:
     """Version in the name of the system's libnvinfer, e.g. `10.3.0`; None when it has none."""
     memory_bytes: int | None
     """Memory that the kernel manages, a little less than what is soldered on; None when it does not say."""
+    power_mode: str | None = None
+    """Name of nvpmodel's mode, e.g. `MAXN`, or its number when it has no name; None when the board does not say."""
 
 
 def detect_board(root: Path = Path("/")) -> Board | None:
@@ -41,7 +43,13 @@ def detect_board(root: Path = Path("/")) -> Board | None:
     release = _read(root / _RELEASE_FILE)
     if not release and not re.search(r"\b(Jetson|Orin|Thor|Xavier)\b", model):
         return None
-    return Board(model=model, l4t=_l4t(release), tensorrt=_tensorrt_version(root), memory_bytes=_memory_bytes(root))
+    return Board(
+        model=model,
+        l4t=_l4t(release),
+        tensorrt=_tensorrt_version(root),
+        memory_bytes=_memory_bytes(root),
+        power_mode=_power_mode(root),
+    )
 
 
 def _first_text(root: Path, names: tuple[str, ...]) -> str:
@@ -75,3 +83,14 @@ def _tensorrt_version(root: Path) -> str | None:
 def _memory_bytes(root: Path) -> int | None:
     found = re.search(r"^MemTotal:\s*(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
+
+
+def _power_mode(root: Path) -> str | None:
+    """Reads what nvpmodel leaves, e.g. `pmode:0002`, and the name that its table gives that number."""
+    found = re.search(r"pmode:\s*(\d+)", _read(root / "var/lib/nvpmodel/status"))
+    if found is None:
+        return None
+    number = int(found[1])
+    table = _read(root / "etc/nvpmodel.conf")
+    name = re.search(rf"<\s*POWER_MODEL\s+ID={number}\s+NAME=(\S+)\s*>", table)
+    return name[1] if name else str(number)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.backends import Backend, Decoding, find_backend
+from roboalign.sdk.backends import Backend, Decoding, choose_backend, find_backend
 from roboalign.sdk.bundle import (
     EDGE_LLM_NAME,
     MANIFEST_NAME,
@@ -89,7 +89,8 @@ class Policy:
         Args:
             path: a bundle, or with `backend="torch"` also a checkpoint; `nano-so101` for the one that comes for the
                 SO-101; None for the one that comes for the Panda.
-            backend: `auto` (onnx), or a registered name.
+            backend: `auto` (tensorrt where engines for this very board lie in the bundle, else onnx), or a registered
+                name.
             actions: `flow` for the action head, `fast` for action tokens.
             think: write a thought before each chunk.
             threads: CPU threads of the backend.
@@ -105,7 +106,7 @@ class Policy:
         folder = find_bundle(path)
         if robot and (folder / MANIFEST_NAME).is_file():
             require_robot(read_bundle(folder).manifest, robot, folder)
-        factory = find_backend("onnx" if backend == "auto" else backend)
+        factory = find_backend(choose_backend(folder) if backend == "auto" else backend)
         opened = factory.open(folder, threads=threads)
         try:
             return cls(opened, actions=actions, think=think, seed=seed)

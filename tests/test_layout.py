@@ -152,7 +152,7 @@ def test_examples_in_docstrings_are_true(path: Path) -> None:
 
 def test_registered_backends_can_be_found() -> None:
     backends = {entry.name: entry.module for entry in entry_points(group="roboalign.backends")}
-    assert set(backends) == {"onnx", "torch"}
+    assert set(backends) == {"onnx", "tensorrt", "torch"}
     assert all(find_spec(module) for module in backends.values())
 
 

@@ -6,6 +6,7 @@ installation metadata, as in a source tree. Anybody may add one: it needs the me
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +18,17 @@ from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.errors import BackendError, ConfigError
 from roboalign.sdk.types import FloatArray
 
-__all__ = ["Backend", "BackendFactory", "Decoding", "InspectableBackend", "backend_names", "find_backend"]
+__all__ = [
+    "Backend",
+    "BackendFactory",
+    "Decoding",
+    "InspectableBackend",
+    "backend_names",
+    "choose_backend",
+    "find_backend",
+]
+
+_log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "roboalign.backends"
 
@@ -27,6 +38,7 @@ _OWN = {
     "onnx": "roboalign.sdk.backends.onnx:OnnxBackend",
     "onnx-cuda": "roboalign.sdk.backends.onnx:OnnxCudaBackend",
     "onnx-tensorrt": "roboalign.sdk.backends.onnx:OnnxTensorrtBackend",
+    "tensorrt": "roboalign.sdk.backends.tensorrt:TensorRtBackend",
     "torch": "roboalign.trainer.backend:TorchBackend",
 }
 
@@ -85,6 +97,26 @@ class BackendFactory(Protocol):
 def backend_names() -> tuple[str, ...]:
     """Returns the names that `find_backend` knows."""
     return tuple(sorted({*_OWN, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))}))
+
+
+def choose_backend(folder: Path, *, root: Path = Path("/")) -> str:
+    """Returns what `auto` means for a bundle: `tensorrt` where engines for this very board lie in it, else `onnx`.
+
+    Says so on a Jetson, and where there are engines that cannot run here. What is chosen is used: engines that match
+    this board and cannot be loaded are an error.
+    """
+    from roboalign.sdk.board import detect_board
+    from roboalign.sdk.engines import ENGINES_FOLDER, find_engines
+
+    board = detect_board(root)
+    if board is None and not (folder / ENGINES_FOLDER).is_dir():
+        return "onnx"
+    try:
+        find_engines(folder, board)
+    except (BackendError, OSError) as err:
+        _log.warning("acting with onnxruntime on the CPU: %s", err)
+        return "onnx"
+    return "tensorrt"
 
 
 def find_backend(name: str) -> BackendFactory:

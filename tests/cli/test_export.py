@@ -84,3 +84,23 @@ def test_asking_for_engines_without_a_jetson_is_refused_before_anything_is_read(
 ) -> None:
     assert main(["export", "nowhere", "--target", "jetson", "--build"]) == 2
     assert "engines are built on the Jetson itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("args", "is_board"), [(["--build"], False), ([], True)])
+def test_on_a_jetson_the_export_goes_on_to_build(
+    args: list[str], is_board: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import roboalign.export
+    from roboalign.export import build as build_module
+    from roboalign.sdk import board
+
+    done: list[str] = []
+    here = board.Board(model="some board", l4t=None, tensorrt=None, memory_bytes=None)
+    monkeypatch.setattr(board, "detect_board", lambda: here if is_board else None)
+    monkeypatch.setattr(build_module, "find_builder", lambda: done.append("looked"))
+    monkeypatch.setattr(build_module, "build", lambda folder, say: done.append(f"built {folder}"))
+    monkeypatch.setattr(roboalign.export, "export", lambda config, say: done.append("exported") or Path(NANO))
+    assert main(["export", NANO, "--target", "jetson", "--json", *args]) == 0
+    assert done == ["looked", "exported", f"built {NANO}"]
+    result = json.loads(capsys.readouterr().out)
+    assert (result["built"], result["next_command"]) == (True, "")

@@ -16,7 +16,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setattr(backends, "entry_points", lambda group: [point])
 
 
-OWN = ("cpu", "edge-llm", "onnx", "onnx-cuda", "onnx-tensorrt", "torch")
+OWN = ("cpu", "edge-llm", "onnx", "onnx-cuda", "onnx-tensorrt", "tensorrt", "torch")
 ON_GPU = {"onnx-cuda": "CUDAExecutionProvider", "onnx-tensorrt": "TensorrtExecutionProvider"}
 
 
@@ -39,7 +39,9 @@ def test_one_that_cannot_be_imported_says_why(monkeypatch):
 
 
 def test_an_unknown_one_lists_the_choices():
-    with pytest.raises(ConfigError, match="choose one of auto, cpu, edge-llm, onnx, onnx-cuda, onnx-tensorrt, torch"):
+    with pytest.raises(
+        ConfigError, match="choose one of auto, cpu, edge-llm, onnx, onnx-cuda, onnx-tensorrt, tensorrt, torch"
+    ):
         find_backend("cuda")
 
 

@@ -10,7 +10,7 @@ from roboalign.sdk.board import Board, detect_board
 
 def test_a_board_is_read_from_its_files(tmp_path: Path) -> None:
     assert detect_board(write_board(tmp_path, memory_gib=2.0)) == Board(
-        model=AGX_ORIN, l4t="36.4.3", tensorrt="10.3.0", memory_bytes=2 * 2**30
+        model=AGX_ORIN, l4t="36.4.3", tensorrt="10.3.0", memory_bytes=2 * 2**30, power_mode="MAXN"
     )
 
 
@@ -65,3 +65,22 @@ def test_a_release_file_of_another_form_tells_no_version(tmp_path: Path) -> None
     board = detect_board(write_board(tmp_path, release="hand made image"))
     assert board is not None
     assert board.l4t is None
+
+
+@pytest.mark.parametrize(
+    ("status", "table", "expected"),
+    [
+        (None, "< POWER_MODEL ID=2 NAME=MAXN >", None),
+        ("pmode:0002", "< POWER_MODEL ID=12 NAME=OTHER >\n< POWER_MODEL ID=2 NAME=MODE_30W >", "MODE_30W"),
+        ("pmode:0002", "", "2"),
+    ],
+)
+def test_a_power_mode_has_a_name_or_a_number(
+    tmp_path: Path, status: str | None, table: str, expected: str | None
+) -> None:
+    write_board(tmp_path)
+    (tmp_path / "etc/nvpmodel.conf").write_text(table)
+    (tmp_path / "var/lib/nvpmodel/status").write_text(status or "")
+    board = detect_board(tmp_path)
+    assert board is not None
+    assert board.power_mode == expected

@@ -248,7 +248,7 @@ def test_a_closed_policy_says_so(backend, observation):
     [
         (
             {"backend": "tpu"},
-            "no backend 'tpu'; choose one of auto, cpu, edge-llm, onnx, onnx-cuda, onnx-tensorrt, torch",
+            "no backend 'tpu'; choose one of auto, cpu, edge-llm, onnx, onnx-cuda, onnx-tensorrt, tensorrt, torch",
         ),
         ({"threads": 0}, "threads is 0"),
     ],

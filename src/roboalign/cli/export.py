@@ -87,15 +87,18 @@ def export(
     if edge_llm_python is not None:
         _prepare_edge_llm(run, out, edge_llm_python, (target, board, jetpack), precision, as_json=as_json)
         return
-    if build:
-        from roboalign.export.build import find_builder
-
-        _, found, _ = find_builder()
-        raise ConfigError(f"this is {found.title}, but building on a board is not implemented in this version")
     from roboalign.export import ExportConfig
     from roboalign.export import export as write_bundle
+    from roboalign.sdk.board import detect_board
     from roboalign.sdk.bundle import read_bundle
 
+    # On a Jetson, `jetson` is this board, and its engines are built too.
+    builds = build or (target == "jetson" and board is None and detect_board() is not None)
+    if builds:
+        from roboalign.export.build import build as build_engines
+        from roboalign.export.build import find_builder
+
+        find_builder()
     config = ExportConfig(
         run=run,
         target=target,
@@ -109,8 +112,16 @@ def export(
         out=out,
     )
     folder = write_bundle(config, say=print_note)
+    if builds:
+        build_engines(folder, say=print_note)
     manifest = read_bundle(folder).manifest
-    print_result(folder, as_json=as_json, built=manifest.built, next_command=manifest.next_command, manifest=manifest)
+    print_result(
+        folder,
+        as_json=as_json,
+        built=manifest.built or builds,
+        next_command="" if builds else manifest.next_command,
+        manifest=manifest,
+    )
 
 
 def _prepare_edge_llm(
