@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from roboalign.export.bundle_writer import ExportConfig, export
+    from roboalign.export.bundle_writer import export
+    from roboalign.export.export_config import ExportConfig
     from roboalign.export.parity import simulated_observations
     from roboalign.export.plan import find_place, plan_export
     from roboalign.export.plan_table import plan_lines
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "ExportConfig": "bundle_writer",
+    "ExportConfig": "export_config",
     "Receipt": "receipt",
     "Target": "targets",
     "VerifyConfig": "verification",

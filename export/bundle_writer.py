@@ -12,36 +12,34 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
 
 from roboalign import __version__
-from roboalign.export.calibration import Inputs, dataset_inputs, given_inputs, input_moments, simulated_inputs
+from roboalign.export.calibration import Inputs, given_inputs
+from roboalign.export.export_config import ExportConfig
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.half_range import measure_range
-from roboalign.export.parity import BARS, ParityBar, check_parity, record_vectors
+from roboalign.export.parity import check_parity, record_vectors
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
-from roboalign.export.rounding import QUANTIZED_BITS, ROUNDINGS
+from roboalign.export.quantize import find_inputs, round_weights
+from roboalign.export.rounding import QUANTIZED_BITS
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
 from roboalign.export.runs import newest_run
-from roboalign.export.sensitivity import KEPT, Rounded, round_parts
 from roboalign.export.shapes import run_size
 from roboalign.export.source import Source, open_source
-from roboalign.export.targets import find_jetpack, find_target, target_names
+from roboalign.export.targets import find_jetpack, find_target
 from roboalign.export.vectors import VECTORS_NAME
-from roboalign.export.weights import PRECISIONS
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Manifest,
     ParityRecord,
-    PolicySpec,
     RobotIdentity,
-    Thresholds,
     checkpoint_stage,
     file_record,
     find_bundle,
@@ -49,21 +47,15 @@ from roboalign.sdk.bundle import (
     write_manifest,
 )
 from roboalign.sdk.bundle_check import statistics_digest
-from roboalign.sdk.errors import CheckFailed, ConfigError, unknown_name
+from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
 from roboalign.trainer.nano import NanoForConditionalGeneration
 
-__all__ = ["PLAN_NAME", "QUANTIZATION_NAME", "ExportConfig", "export"]
-
-QUANTIZATION_NAME = "quantization.json"
-"""What `int8` or `int4` costs each part, and which stayed in fp16."""
+__all__ = ["PLAN_NAME", "export"]
 
 PLAN_NAME = "plan.json"
 """Which part is meant to go where, in which type, and what was found in the graphs."""
-
-CHECKS = ("static", "rtx")
-"""Ways to check graphs; parity is always checked."""
 
 _COPIED = (
     "config.json",
@@ -78,86 +70,6 @@ _COPIED = (
 
 _WATCHED_OBSERVATIONS = 16
 """On so many observations every float16 value is looked at."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportConfig:
-    """What to export, and for which machine."""
-
-    run: Path | None = None
-    """Checkpoint of stage head, or a bundle in fp16 or fp32; None takes the newest one below `runs_dir`."""
-    target: str = "cpu"
-    """Machine: a name of `targets.toml`, or `jetson` for this board, or for all where this is none."""
-    board: str | None = None
-    """Which board `jetson` means; None takes this one, or all."""
-    jetpack: str | None = None
-    """JetPack on the board; None takes this board's, or the newest that is known."""
-    check: str = "static"
-    """How graphs are checked for a board: `static` by rules, or `rtx` also by NVIDIA's compiler for its stand-in."""
-    precision: str = "fp16"
-    """How weights are stored: `fp16`, `fp32`, or as codes: `int8`, `int4`."""
-    out: Path | None = None
-    """Folder to write; None makes one below `runs_dir`, named after the run and the target."""
-    runs_dir: Path = Path("runs")
-    """Where runs are looked for and bundles are put."""
-    num_observations: int = 64
-    """Observations that both sides answer in the parity check."""
-    tolerance: float | None = None
-    """Largest accepted action difference, as a share of the action's range; None takes that of the arithmetic: 1e-4 in
-    float32, 1e-2 in float16."""
-    part_tolerance: float | None = None
-    """Largest accepted difference of any graph's output, as a share of its largest value; None as above."""
-    min_same_tokens: float = 0.9
-    """Smallest share of tokens that `roboalign verify` wants to agree; at export all must, in float16 97 %."""
-    max_success_loss: float = 0.1
-    """Largest loss of success that `roboalign verify` accepts: the paired interval must lie above minus this."""
-    max_part_error: float = 0.02
-    """Largest accepted loss of a part by `int8` or `int4`, as a share of the action's range; one that loses more in
-    int4 is tried in int8, and stays in fp16 if that loses more too."""
-    data: Path | None = None
-    """LeRobotDataset that calibrates and checks; None renders held-out simulated scenes."""
-    rounding: str = "gptq"
-    """How weights become codes: `gptq`, calibrated on observations, or each to the `nearest`."""
-    num_calibration: int = 96
-    """Observations that `gptq` calibrates on; none of them is used to check."""
-    threads: int = 1
-    """CPU threads."""
-
-    def __post_init__(self) -> None:
-        if self.target not in target_names():
-            raise ConfigError(unknown_name("target", self.target, target_names()))
-        if self.check not in CHECKS:
-            raise ConfigError(f"check is {self.check!r}, expected one of {', '.join(CHECKS)}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
-        if self.rounding not in ROUNDINGS:
-            raise ConfigError(f"rounding is {self.rounding!r}, expected one of {', '.join(ROUNDINGS)}")
-        bar = self.bar("float32")
-        if self.num_observations < 2 or self.num_calibration < 1 or bar.tolerance <= 0 or self.threads < 1:
-            raise ConfigError(
-                f"export needs 2 or more observations, 1 or more to calibrate, a positive tolerance and 1 or more "
-                f"threads, found {self.num_observations}, {self.num_calibration}, {bar.tolerance} and {self.threads}"
-            )
-        self.thresholds("float32")  # refuses what is out of range
-
-    def bar(self, arithmetic: str) -> ParityBar:
-        """Returns what parity must reach at export, by what the graphs compute in."""
-        usual = BARS[arithmetic]
-        return replace(
-            usual,
-            tolerance=usual.tolerance if self.tolerance is None else self.tolerance,
-            part_tolerance=usual.part_tolerance if self.part_tolerance is None else self.part_tolerance,
-        )
-
-    def thresholds(self, arithmetic: str) -> Thresholds:
-        """Returns what verification accepts, written into the manifest."""
-        bar = self.bar(arithmetic)
-        return Thresholds(
-            action_error=bar.tolerance,
-            part_error=bar.part_tolerance,
-            same_tokens=self.min_same_tokens,
-            success_loss=self.max_success_loss,
-        )
 
 
 def export(
@@ -198,7 +110,7 @@ def export(
         if observations is not None:
             inputs = given_inputs(observations)
         else:
-            inputs = _find_inputs(config, source.robot, backend.spec, say)
+            inputs = find_inputs(config, source.robot, backend.spec, say)
         manifest = _write_parts(work, (source, backend), config, plan, inputs, say)
         manifest = replace(manifest, parity=_measure_parity(work, config, inputs, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")
@@ -238,19 +150,6 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
     if config.check == "rtx":
         say(f"graphs will be compiled with TensorRT-RTX {compiler_version()} for {', '.join(stand_ins(plan))}")
     return run, plan
-
-
-def _find_inputs(config: ExportConfig, robot: str, spec: PolicySpec, say: Callable[[str], None]) -> Inputs:
-    num_calibration = config.num_calibration if _is_calibrated(config) else 0
-    if config.data is not None:
-        say(f"reading {config.num_observations + num_calibration} moments of {config.data}")
-        return dataset_inputs(config.data, spec, config.num_observations, num_calibration)
-    say(f"rendering {config.num_observations + num_calibration} observations in held-out scenes")
-    return simulated_inputs(config.num_observations, num_calibration, robot)
-
-
-def _is_calibrated(config: ExportConfig) -> bool:
-    return config.precision in QUANTIZED_BITS and config.rounding == "gptq"
 
 
 def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Callable[[str], None]) -> ParityRecord:
@@ -296,7 +195,7 @@ def _write_parts(
             f"{source.path} holds a {kind} model; graphs are written for nano and smol models, which "
             "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
         )
-    codes = _round_weights(work, backend, config, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
+    codes = round_weights(work, backend, config, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
     say(f"tracing the graphs of {source.path} ({config.precision} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
     in_half = plan.arithmetic == "float16"
@@ -337,41 +236,6 @@ def _constraints(plan: ExportPlan) -> list[Path]:
         if board.jetpack is not None
     }
     return sorted(found)
-
-
-def _round_weights(
-    work: Path, backend: TorchBackend, config: ExportConfig, inputs: Inputs, say: Callable[[str], None]
-) -> Rounded:
-    """Rounds the weights, part by part, and writes down what that costs."""
-    moments = None
-    if _is_calibrated(config):
-        say(f"calibrating on {len(inputs.calibration)} observations, {inputs.source}")
-        moments = input_moments(backend, inputs.calibration)
-    say(f"measuring what {config.precision} costs each part on {len(inputs.checks)} observations")
-    rounded = round_parts(backend, inputs.checks, config.precision, limit=config.max_part_error, moments=moments)
-    for loss in (*rounded.tried, rounded.together):
-        accepted = loss.part == "all" or rounded.chosen[loss.part] == loss.precision
-        say(
-            f"  {loss.part:<8} {loss.precision:<5} actions off by {loss.action_error:6.2%} of their range (95th "
-            f"percentile), {loss.same_thoughts:.0%} of thoughts alike"
-            + ("" if accepted else f": more than {config.max_part_error:.1%}")
-        )
-    for part, precision in rounded.chosen.items():
-        if precision != config.precision:
-            say(f"  {part} stays {KEPT}" if precision == KEPT else f"  {part} takes {precision}")
-    record = {
-        "precision": config.precision,
-        "rounding": config.rounding,
-        "inputs": inputs.source,
-        "num_calibration": len(inputs.calibration) if _is_calibrated(config) else 0,
-        "num_observations": len(inputs.checks),
-        "max_part_error": config.max_part_error,
-        "parts": dict(rounded.chosen),
-        "tried": [asdict(loss) for loss in rounded.tried],
-        "together": asdict(rounded.together),
-    }
-    (work / QUANTIZATION_NAME).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return rounded
 
 
 def _write_plan(work: Path, plan: ExportPlan, graphs: Sequence[str], check: str, say: Callable[[str], None]) -> None:

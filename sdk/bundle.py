@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import cast
@@ -27,8 +27,18 @@ from roboalign.sdk.bundle_check import (
     check_statistics,
     sealed_text,
 )
-from roboalign.sdk.errors import BundleError, ConfigError, RoboalignError
-from roboalign.sdk.prompt import PromptFormat
+from roboalign.sdk.errors import BundleError, RoboalignError
+from roboalign.sdk.manifest import (
+    SINCE_VERSION_2,
+    FileRecord,
+    GraphSpec,
+    Manifest,
+    ParityRecord,
+    PolicySpec,
+    RobotIdentity,
+    TensorSpec,
+    Thresholds,
+)
 from roboalign.sdk.typed_json import from_json
 
 __all__ = [
@@ -68,196 +78,6 @@ CHECKPOINT_NAME = "roboalign.json"
 
 EDGE_LLM_NAME = "edge_llm.json"
 """What a folder that was prepared for TensorRT Edge-LLM describes itself in."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TensorSpec:
-    """One input or output of a graph."""
-
-    name: str
-    """Name in the ONNX file."""
-    shape: tuple[int, ...]
-    """Every dimension is fixed, so that an engine builder needs no profile."""
-    dtype: str
-    """`float32`, `float16` or `int64`; whoever runs the graph makes its buffers of this type."""
-    unit: str
-    """Unit of the values, or what they count."""
-    fields: tuple[str, ...] = ()
-    """Names along the last dimension, in order; empty when they have none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GraphSpec:
-    """One ONNX file."""
-
-    file: str
-    """File name inside the bundle."""
-    opset: int
-    """Version of the ai.onnx operator set, the only one that is used."""
-    inputs: tuple[TensorSpec, ...]
-    """In the order of the file."""
-    outputs: tuple[TensorSpec, ...]
-    """In the order of the file."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileRecord:
-    """What a file must be to be believed."""
-
-    sha256: str
-    """Hexadecimal digest of the content."""
-    num_bytes: int
-    """Length of the content."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RobotIdentity:
-    """Which robot a policy was trained for."""
-
-    name: str
-    """Name of the arm, as in `RobotSpec.name` of the dataset it learnt from; empty where the dataset did not say."""
-    statistics_sha256: str
-    """Digest of how states and actions are normalised, see `statistics_digest`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Thresholds:
-    """What `roboalign verify` accepts."""
-
-    action_error: float
-    """Largest difference of an action from PyTorch's, as a share of its field's range."""
-    part_error: float
-    """Largest difference of a graph's output from PyTorch's, as a share of the largest value of that output."""
-    same_tokens: float
-    """Smallest share of the tokens of PyTorch's answers that must be written too."""
-    success_loss: float
-    """Largest loss of success in the simulator: the paired interval must lie above minus this."""
-
-    def __post_init__(self) -> None:
-        for name in ("action_error", "part_error", "same_tokens", "success_loss"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ConfigError(f"Thresholds.{name} is {getattr(self, name)}, expected a share above 0, up to 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ParityRecord:
-    """The comparison of this bundle's graphs with PyTorch on the same weight bytes, made when it was exported."""
-
-    num_observations: int
-    """How many observations both sides answered."""
-    max_action_error: float
-    """Largest difference of any action field, as a share of that field's range, where both sides thought alike."""
-    tolerance: float
-    """Largest difference that was accepted."""
-    action_spread: float
-    """Largest variation of any action field over the observations, as a share of its range."""
-    num_tokens: int
-    """Tokens that PyTorch chose by greedy decoding."""
-    num_distinct_tokens: int
-    """Different tokens among them; a comparison of one repeated token would prove nothing."""
-    num_distinct_sequences: int
-    """Different answers among the observations."""
-    inputs: str
-    """Where the observations came from."""
-    field_errors: Mapping[str, float] = field(default_factory=dict)
-    """Largest difference of each action field, in its own unit, on the vectors that the bundle holds."""
-    part_errors: Mapping[str, float] = field(default_factory=dict)
-    """Largest difference of each graph's outputs on these, as a share of the largest value, e.g. `prefill.logits`."""
-    equal_tokens: float = 1.0
-    """Share of them that the graphs chose too, each answer read up to its first difference."""
-    min_equal_tokens: float = 1.0
-    """Smallest share that was accepted."""
-    largest_half: float | None = None
-    """Largest float16 value inside the graphs, of the 65504 that fit; None where arithmetic is float32."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PolicySpec:
-    """What a policy needs from the robot and promises to it, with everything that prepares and reads its tensors."""
-
-    horizon: int
-    """Actions in a chunk."""
-    rate_hz: float
-    """Rate at which they are meant to be applied."""
-    camera_names: tuple[str, ...]
-    """Cameras that an observation must hold."""
-    image_size_px: int
-    """Height and width of each picture."""
-    state_names: tuple[str, ...]
-    """Fields of `Observation.state`, in order."""
-    action_names: tuple[str, ...]
-    """Fields of an action, in order."""
-    action_low: tuple[float, ...]
-    """1st percentile of each action field, in its unit: -1 in normalised actions."""
-    action_high: tuple[float, ...]
-    """99th percentile of each action field, in its unit: +1 in normalised actions."""
-    prompt: PromptFormat
-    """How observations become prompts."""
-    max_prompt_tokens: int
-    """Longest prompt, image tokens included."""
-    max_thought_tokens: int
-    """Thought budget; a longer thought is closed there."""
-    max_tokens: int
-    """Longest sequence in all: prompt, thought and answer."""
-    hidden_size: int
-    """Width of the hidden states that condition the action head."""
-    has_head: bool
-    """False for a policy that can only write action tokens."""
-    has_actions: bool = True
-    """False for a model that never learnt action tokens."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
-    """The content of `manifest.json`."""
-
-    format_version: int
-    """Layout of the folder, see `FORMAT_VERSION`."""
-    roboalign_version: str
-    """Version that wrote the bundle."""
-    source_commit: str
-    """Commit of the exporter's source tree, or `unknown`."""
-    name: str
-    """Name of the bundle, from its run."""
-    model: str
-    """Architecture of the vision-language model."""
-    tokenizer_sha256: str
-    """Which tokenizer wrote the training texts."""
-    codec_hash: str
-    """Which action codec."""
-    target: str
-    """Machine the bundle is meant for: `cpu`, `host`, a board such as `agx-thor`, or `jetson` for any board."""
-    built: bool
-    """True when the folder can run on its target as it is; False when the target still has to compile it."""
-    next_command: str
-    """What to type on the target when `built` is False, otherwise empty."""
-    precision: str
-    """How weights are stored: `fp16`, `fp32`, `int8` or `int4`."""
-    stage: str
-    """Training stage of the model under the head: `sft` or `align`."""
-    parents: tuple[str, ...]
-    """Digests of the checkpoints it descends from, nearest first."""
-    policy: PolicySpec
-    """How to act with it."""
-    graphs: Mapping[str, GraphSpec]
-    """By role: `prefill`, `step`, `flow`."""
-    files: Mapping[str, FileRecord]
-    """Every file except the manifest."""
-    parity: ParityRecord | None = None
-    """How far the graphs are from PyTorch."""
-    robot: RobotIdentity | None = None
-    """Which robot it is for; None in bundles of format version 1."""
-    thresholds: Thresholds | None = None
-    """What verification accepts; None in bundles of format version 1."""
-    arithmetic: str = "float32"
-    """What the graphs compute in; where it is `float16`, what that would spoil is float32 all the same."""
-
-
-_SINCE_VERSION_2: Mapping[type, frozenset[str]] = {
-    Manifest: frozenset({"robot", "thresholds", "arithmetic"}),
-    ParityRecord: frozenset({"field_errors", "part_errors", "equal_tokens", "min_equal_tokens", "largest_half"}),
-}
-"""Fields that manifests of version 1 do not have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -409,7 +229,7 @@ def _read_manifest(path: Path) -> Manifest:
     if version > 1:
         _check_seal(path, text, data)
     try:
-        return cast(Manifest, from_json(Manifest, data, "manifest", absent=_SINCE_VERSION_2 if version < 2 else {}))
+        return cast(Manifest, from_json(Manifest, data, "manifest", absent=SINCE_VERSION_2 if version < 2 else {}))
     except RoboalignError as err:
         raise BundleError(
             f"{path}: {err}; the bundle was edited or written by another version, export it again"

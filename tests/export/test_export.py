@@ -19,7 +19,16 @@ from onnx import TensorProto
 from safetensors.numpy import load_file
 from tests.boards import NANO, write_board
 
-from roboalign.export import ExportConfig, all_targets, export, find_place, model_size, newest_run, plan_export
+from roboalign.export import (
+    ExportConfig,
+    all_targets,
+    export,
+    find_place,
+    model_size,
+    newest_run,
+    plan_export,
+    quantize,
+)
 from roboalign.export import bundle_writer as writer
 from roboalign.export.calibration import input_moments
 from roboalign.export.parity import simulated_observations
@@ -144,7 +153,7 @@ def test_every_part_is_measured_before_it_is_rounded(run, observations, tmp_path
         found.append(round_parts(*args, **more))
         return found[-1]
 
-    monkeypatch.setattr(writer, "round_parts", measure)
+    monkeypatch.setattr(quantize, "round_parts", measure)
     config = ExportConfig(run=run, out=out, precision="int4")
     with pytest.raises(CheckFailed, match="every part loses more than 0"):
         export(replace(config, max_part_error=1e-9), observations=observations)

@@ -18,6 +18,7 @@ from roboalign.export.half_range import measure_range
 from roboalign.export.parity import BARS, check_parity
 from roboalign.export.weights import stored_tensors
 from roboalign.sdk.bundle import TensorSpec, file_record, read_bundle, write_manifest
+from roboalign.sdk.bundle_check import SEAL_NAME, sealed_text
 from roboalign.sdk.errors import BundleError, CheckFailed
 from roboalign.sdk.policy import Policy
 
@@ -168,9 +169,10 @@ def _copy(source: Path, folder: Path) -> Path:
 def _sign(folder: Path) -> None:
     """Makes the manifest agree with files that were changed on purpose."""
     content = json.loads((folder / "manifest.json").read_text())
+    del content[SEAL_NAME]
     for name in content["files"]:
         content["files"][name] = dataclasses.asdict(file_record(folder / name))
-    (folder / "manifest.json").write_text(json.dumps(content))
+    (folder / "manifest.json").write_text(sealed_text(content))
 
 
 def test_a_value_that_leaves_half_precision_is_named(half_export, observations, tmp_path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_qwen
 
-from roboalign.export.bundle_writer import ExportConfig, export
+from roboalign.export import ExportConfig, export
 from roboalign.sdk.data.collect import CollectConfig, collect
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.evaluation.episodes import run_episode

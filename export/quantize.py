@@ -1,0 +1,64 @@
+"""Rounds a policy's weights as its export asks for, and writes down what that costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from roboalign.export.calibration import Inputs, dataset_inputs, input_moments, simulated_inputs
+from roboalign.export.export_config import ExportConfig
+from roboalign.export.sensitivity import KEPT, Rounded, round_parts
+from roboalign.sdk.bundle import PolicySpec
+from roboalign.trainer.backend import TorchBackend
+
+__all__ = ["QUANTIZATION_NAME", "find_inputs", "round_weights"]
+
+QUANTIZATION_NAME = "quantization.json"
+"""What `int8` or `int4` costs each part, and which stayed in fp16."""
+
+
+def find_inputs(config: ExportConfig, robot: str, spec: PolicySpec, say: Callable[[str], None]) -> Inputs:
+    """Returns the observations that calibrate and check: of the dataset that was named, else simulated."""
+    num_calibration = config.num_calibration if config.is_calibrated else 0
+    if config.data is not None:
+        say(f"reading {config.num_observations + num_calibration} moments of {config.data}")
+        return dataset_inputs(config.data, spec, config.num_observations, num_calibration)
+    say(f"rendering {config.num_observations + num_calibration} observations in held-out scenes")
+    return simulated_inputs(config.num_observations, num_calibration, robot)
+
+
+def round_weights(
+    work: Path, backend: TorchBackend, config: ExportConfig, inputs: Inputs, say: Callable[[str], None]
+) -> Rounded:
+    """Rounds the weights, part by part, and writes down what that costs."""
+    moments = None
+    if config.is_calibrated:
+        say(f"calibrating on {len(inputs.calibration)} observations, {inputs.source}")
+        moments = input_moments(backend, inputs.calibration)
+    say(f"measuring what {config.precision} costs each part on {len(inputs.checks)} observations")
+    rounded = round_parts(backend, inputs.checks, config.precision, limit=config.max_part_error, moments=moments)
+    for loss in (*rounded.tried, rounded.together):
+        accepted = loss.part == "all" or rounded.chosen[loss.part] == loss.precision
+        say(
+            f"  {loss.part:<8} {loss.precision:<5} actions off by {loss.action_error:6.2%} of their range (95th "
+            f"percentile), {loss.same_thoughts:.0%} of thoughts alike"
+            + ("" if accepted else f": more than {config.max_part_error:.1%}")
+        )
+    for part, precision in rounded.chosen.items():
+        if precision != config.precision:
+            say(f"  {part} stays {KEPT}" if precision == KEPT else f"  {part} takes {precision}")
+    record = {
+        "precision": config.precision,
+        "rounding": config.rounding,
+        "inputs": inputs.source,
+        "num_calibration": len(inputs.calibration) if config.is_calibrated else 0,
+        "num_observations": len(inputs.checks),
+        "max_part_error": config.max_part_error,
+        "parts": dict(rounded.chosen),
+        "tried": [asdict(loss) for loss in rounded.tried],
+        "together": asdict(rounded.together),
+    }
+    (work / QUANTIZATION_NAME).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return rounded
