@@ -91,6 +91,16 @@ def test_the_graphs_that_we_ship_compile_for_every_stand_in(bundle: str) -> None
             assert compile_graph(path, capability, python=RTX_PYTHON).is_taken
 
 
+@pytest.mark.rtx
+def test_graphs_in_half_precision_compile_for_every_stand_in(half_export: tuple[Path, list[str]]) -> None:
+    paths = sorted(half_export[0].glob("*.onnx"))
+    assert len(paths) == 3
+    for path in paths:
+        for capability in ("8.6", "12.0"):
+            found = compile_graph(path, capability, python=RTX_PYTHON)
+            assert found.is_taken, found.message
+
+
 def test_a_portable_plan_is_compiled_for_orin_and_thor() -> None:
     size = run_size(shipped_bundle_path())
     assert stand_ins(plan_export(size, find_place("jetson", root=NOWHERE), "fp16")) == ("12.0", "8.6")
