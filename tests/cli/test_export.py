@@ -62,10 +62,10 @@ def test_without_a_jetson_the_bundle_says_that_it_is_not_built_and_what_to_type(
 ) -> None:
     from tests.bundles import some_observations
 
-    from roboalign.export import bundle_writer
+    from roboalign.export import calibration
 
     run, out = tiny_run(tmp_path_factory.getbasetemp()), tmp_path / "bundle"
-    monkeypatch.setattr(bundle_writer, "simulated_observations", lambda count, robot: some_observations())
+    monkeypatch.setattr(calibration, "simulated_observations", lambda count, robot: some_observations())
     assert main(["export", str(run), "--target", "jetson", "--out", str(out), "--json"]) == 0
     text, err = capsys.readouterr()
     result = json.loads(text)

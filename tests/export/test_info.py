@@ -11,6 +11,7 @@ import torch
 
 from roboalign.cli.main import main
 from roboalign.export.info import _weights, info_lines, read_info
+from roboalign.export.rounding import QUANTIZED_BITS, quantizable, round_layers
 from roboalign.export.weights import write_weights
 from roboalign.sdk.bundle import SHIPPED_BUNDLES, read_bundle
 from roboalign.sdk.errors import BundleError
@@ -52,7 +53,8 @@ def test_a_refused_board_is_said_with_its_reason(bundle: Path, tmp_path: Path) -
 @pytest.mark.parametrize(("precision", "bits"), [("int4", 4 + 16 / 32), ("int8", 8 + 16 / 32)])
 def test_bytes_of_codes_count_their_scales(tmp_path: Path, precision: str, bits: float) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(128, 64), torch.nn.LayerNorm(64), torch.nn.Conv2d(32, 64, 2))
-    write_weights(module, tmp_path / "model.safetensors", precision)
+    codes = round_layers(quantizable(module), QUANTIZED_BITS[precision])
+    write_weights(module, tmp_path / "model.safetensors", precision, codes=codes)
     found = _weights(tmp_path / "model.safetensors")
     matrix, kernel = 128 * 64, 32 * 64 * 4
     assert (found.num_matrix, found.num_coded) == (matrix, matrix + kernel)

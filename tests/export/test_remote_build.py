@@ -16,6 +16,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,11 @@ def test_an_interrupt_here_ends_the_build_there(over: Over, portable: Path, tmp_
     path = os.pathsep.join([str(Path(over.board.ssh[0]).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")}
     command += ["--board-command", over.board.command]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as here:
+    # A test run in the background of a script ignores interrupts, and its children would too.
+    interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    ) as here:
         there = building(here, over)
         here.send_signal(signal.SIGINT)
         assert here.wait(timeout=60) == 130
