@@ -143,7 +143,8 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
     if config.precision not in written_precisions(place):
         raise ConfigError(
             f"this version writes {' or '.join(written_precisions(place))} weights for {plan.target}, found "
-            f"{config.precision!r}; --dry-run plans it, --target cpu writes int8 and int4"
+            f"{config.precision!r}; --dry-run plans it, and --target cpu or boards whose JetPack reads operator set 21 "
+            "take int8 and int4"
         )
     if plan.refusals:
         raise ConfigError(f"the plan is refused: {'; '.join(plan.refusals)}")
@@ -195,7 +196,7 @@ def _write_parts(
             f"{source.path} holds a {kind} model; graphs are written for nano and smol models, which "
             "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
         )
-    codes = round_weights(work, backend, config, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
+    codes = round_weights(work, backend, config, plan, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
     say(f"tracing the graphs of {source.path} ({config.precision} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
     in_half = plan.arithmetic == "float16"

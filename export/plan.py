@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roboalign.export.planner import (
-    CPU_PRECISIONS,
+    CODES_OPSET,
     OPSET_OF,
     PRECISIONS,
+    WRITTEN_CODES,
     WRITTEN_PRECISIONS,
     BoardPlan,
     plan_board,
@@ -35,7 +36,7 @@ from roboalign.export.targets import (
 from roboalign.sdk.board import Board, detect_board
 from roboalign.sdk.errors import ConfigError
 
-__all__ = ["PORTABLE_OPSET", "ExportPlan", "Place", "find_place", "plan_export", "written_precisions"]
+__all__ = ["PORTABLE_OPSET", "ExportPlan", "Place", "coded_parts", "find_place", "plan_export", "written_precisions"]
 
 PORTABLE_OPSET = 20
 """Operator set that every JetPack of the table reads."""
@@ -239,7 +240,21 @@ def _reasons(board: BoardPlan) -> tuple[str, ...]:
 
 def written_precisions(place: Place) -> tuple[str, ...]:
     """Returns how this version can store weights for a machine."""
-    return CPU_PRECISIONS if place.name == "cpu" else WRITTEN_PRECISIONS
+    read = [jetpack.opset if jetpack else target.opset for target, jetpack in place.options]
+    reads_codes = all(opset is not None and opset >= CODES_OPSET for opset in read)
+    return (*WRITTEN_PRECISIONS, *WRITTEN_CODES) if reads_codes else WRITTEN_PRECISIONS
+
+
+def coded_parts(plan: ExportPlan) -> tuple[str, ...]:
+    """Returns which parts of a policy (`vision`, `decoder`, `head`) a plan stores as codes."""
+    names = {"prefill": "decoder", "step": "decoder"}
+    found = {
+        names.get(part.part, part.part)
+        for board in plan.boards
+        for part in board.parts
+        if part.precision in WRITTEN_CODES and part.part != "embed"
+    }
+    return tuple(sorted(found))
 
 
 def _notes(size: ModelSize, place: Place, precision: str) -> list[str]:

@@ -14,12 +14,13 @@ from roboalign.export.shapes import ModelSize
 from roboalign.export.targets import JetPack, Target
 
 __all__ = [
-    "CPU_PRECISIONS",
+    "CODES_OPSET",
     "EDGE_LLM",
     "OPSET_OF",
     "ORT_CPU",
     "PRECISIONS",
     "WITHOUT_EDGE_LLM",
+    "WRITTEN_CODES",
     "WRITTEN_PRECISIONS",
     "BoardPlan",
     "PartPlan",
@@ -33,8 +34,8 @@ PRECISIONS = tuple(BYTES)
 WRITTEN_PRECISIONS = ("fp16", "fp32")
 """How this version can store weights for every machine; where TensorRT runs the graphs, this is their arithmetic."""
 
-CPU_PRECISIONS = (*WRITTEN_PRECISIONS, "int8", "int4")
-"""How it can store them for `cpu`: codes in blocks, which onnxruntime decodes when it loads."""
+WRITTEN_CODES = ("int8", "int4")
+"""How it can store them where operator set 21 is read: codes in blocks, which are decoded, not computed with."""
 
 TENSORRT, ORT_TENSORRT, EDGE_LLM, ORT_CPU = "TensorRT", "ORT + TensorRT", "TensorRT Edge-LLM", "onnxruntime CPU"
 
@@ -42,7 +43,8 @@ OPSET_OF = {"int4": 21, "nvfp4": 23}
 """Oldest operator set with blocks of these types in DequantizeLinear; 20 does for the others."""
 
 _OPSET = 20
-_CODES_OPSET = 21  # what `export.onnx_files` writes for `cpu`
+CODES_OPSET = 21
+"""Operator set of graphs with codes in blocks, as `export.onnx_files` writes them."""
 
 USABLE_SHARE = 0.9
 """Share of a board's memory that is left to us: 29 of 32 GB, seen by others on AGX Orin (Seeed, GR00T N1.7)."""
@@ -131,8 +133,8 @@ def plan_board(
     engines = {part: _engine(part, size, target, jetpack) for part in _parts(size)}
     # Weights in blocks need a newer operator set, but not where Edge-LLM reads them in its own way.
     is_plain = any(engines[part] != EDGE_LLM for part in ("prefill", "step"))
-    if target.name == "cpu":
-        opset = _OPSET if precision in WRITTEN_PRECISIONS else _CODES_OPSET
+    if precision in WRITTEN_CODES and size.has_own_graphs:
+        opset = CODES_OPSET
     else:
         opset = OPSET_OF.get(precision, _OPSET) if is_plain else _OPSET
     parts = tuple(_plan_part(part, engine, size, target, precision) for part, engine in engines.items())
@@ -197,8 +199,8 @@ _WHY_ENGINE = {
 
 
 def _plan_part(part: str, engine: str, size: ModelSize, target: Target, precision: str) -> PartPlan:
-    kept = _kept_precision(part, precision)
-    table = _kept_precision("embed", precision)
+    kept = _kept_precision(part, precision, target)
+    table = _kept_precision("embed", precision, target)
     layers, rows = _weights(part, engine, size)
     if _computes_in_fp32(target):
         # onnxruntime widens stored weights when it loads them.
@@ -226,9 +228,10 @@ _WHY_KEPT = {
 }
 
 
-def _kept_precision(part: str, precision: str) -> str:
-    """The type of a part: only the decoder goes below 16 bits."""
-    if part in ("prefill", "step") or precision in ("fp32", "bf16"):
+def _kept_precision(part: str, precision: str, target: Target) -> str:
+    """The type of a part: on a GPU only the decoder goes below 16 bits; for `cpu`, all but the table does."""
+    is_code_of_cpu = target.name == "cpu" and precision in WRITTEN_CODES and part != "embed"
+    if part in ("prefill", "step") or precision in ("fp32", "bf16") or is_code_of_cpu:
         return precision
     return "fp16"
 

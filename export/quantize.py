@@ -9,6 +9,7 @@ from pathlib import Path
 
 from roboalign.export.calibration import Inputs, dataset_inputs, input_moments, simulated_inputs
 from roboalign.export.export_config import ExportConfig
+from roboalign.export.plan import ExportPlan, coded_parts
 from roboalign.export.sensitivity import KEPT, Rounded, round_parts
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.trainer.backend import TorchBackend
@@ -30,15 +31,23 @@ def find_inputs(config: ExportConfig, robot: str, spec: PolicySpec, say: Callabl
 
 
 def round_weights(
-    work: Path, backend: TorchBackend, config: ExportConfig, inputs: Inputs, say: Callable[[str], None]
+    work: Path,
+    backend: TorchBackend,
+    config: ExportConfig,
+    plan: ExportPlan,
+    inputs: Inputs,
+    say: Callable[[str], None],
 ) -> Rounded:
-    """Rounds the weights, part by part, and writes down what that costs."""
+    """Rounds the weights of the parts that a plan stores as codes, one by one, and writes down what that costs."""
     moments = None
     if config.is_calibrated:
         say(f"calibrating on {len(inputs.calibration)} observations, {inputs.source}")
         moments = input_moments(backend, inputs.calibration)
     say(f"measuring what {config.precision} costs each part on {len(inputs.checks)} observations")
-    rounded = round_parts(backend, inputs.checks, config.precision, limit=config.max_part_error, moments=moments)
+    parts = coded_parts(plan)
+    rounded = round_parts(
+        backend, inputs.checks, config.precision, limit=config.max_part_error, moments=moments, parts=parts
+    )
     for loss in (*rounded.tried, rounded.together):
         accepted = loss.part == "all" or rounded.chosen[loss.part] == loss.precision
         say(

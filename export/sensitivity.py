@@ -7,7 +7,7 @@ stays at 16 bit, and says so. Last, all parts are rounded together as they were 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -80,6 +80,7 @@ def round_parts(
     *,
     limit: float,
     moments: Mapping[str, Mapping[str, Moments]] | None = None,
+    parts: Collection[str] = tuple(PARTS),
 ) -> Rounded:
     """Chooses each part's precision; the model is as it was afterwards.
 
@@ -89,9 +90,10 @@ def round_parts(
         precision: `int8` or `int4`, tried first.
         limit: largest accepted `PartLoss.action_error`.
         moments: of the layers' inputs by weight file, for GPTQ; None rounds to the nearest code.
+        parts: which may become codes; the others stay in 16 bits and are not measured.
 
     Raises:
-        CheckFailed: a part has nothing to round, every part loses too much, or an answer is a hold.
+        CheckFailed: a part has nothing to round, every part that may be rounded loses too much, or an answer is a hold.
     """
     modules = modules_of(backend)
     span = np.asarray(backend.spec.action_high, np.float32) - np.asarray(backend.spec.action_low, np.float32)
@@ -104,6 +106,8 @@ def round_parts(
         if not layers:
             raise CheckFailed(f"the {part} has no weight that can be stored as {precision}; use --precision fp16")
         chosen[part] = KEPT
+        if part not in parts:
+            continue
         for option in _FALLBACKS[precision]:
             found = round_layers(layers, QUANTIZED_BITS[option], None if moments is None else moments[file])
             with _decoded(layers, found):

@@ -404,6 +404,38 @@ def test_half_precision_is_close_to_pytorch_and_inside_its_range(half_export):
     assert 1 < parity.largest_half < 32752
 
 
+def test_a_board_that_reads_blocks_gets_the_decoder_in_codes_on_float16(run, observations, tmp_path):
+    config = ExportConfig(run=run, target="agx-thor", precision="int4", out=tmp_path / "thor", max_part_error=1.0)
+    out = export(config, observations=observations, say=lambda line: None, root=tmp_path)
+    manifest = read_bundle(out).manifest
+    assert (manifest.precision, manifest.arithmetic) == ("int4", "float16")
+    assert json.loads((out / "quantization.json").read_text())["parts"] == {
+        "decoder": "int4",
+        "head": "fp16",
+        "vision": "fp16",
+    }
+    decoders = {}
+    for role in ("prefill", "step", "flow"):
+        graph = onnx.load(out / f"{role}.onnx", load_external_data=False)
+        assert graph.opset_import[0].version == (20 if role == "flow" else 21)
+        types = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+        decoders[role] = [node for node in graph.graph.node if node.op_type == "DequantizeLinear"]
+        assert {(types[n.input[0]], types[n.input[1]]) for n in decoders[role]} <= {
+            (TensorProto.INT4, TensorProto.FLOAT16)
+        }
+    assert not decoders["flow"]
+    assert len(decoders["step"]) == len(decoders["prefill"]) == 14
+    with Policy.load(out) as policy:
+        assert policy.act(observations[0]).source == "flow"
+
+
+@pytest.mark.parametrize("target", ["jetson", "orin-nano-8gb"])
+def test_codes_are_refused_where_a_jetpack_does_not_read_them(run, tmp_path, target):
+    config = ExportConfig(run=run, target=target, jetpack=None if target == "jetson" else "6.2", precision="int8")
+    with pytest.raises(ConfigError, match=r"this version writes fp16 or fp32 weights for .*boards whose JetPack reads"):
+        export(config, say=lambda line: None, root=tmp_path)
+
+
 def test_full_precision_for_a_board_is_not_narrowed():
     of = {name: plan_export(HUGE, find_place(*name[:1], root=Path("/nowhere")), name[1]).arithmetic for name in ASKED}
     assert of == dict(zip(ASKED, ("float16", "float32", "float16", "float32"), strict=True))

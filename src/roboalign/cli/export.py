@@ -35,7 +35,8 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            "--precision", help="Weights: fp16, fp32; int8, int4 for cpu; with --dry-run also bf16, fp8, nvfp4."
+            "--precision",
+            help="Weights: fp16, fp32; int8, int4 for cpu and JetPack 7; with --dry-run also bf16, fp8, nvfp4.",
         ),
     ] = "fp16",
     model: Annotated[
