@@ -162,7 +162,10 @@ def build_engines(bundle: Bundle, place: Place, *, say: Callable[[str], None], f
         lambda: TensorRtBackend(bundle, engines, folder, trt),
         lambda: OnnxBackend(bundle),
     )
-    say(f"compared: {parity.num_tokens} tokens identical; largest differences of actions ({parity.action_unit}):")
+    say(
+        f"compared: {parity.equal_tokens:.2%} of {parity.num_tokens} tokens identical; largest differences of actions "
+        f"({parity.action_unit}):"
+    )
     for name, error in parity.action_errors.items():
         say(f"  {name:<12} {error:.2e}")
     receipt = write_engines(folder, replace(engines, parity=parity))

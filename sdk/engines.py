@@ -74,7 +74,9 @@ class EngineParity:
     num_observations: int
     """How many observations both sides answered."""
     num_tokens: int
-    """Tokens that both sides chose, all identical."""
+    """Tokens that onnxruntime chose."""
+    equal_tokens: float
+    """Share of them that the engines chose too, each answer read up to its first difference."""
     num_distinct_tokens: int
     """Different tokens among them."""
     num_distinct_sequences: int
@@ -166,7 +168,7 @@ def find_engines(bundle: Path, board: Board | None) -> tuple[EngineSet, Path]:
     """
     manifest_sha256 = file_digest(bundle / MANIFEST_NAME)
     reasons = []
-    for receipt in sorted((bundle / ENGINES_FOLDER).glob(f"*/{RECEIPT_NAME}")):
+    for receipt in sorted((bundle / ENGINES_FOLDER).glob(f"[!.]*/{RECEIPT_NAME}")):  # hidden: being brought here
         try:
             found = read_engines(receipt.parent)
         except BundleError as err:
@@ -188,7 +190,7 @@ def read_engines(folder: Path) -> EngineSet:
     path = folder / RECEIPT_NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise BundleError(f"{path} is not readable JSON ({err}); build the engines again") from err
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
