@@ -23,6 +23,7 @@ from roboalign.export.export_config import ExportConfig
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.half_range import measure_range
+from roboalign.export.info import parity_words
 from roboalign.export.parity import check_parity, record_vectors
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
@@ -157,7 +158,7 @@ def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Calla
     arithmetic = read_bundle(work).manifest.arithmetic
     bar = config.bar(arithmetic)
     record = check_parity(work, inputs.checks, bar=bar, inputs=inputs.source, threads=config.threads)
-    say(f"parity: {_parity_words(record)}")
+    say(f"parity: {parity_words(record)}")
     errors = record_vectors(work, inputs.checks, config.thresholds(arithmetic), threads=config.threads)
     say(f"parity of parts: at most {max(errors.parts.values()):.1e} of their largest values; {VECTORS_NAME} keeps it")
     record = replace(record, field_errors=errors.fields, part_errors=errors.parts)
@@ -166,13 +167,6 @@ def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Calla
     found = measure_range(work, inputs.checks[:_WATCHED_OBSERVATIONS], threads=config.threads)
     say(f"largest float16 value: {found.largest:.3g} of 65504 ({found.where})")
     return replace(record, largest_half=found.largest)
-
-
-def _parity_words(record: ParityRecord) -> str:
-    return (
-        f"actions within {record.max_action_error:.1e} of their range, {record.equal_tokens:.2%} of "
-        f"{record.num_tokens} greedy tokens identical ({record.num_distinct_tokens} different ones)"
-    )
 
 
 def _write_parts(
@@ -294,7 +288,7 @@ def _card(manifest: Manifest, source: Source) -> str:
         f"the state ({', '.join(policy.state_names)}) and a sentence, and answers {policy.horizon} actions "
         f"({', '.join(policy.action_names)}) for {policy.rate_hz:g} Hz.",
         "",
-        f"Parity with PyTorch (float32) on the same weight bytes: {_parity_words(parity)}, "
+        f"Parity with PyTorch (float32) on the same weight bytes: {parity_words(parity)}, "
         f"{parity.num_observations} observations, {parity.inputs}. The graphs compute in {manifest.arithmetic}.",
         "",
         "By action field: " + ", ".join(f"{name} {error:.1e}" for name, error in parity.field_errors.items()) + ".",

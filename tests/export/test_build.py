@@ -350,6 +350,12 @@ def test_the_command_prints_the_receipt(finished, root, stub, unmeasured, monkey
     assert "[3/3] step.onnx: kept" in err
 
 
+@pytest.mark.parametrize("more", [[], ["--on", "user@board"]])
+def test_the_command_knows_shipped_bundles_by_name(more: list[str], capsys) -> None:
+    assert main(["build", "nano-policy", *more]) == 2
+    assert "is for cpu and runs as it is; there is nothing to build" in capsys.readouterr().err
+
+
 def test_building_needs_no_framework(tmp_path: Path) -> None:
     code = (
         "import sys; import roboalign.export.build, roboalign.export.remote_build, roboalign.export.compile_engine\n"
