@@ -182,7 +182,7 @@ def _layout_from_json(name: str, entry: object) -> QuantizedLayout:
     is_matrix = layout.block in BLOCKS and len(layout.shape) == 2 and layout.shape[0] % layout.block == 0
     if layout.bits not in (4, 8) or not (is_matrix or (layout.block == 0 and layout.shape)) or min(layout.shape) < 1:
         raise ValueError(
-            f"{name} has codes of {layout.bits} bits, {list(layout.shape)}, in blocks of {layout.block}, which cannot be"
+            f"{name} has {list(layout.shape)} codes of {layout.bits} bits in blocks of {layout.block}, which cannot be"
         )
     return layout
 
