@@ -199,6 +199,11 @@ def policy_spec_from_json(value: object, where: str) -> PolicySpec:
 def _not_a_bundle(path: Path) -> str:
     if not path.is_dir():
         return f"{path} is a file, expected a bundle, which is a folder with a {MANIFEST_NAME}"
+    if (path / EDGE_LLM_NAME).is_file():
+        return (
+            f"{path} is not a bundle: it was prepared for TensorRT Edge-LLM; act from it with "
+            "sdk.Policy.load(..., backend='edge-llm', actions='fast')"
+        )
     stage = checkpoint_stage(path)
     if stage is None:
         return f"{path} is not a bundle: it has no {MANIFEST_NAME}; 'roboalign export' writes one and prints its path"
