@@ -7,7 +7,6 @@ goes wrong before, nothing is left behind and an older bundle of that name stays
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -51,6 +50,7 @@ from roboalign.sdk.bundle_check import statistics_digest
 from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
+from roboalign.trainer.folders import move_into_place, temporary_dir
 from roboalign.trainer.nano import NanoForConditionalGeneration
 
 __all__ = ["PLAN_NAME", "export"]
@@ -103,9 +103,7 @@ def export(
         raise ConfigError(f"{out} is what is exported; name another folder to write to")
     if not out.name or (out.exists() and not (out / MANIFEST_NAME).is_file()):
         raise ConfigError(f"{out} exists and is no bundle, so it is left alone; name another folder to write to")
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work = temporary_dir(out)
     try:
         backend = TorchBackend.open(source.path, threads=config.threads)
         if observations is not None:
@@ -116,7 +114,7 @@ def export(
         manifest = replace(manifest, parity=_measure_parity(work, config, inputs, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")
         _write_manifest(work, manifest)
-        _move_into_place(work, out)
+        move_into_place(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not manifest.built:
@@ -311,14 +309,6 @@ def _source_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
-
-
-def _move_into_place(work: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    work.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _print_progress(line: str) -> None:
