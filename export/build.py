@@ -29,12 +29,11 @@ from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.backends.tensorrt import TensorRtBackend
 from roboalign.sdk.backends.tensorrt_engine import load_tensorrt
 from roboalign.sdk.board import Board, detect_board
-from roboalign.sdk.bundle import MANIFEST_NAME, Bundle, read_bundle
+from roboalign.sdk.bundle import MANIFEST_NAME, Bundle, file_digest, read_bundle
 from roboalign.sdk.engines import (
     ENGINES_FOLDER,
     FORMAT_VERSION,
     EngineSet,
-    file_digest,
     release,
     write_engines,
 )

@@ -5,7 +5,6 @@ The bundle is verified first, so that nothing is said about files that are not t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import textwrap
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from roboalign.sdk.bundle import MANIFEST_NAME, Manifest, ParityRecord, find_bundle, read_bundle
+from roboalign.sdk.bundle import MANIFEST_NAME, Manifest, ParityRecord, file_digest, find_bundle, read_bundle
 from roboalign.sdk.errors import BundleError
 from roboalign.sdk.evaluation.page import escape, table, write_page
 from roboalign.sdk.quantized import METADATA_KEY, SCALE_SUFFIX
@@ -90,7 +89,7 @@ def read_info(bundle: Path | None) -> BundleInfo:
     num_matrix = sum(one.num_matrix for one in weights)
     return BundleInfo(
         manifest=manifest,
-        manifest_sha256=hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest(),
+        manifest_sha256=file_digest(folder / MANIFEST_NAME),
         num_bytes=sum(record.num_bytes for record in manifest.files.values()),
         weights=weights,
         coded_share=num_coded / num_weights if num_weights else 0.0,

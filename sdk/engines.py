@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from roboalign.sdk.board import Board
-from roboalign.sdk.bundle import MANIFEST_NAME
+from roboalign.sdk.bundle import MANIFEST_NAME, file_digest
 from roboalign.sdk.errors import BackendError, BundleError, RoboalignError
 from roboalign.sdk.typed_json import from_json
 
@@ -30,7 +30,6 @@ __all__ = [
     "EngineFile",
     "EngineParity",
     "EngineSet",
-    "file_digest",
     "find_engines",
     "read_engine",
     "read_engines",
@@ -149,15 +148,6 @@ class EngineSet:
 def release(version: str) -> str:
     """Returns the three numbers of a version that name a TensorRT release."""
     return ".".join(version.split(".")[:3])
-
-
-def file_digest(path: Path) -> str:
-    """Returns the sha256 of a file, read in pieces: engines are as large as their weights."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def find_engines(bundle: Path, board: Board | None) -> tuple[EngineSet, Path]:

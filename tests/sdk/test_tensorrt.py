@@ -25,8 +25,8 @@ from roboalign.sdk.backends.cuda_runtime import Cuda
 from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.backends.tensorrt import TensorRtBackend
 from roboalign.sdk.board import detect_board
-from roboalign.sdk.bundle import file_record, read_bundle, shipped_bundle_path, write_manifest
-from roboalign.sdk.engines import file_digest, find_engines, read_engines, write_engines
+from roboalign.sdk.bundle import file_digest, file_record, read_bundle, shipped_bundle_path, write_manifest
+from roboalign.sdk.engines import find_engines, read_engines, write_engines
 from roboalign.sdk.errors import BackendError, BundleError
 from roboalign.sdk.policy import Policy
 
