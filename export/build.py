@@ -29,12 +29,11 @@ from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.backends.tensorrt import TensorRtBackend
 from roboalign.sdk.backends.tensorrt_engine import load_tensorrt
 from roboalign.sdk.board import Board, detect_board
-from roboalign.sdk.bundle import MANIFEST_NAME, Bundle, read_bundle
+from roboalign.sdk.bundle import MANIFEST_NAME, Bundle, file_digest, read_bundle
 from roboalign.sdk.engines import (
     ENGINES_FOLDER,
     FORMAT_VERSION,
     EngineSet,
-    file_digest,
     release,
     write_engines,
 )
@@ -162,7 +161,10 @@ def build_engines(bundle: Bundle, place: Place, *, say: Callable[[str], None], f
         lambda: TensorRtBackend(bundle, engines, folder, trt),
         lambda: OnnxBackend(bundle),
     )
-    say(f"compared: {parity.num_tokens} tokens identical; largest differences of actions ({parity.action_unit}):")
+    say(
+        f"compared: {parity.equal_tokens:.2%} of {parity.num_tokens} tokens identical; largest differences of actions "
+        f"({parity.action_unit}):"
+    )
     for name, error in parity.action_errors.items():
         say(f"  {name:<12} {error:.2e}")
     receipt = write_engines(folder, replace(engines, parity=parity))

@@ -7,7 +7,6 @@ goes wrong before, nothing is left behind and an older bundle of that name stays
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from roboalign.export.export_config import ExportConfig
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.half_range import measure_range
+from roboalign.export.info import parity_words
 from roboalign.export.parity import check_parity, record_vectors
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
@@ -50,6 +50,7 @@ from roboalign.sdk.bundle_check import statistics_digest
 from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
+from roboalign.trainer.folders import move_into_place, temporary_dir
 from roboalign.trainer.nano import NanoForConditionalGeneration
 
 __all__ = ["PLAN_NAME", "export"]
@@ -102,9 +103,7 @@ def export(
         raise ConfigError(f"{out} is what is exported; name another folder to write to")
     if not out.name or (out.exists() and not (out / MANIFEST_NAME).is_file()):
         raise ConfigError(f"{out} exists and is no bundle, so it is left alone; name another folder to write to")
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work = temporary_dir(out)
     try:
         backend = TorchBackend.open(source.path, threads=config.threads)
         if observations is not None:
@@ -115,7 +114,7 @@ def export(
         manifest = replace(manifest, parity=_measure_parity(work, config, inputs, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")
         _write_manifest(work, manifest)
-        _move_into_place(work, out)
+        move_into_place(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not manifest.built:
@@ -158,7 +157,7 @@ def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Calla
     arithmetic = read_bundle(work).manifest.arithmetic
     bar = config.bar(arithmetic)
     record = check_parity(work, inputs.checks, bar=bar, inputs=inputs.source, threads=config.threads)
-    say(f"parity: {_parity_words(record)}")
+    say(f"parity: {parity_words(record)}")
     errors = record_vectors(work, inputs.checks, config.thresholds(arithmetic), threads=config.threads)
     say(f"parity of parts: at most {max(errors.parts.values()):.1e} of their largest values; {VECTORS_NAME} keeps it")
     record = replace(record, field_errors=errors.fields, part_errors=errors.parts)
@@ -167,13 +166,6 @@ def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Calla
     found = measure_range(work, inputs.checks[:_WATCHED_OBSERVATIONS], threads=config.threads)
     say(f"largest float16 value: {found.largest:.3g} of 65504 ({found.where})")
     return replace(record, largest_half=found.largest)
-
-
-def _parity_words(record: ParityRecord) -> str:
-    return (
-        f"actions within {record.max_action_error:.1e} of their range, {record.equal_tokens:.2%} of "
-        f"{record.num_tokens} greedy tokens identical ({record.num_distinct_tokens} different ones)"
-    )
 
 
 def _write_parts(
@@ -295,7 +287,7 @@ def _card(manifest: Manifest, source: Source) -> str:
         f"the state ({', '.join(policy.state_names)}) and a sentence, and answers {policy.horizon} actions "
         f"({', '.join(policy.action_names)}) for {policy.rate_hz:g} Hz.",
         "",
-        f"Parity with PyTorch (float32) on the same weight bytes: {_parity_words(parity)}, "
+        f"Parity with PyTorch (float32) on the same weight bytes: {parity_words(parity)}, "
         f"{parity.num_observations} observations, {parity.inputs}. The graphs compute in {manifest.arithmetic}.",
         "",
         "By action field: " + ", ".join(f"{name} {error:.1e}" for name, error in parity.field_errors.items()) + ".",
@@ -318,14 +310,6 @@ def _source_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
-
-
-def _move_into_place(work: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    work.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _print_progress(line: str) -> None:

@@ -126,11 +126,17 @@ def prepare(config: EdgeLlmConfig, *, say: Callable[[str], None], root: Path = P
         root: where the files that describe a board are looked for.
 
     Raises:
-        ConfigError: the board has no TensorRT Edge-LLM, or the plan refuses the model there.
+        ConfigError: the board has no TensorRT Edge-LLM, the plan refuses the model there, or the folder to write is
+            something else.
         BundleError: the run is none of a Qwen model that learnt action tokens.
         BackendError: the environment lacks the package or has another version, or one of its tools failed.
         CheckFailed: a tool said that it was done, and what it was to write is not there.
     """
+    if not config.out.name or (config.out.exists() and not (config.out / EDGE_LLM_NAME).is_file()):
+        raise ConfigError(
+            f"{config.out} exists and was not prepared for TensorRT Edge-LLM, so it is left alone; name another folder "
+            "to write to"
+        )
     source = load_checkpoint(config.run)
     family = _model_type(config.run)
     if family not in _MODEL_TYPES or FAST_FILE not in source.meta.files:
@@ -268,7 +274,7 @@ def _tool_version(python: Path) -> str:
     """Returns the version of the package in an environment; another one than ours is a BackendError."""
     try:
         done = subprocess.run([str(python), "-c", _VERSION], capture_output=True, text=True, timeout=120)
-    except OSError as err:
+    except (OSError, subprocess.TimeoutExpired) as err:
         raise BackendError(
             f"--edge-llm-python {python} cannot be started ({err}); make an environment for it: "
             f"python3.12 -m venv edge && edge/bin/pip install 'tensorrt-edgellm[tools]=={SERVER_VERSION}.0'"

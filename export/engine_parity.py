@@ -74,6 +74,7 @@ def compare_engines(
     record = EngineParity(
         num_observations=len(observations),
         num_tokens=sum(map(len, theirs.token_rows)),
+        equal_tokens=equal,
         num_distinct_tokens=len({token for row in theirs.token_rows for token in row}),
         num_distinct_sequences=len(set(theirs.token_rows)),
         max_action_error=float((errors / span).max()),

@@ -20,8 +20,8 @@ from typing import IO, cast
 
 from roboalign.export.targets import JetPack, Target
 from roboalign.sdk.board import Board
-from roboalign.sdk.bundle import Bundle, GraphSpec
-from roboalign.sdk.engines import EngineFile, file_digest
+from roboalign.sdk.bundle import Bundle, GraphSpec, file_digest
+from roboalign.sdk.engines import EngineFile
 from roboalign.sdk.errors import BackendError, BundleError, CheckFailed
 from roboalign.sdk.typed_json import from_json
 

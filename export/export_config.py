@@ -76,6 +76,8 @@ class ExportConfig:
                 f"export needs 2 or more observations, 1 or more to calibrate, a positive tolerance and 1 or more "
                 f"threads, found {self.num_observations}, {self.num_calibration}, {bar.tolerance} and {self.threads}"
             )
+        if not 0.0 < self.max_part_error <= 1.0:
+            raise ConfigError(f"max_part_error is {self.max_part_error}, expected a share above 0, up to 1")
         self.thresholds("float32")  # refuses what is out of range
 
     def bar(self, arithmetic: str) -> ParityBar:

@@ -5,7 +5,6 @@ The bundle is verified first, so that nothing is said about files that are not t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import textwrap
@@ -14,11 +13,12 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from roboalign.sdk.bundle import MANIFEST_NAME, Manifest, find_bundle, read_bundle
+from roboalign.sdk.bundle import MANIFEST_NAME, Manifest, ParityRecord, file_digest, find_bundle, read_bundle
+from roboalign.sdk.errors import BundleError
 from roboalign.sdk.evaluation.page import escape, table, write_page
 from roboalign.sdk.quantized import METADATA_KEY, SCALE_SUFFIX
 
-__all__ = ["BundleInfo", "WeightFile", "info_lines", "read_info", "write_info_page"]
+__all__ = ["BundleInfo", "WeightFile", "info_lines", "parity_words", "read_info", "write_info_page"]
 
 _WIDTH = 80
 _LABEL = 12
@@ -76,19 +76,25 @@ def read_info(bundle: Path | None) -> BundleInfo:
     """
     folder = find_bundle(bundle)
     manifest = read_bundle(folder).manifest
-    weights = tuple(
-        _weights(folder / name) for name in sorted(manifest.files) if name in ("model.safetensors", "head.safetensors")
-    )
+    names = [name for name in sorted(manifest.files) if name in ("model.safetensors", "head.safetensors")]
+    try:
+        weights = tuple(_weights(folder / name) for name in names)
+        boards = _boards(folder) if "plan.json" in manifest.files else ()
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise BundleError(
+            f"the weights or plan.json of {folder} are described in another way than this version knows ({err!r}); "
+            "export the bundle again"
+        ) from err
     num_weights, num_coded = sum(one.num_weights for one in weights), sum(one.num_coded for one in weights)
     num_matrix = sum(one.num_matrix for one in weights)
     return BundleInfo(
         manifest=manifest,
-        manifest_sha256=hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest(),
+        manifest_sha256=file_digest(folder / MANIFEST_NAME),
         num_bytes=sum(record.num_bytes for record in manifest.files.values()),
         weights=weights,
         coded_share=num_coded / num_weights if num_weights else 0.0,
         matrix_ratio=sum(one.matrix_bytes for one in weights) / (_HALF_BYTES * num_matrix) if num_matrix else None,
-        boards=_boards(folder) if "plan.json" in manifest.files else (),
+        boards=boards,
     )
 
 
@@ -133,6 +139,14 @@ def write_info_page(info: BundleInfo, path: Path) -> Path:
         table(("file", "bytes", "sha256"), files, f"manifest sha256 {info.manifest_sha256}"),
     ]
     return write_page(path, title=f"{manifest.name}, a roboalign bundle", body=body)
+
+
+def parity_words(record: ParityRecord) -> str:
+    """Returns what the comparison of an export with PyTorch found."""
+    return (
+        f"actions within {record.max_action_error:.1e} of their range, {record.equal_tokens:.2%} of "
+        f"{record.num_tokens} greedy tokens identical ({record.num_distinct_tokens} different ones)"
+    )
 
 
 def _facts(info: BundleInfo) -> dict[str, tuple[str, ...]]:
@@ -184,10 +198,7 @@ def _parity(manifest: Manifest) -> tuple[str, ...]:
     parity = manifest.parity
     if parity is None:
         return ("not measured",)
-    lines = [
-        f"actions within {parity.max_action_error:.1e} of their range, {parity.num_tokens} tokens identical, "
-        f"{parity.num_observations} observations ({parity.inputs})"
-    ]
+    lines = [f"{parity_words(parity)}, {parity.num_observations} observations ({parity.inputs})"]
     if parity.field_errors:
         lines.append("by field: " + ", ".join(f"{name} {error:.1e}" for name, error in parity.field_errors.items()))
     if parity.part_errors:

@@ -147,6 +147,8 @@ def read_receipt(path: Path) -> Receipt:
             f"{path} says {receipt.verdict!r} in format {receipt.format_version}, expected one of {', '.join(VERDICTS)}"
             f" in format {FORMAT_VERSION}"
         )
+    if unsaid := {"name", "precision"} - set(receipt.bundle):
+        raise DataError(f"{path} does not say the bundle's {' and '.join(sorted(unsaid))}; verify the bundle again")
     is_whole = receipt.parity is not None and receipt.closed_loop is not None
     if receipt.verdict == "verified" and (receipt.faults or receipt.missing or not is_whole):
         raise DataError(f"{path} says 'verified' without every measurement; verify the bundle again")
@@ -180,7 +182,8 @@ def _row(receipt: Receipt) -> str:
         low, high = 100 * loop.interval_low, 100 * loop.interval_high
         difference = f"{100 * loop.difference:+.1f} points, {low:+.1f} to {high:+.1f}"
     bundle = f"{receipt.bundle['name']}, {receipt.bundle['precision']}"
-    backend = f"{receipt.backend} {receipt.versions.get('onnxruntime', '')}".strip()
+    runtime = receipt.machine.get("tensorrt") if receipt.backend == "tensorrt" else receipt.versions.get("onnxruntime")
+    backend = f"{receipt.backend} {runtime or ''}".strip()
     return f"| {machine} | {bundle} | {backend} | {errors} | {success} | {difference} | {receipt.verdict} |"
 
 

@@ -22,8 +22,8 @@ from typing import IO
 
 from roboalign import __version__
 from roboalign.export.build import copy_bundle
-from roboalign.sdk.bundle import MANIFEST_NAME, Bundle, read_bundle
-from roboalign.sdk.engines import ENGINES_FOLDER, RECEIPT_NAME, file_digest, read_engine, read_engines
+from roboalign.sdk.bundle import MANIFEST_NAME, Bundle, file_digest, read_bundle
+from roboalign.sdk.engines import ENGINES_FOLDER, RECEIPT_NAME, read_engine, read_engines
 from roboalign.sdk.errors import BackendError, BundleError, CheckFailed, ConfigError
 
 __all__ = ["RemoteBoard", "build_on"]

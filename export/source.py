@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from roboalign.export.rounding import QUANTIZED_BITS
-from roboalign.sdk.bundle import MANIFEST_NAME, read_bundle
+from roboalign.sdk.bundle import MANIFEST_NAME, file_digest, read_bundle
 from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.trainer.checkpoint import load_checkpoint
 
@@ -83,7 +82,7 @@ def _from_bundle(path: Path) -> Source:
             f"the bundle {path} holds {manifest.precision} weights, which cannot be rounded again; "
             "export from its checkpoint, or from a bundle in fp16 or fp32"
         )
-    digest = hashlib.sha256((path / MANIFEST_NAME).read_bytes()).hexdigest()
+    digest = file_digest(path / MANIFEST_NAME)
     return Source(
         path=path,
         name=manifest.name,

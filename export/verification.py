@@ -8,7 +8,6 @@ Needs neither PyTorch nor a GPU, unless PyTorch is the reference.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from roboalign.export.receipt import (
     write_receipt,
 )
 from roboalign.export.vectors import VECTORS_NAME, VectorErrors, find_faults, measure_errors
-from roboalign.sdk.bundle import MANIFEST_NAME, Manifest, find_bundle, read_bundle, shipped_bundle_path
+from roboalign.sdk.bundle import MANIFEST_NAME, Manifest, file_digest, find_bundle, read_bundle, shipped_bundle_path
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
 from roboalign.sdk.evaluation import EvalConfig, compare, evaluate
 from roboalign.sdk.evaluation.contenders import fingerprint
@@ -247,7 +246,7 @@ def _describe(folder: Path, manifest: Manifest) -> dict[str, str]:
         "precision": manifest.precision,
         "target": manifest.target,
         "robot": "" if manifest.robot is None else manifest.robot.name,
-        "manifest_sha256": hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest(),
+        "manifest_sha256": file_digest(folder / MANIFEST_NAME),
     }
 
 

@@ -57,6 +57,7 @@ __all__ = [
     "TensorSpec",
     "Thresholds",
     "checkpoint_stage",
+    "file_digest",
     "file_record",
     "find_bundle",
     "policy_spec_from_json",
@@ -135,10 +136,18 @@ def checkpoint_stage(path: Path) -> str | None:
     return stage if isinstance(stage, str) else "unknown"
 
 
+def file_digest(path: Path) -> str:
+    """Returns the sha256 of a file, read in pieces: weights may be as large as what memory a board has left."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def file_record(path: Path) -> FileRecord:
     """Returns digest and length of a file."""
-    content = path.read_bytes()
-    return FileRecord(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
+    return FileRecord(sha256=file_digest(path), num_bytes=path.stat().st_size)
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -199,6 +208,11 @@ def policy_spec_from_json(value: object, where: str) -> PolicySpec:
 def _not_a_bundle(path: Path) -> str:
     if not path.is_dir():
         return f"{path} is a file, expected a bundle, which is a folder with a {MANIFEST_NAME}"
+    if (path / EDGE_LLM_NAME).is_file():
+        return (
+            f"{path} is not a bundle: it was prepared for TensorRT Edge-LLM; act from it with "
+            "sdk.Policy.load(..., backend='edge-llm', actions='fast')"
+        )
     stage = checkpoint_stage(path)
     if stage is None:
         return f"{path} is not a bundle: it has no {MANIFEST_NAME}; 'roboalign export' writes one and prints its path"
@@ -263,9 +277,9 @@ def _verify(folder: Path, name: str, record: FileRecord) -> None:
             f"bundle {folder} is damaged: {name} has {num_bytes} bytes, expected {record.num_bytes}; "
             "copy or export it again"
         )
-    found = file_record(path)
-    if found.sha256 != record.sha256:
+    found = file_digest(path)
+    if found != record.sha256:
         raise BundleError(
-            f"bundle {folder} is altered: {name} has sha256 {found.sha256[:12]}..., expected {record.sha256[:12]}...; "
+            f"bundle {folder} is altered: {name} has sha256 {found[:12]}..., expected {record.sha256[:12]}...; "
             "copy or export it again"
         )

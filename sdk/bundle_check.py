@@ -49,6 +49,8 @@ _ITEM_BITS = {
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
 
+_ARITHMETIC = ("float32", "float16")
+
 _GRAPH_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 _MAX_ELEMENTS = 2**34
@@ -127,6 +129,8 @@ def _file_problem(manifest: Manifest) -> str | None:
 
 
 def _graph_problem(manifest: Manifest) -> str | None:
+    if manifest.arithmetic not in _ARITHMETIC:
+        return f"its graphs compute in {manifest.arithmetic!r}, expected {' or '.join(_ARITHMETIC)}"
     for role, graph in manifest.graphs.items():
         if graph.file not in manifest.files:
             return f"graph {role} is in {graph.file!r}, which is not among its files"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from roboalign.sdk.board import Board
-from roboalign.sdk.bundle import MANIFEST_NAME
+from roboalign.sdk.bundle import MANIFEST_NAME, file_digest
 from roboalign.sdk.errors import BackendError, BundleError, RoboalignError
 from roboalign.sdk.typed_json import from_json
 
@@ -30,7 +30,6 @@ __all__ = [
     "EngineFile",
     "EngineParity",
     "EngineSet",
-    "file_digest",
     "find_engines",
     "read_engine",
     "read_engines",
@@ -74,7 +73,9 @@ class EngineParity:
     num_observations: int
     """How many observations both sides answered."""
     num_tokens: int
-    """Tokens that both sides chose, all identical."""
+    """Tokens that onnxruntime chose."""
+    equal_tokens: float
+    """Share of them that the engines chose too, each answer read up to its first difference."""
     num_distinct_tokens: int
     """Different tokens among them."""
     num_distinct_sequences: int
@@ -149,15 +150,6 @@ def release(version: str) -> str:
     return ".".join(version.split(".")[:3])
 
 
-def file_digest(path: Path) -> str:
-    """Returns the sha256 of a file, read in pieces: engines are as large as their weights."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def find_engines(bundle: Path, board: Board | None) -> tuple[EngineSet, Path]:
     """Returns the engines of a bundle that are for a board, and their folder; nothing of them is read yet.
 
@@ -166,7 +158,7 @@ def find_engines(bundle: Path, board: Board | None) -> tuple[EngineSet, Path]:
     """
     manifest_sha256 = file_digest(bundle / MANIFEST_NAME)
     reasons = []
-    for receipt in sorted((bundle / ENGINES_FOLDER).glob(f"*/{RECEIPT_NAME}")):
+    for receipt in sorted((bundle / ENGINES_FOLDER).glob(f"[!.]*/{RECEIPT_NAME}")):  # hidden: being brought here
         try:
             found = read_engines(receipt.parent)
         except BundleError as err:
@@ -188,7 +180,7 @@ def read_engines(folder: Path) -> EngineSet:
     path = folder / RECEIPT_NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise BundleError(f"{path} is not readable JSON ({err}); build the engines again") from err
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:

@@ -12,15 +12,17 @@ says how to read them. Codes of 4 bits are packed as ONNX packs them: the even e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.typed_json import from_json
 from roboalign.sdk.types import FloatArray
 
 __all__ = [
@@ -162,30 +164,49 @@ def read_weights(path: Path) -> dict[str, FloatArray] | None:
             described = (file.metadata() or {}).get(METADATA_KEY)
             if described is None:
                 return None
-            layouts = {name: _layout_from_json(entry) for name, entry in json.loads(described).items()}
+            layouts = {name: _layout_from_json(name, entry) for name, entry in json.loads(described).items()}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         scales = {name: stored.pop(name + SCALE_SUFFIX) for name in layouts}
         weights = {name: np.asarray(value, np.float32) for name, value in stored.items() if name not in layouts}
         for name, layout in layouts.items():
-            weight = dequantize(_unpack(stored[name], layout), scales[name], layout)
+            _check_scales(name, scales[name], layout)
+            weight = dequantize(_unpack(name, stored[name], layout), scales[name], layout)
             weights[name] = np.ascontiguousarray(weight.T) if layout.block else weight
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as err:
         raise BundleError(f"the weights in {path} are damaged ({err}); copy or export the folder again") from err
     return weights
 
 
-def _layout_from_json(entry: Any) -> QuantizedLayout:
-    layout = QuantizedLayout(bits=entry["bits"], shape=tuple(entry["shape"]), block=entry["block"])
-    if layout.bits not in (4, 8):
-        raise ValueError(f"codes of {layout.bits} bits, expected 4 or 8")
+def _layout_from_json(name: str, entry: object) -> QuantizedLayout:
+    layout = cast(QuantizedLayout, from_json(QuantizedLayout, entry, name))
+    is_matrix = layout.block in BLOCKS and len(layout.shape) == 2 and layout.shape[0] % layout.block == 0
+    if layout.bits not in (4, 8) or not (is_matrix or (layout.block == 0 and layout.shape)) or min(layout.shape) < 1:
+        raise ValueError(
+            f"{name} has {list(layout.shape)} codes of {layout.bits} bits in blocks of {layout.block}, which cannot be"
+        )
     return layout
 
 
-def _unpack(stored: NDArray[Any], layout: QuantizedLayout) -> Codes:
+def _check_scales(name: str, scales: NDArray[Any], layout: QuantizedLayout) -> None:
+    rows = layout.shape[0]
+    shape = (rows // layout.block, layout.shape[1]) if layout.block else (rows,)
+    if scales.dtype != np.float16 or scales.shape != shape or not np.isfinite(scales).all():
+        raise ValueError(
+            f"{name}{SCALE_SUFFIX} is {scales.dtype}{list(scales.shape)}, expected finite float16{list(shape)}"
+        )
+
+
+def _unpack(name: str, stored: NDArray[Any], layout: QuantizedLayout) -> Codes:
+    count = math.prod(layout.shape)
+    dtype, shape = (np.int8, layout.shape) if layout.bits == 8 else (np.uint8, (-(-count // 2),))
+    if stored.dtype != dtype or stored.shape != shape:
+        raise ValueError(
+            f"{name} is {stored.dtype}{list(stored.shape)}, expected {np.dtype(dtype)}{list(shape)} for "
+            f"{list(layout.shape)} codes of {layout.bits} bits"
+        )
     if layout.bits == 8:
-        codes: Codes = stored.astype(np.int8, casting="safe")
-        return codes.reshape(layout.shape)
-    halves = np.stack((stored & 15, stored >> 4), axis=-1).reshape(-1)[: int(np.prod(layout.shape))]
+        return stored
+    halves = np.stack((stored & 15, stored >> 4), axis=-1).reshape(-1)[:count]
     codes = ((halves.astype(np.int16) ^ 8) - 8).astype(np.int8)
     return codes.reshape(layout.shape)
 

@@ -75,6 +75,7 @@ BOARDS = {
 SOME_PARITY = EngineParity(
     num_observations=2,
     num_tokens=9,
+    equal_tokens=1.0,
     num_distinct_tokens=8,
     num_distinct_sequences=2,
     max_action_error=0.0,

@@ -164,6 +164,7 @@ class TensorRtBackend:
 
     def inspect(self, decoding: Decoding) -> Mapping[str, FloatArray]:
         """Returns hidden states, keys and values of what was read so far, copied from the device."""
+        self._run("prefill")  # once closed, what would be copied is freed
         self._check_current(decoding)
         found: dict[str, FloatArray] = {}
         for name, cache in self._caches.items():

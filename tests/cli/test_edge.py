@@ -68,7 +68,17 @@ BAD_INPUT = {
     "nothing to plan for": ["export", "--dry-run"],
     "a board that is none": ["export", "nowhere", "--target", "jetson", "--board", "toaster"],
     "engines where there is no Jetson": ["export", "nowhere", "--target", "jetson", "--build"],
+    "no such rounding": ["export", "nowhere", "--rounding", "up"],
+    "no number for a part's error": ["export", "nowhere", "--max-part-error", "nan"],
+    "a Python without Edge-LLM's tools": ["export", "nowhere", "--edge-llm-python", "nowhere"],
     "nothing to build": ["build", "nowhere"],
+    "nothing to build over there": ["build", "nowhere", "--on", "user@board"],
+    "an address that is an option": ["build", "nano-policy", "--on", "-oProxyCommand=x"],
+    "nothing to describe": ["info", "nowhere"],
+    "a page that is none": ["info", "nano-policy", "--html", "page.txt"],
+    "nothing to verify": ["verify", "nowhere"],
+    "fewer than no episodes": ["verify", "nano-policy", "--episodes", "-1"],
+    "a receipt that is none": ["verify", "nano-policy", "--out", "receipt.txt"],
     "no such plan": ["reproduce", "nowhere"],
     "no such plan file": ["reproduce", "nowhere.toml"],
     "no such arm": ["reproduce", "debug", "--arms", "sfd", "--dry-run"],
@@ -76,6 +86,8 @@ BAD_INPUT = {
     "no workers": ["reproduce", "debug", "--workers", "0"],
     "no ledger": ["reproduce", "--report", "nowhere.jsonl"],
     "unknown robot": ["check-robot", "toaster"],
+    "a simulated arm and a robot file": ["check-robot", "so101", "--robot", "robot.toml"],
+    "a camera without a device": ["calibrate", "--port", "nowhere", "--camera", "front"],
 }
 
 

@@ -173,6 +173,9 @@ def test_the_receipt_says_what_was_built_where_and_how_it_passed(built_once: tup
     assert found.engines["flow"].weights_sha256 == {"head.safetensors": files["head.safetensors"].sha256}
     assert found.parity is not None
     assert found.parity.num_tokens > 100
+    assert found.parity.equal_tokens == 1.0
+    said = f"compared: 100.00% of {found.parity.num_tokens} tokens identical; largest differences of actions"
+    assert any(line.startswith(said) for line in lines)
     assert set(found.parity.action_errors) == set(read_bundle(bundle).manifest.policy.action_names)
     assert lines[0].startswith("Jetson AGX Orin 64GB, JetPack 6.2, TensorRT 10.3.0, power mode MAXN, memory free: 52.7")
     assert "[2/3] prefill.onnx: building with TensorRT 10.3.0" in lines
@@ -345,6 +348,12 @@ def test_the_command_prints_the_receipt(finished, root, stub, unmeasured, monkey
     assert Path(result["path"]).is_file()
     assert result["engines"]["engines"]["step"]["num_bytes"] > 1_000_000
     assert "[3/3] step.onnx: kept" in err
+
+
+@pytest.mark.parametrize("more", [[], ["--on", "user@board"]])
+def test_the_command_knows_shipped_bundles_by_name(more: list[str], capsys) -> None:
+    assert main(["build", "nano-policy", *more]) == 2
+    assert "is for cpu and runs as it is; there is nothing to build" in capsys.readouterr().err
 
 
 def test_building_needs_no_framework(tmp_path: Path) -> None:

@@ -231,6 +231,17 @@ def test_another_version_or_no_environment_is_refused_first(config: EdgeLlmConfi
     assert not config.out.with_name("out.partial").exists()
 
 
+def test_a_folder_that_is_something_else_is_never_replaced(config: EdgeLlmConfig) -> None:
+    """It was moved aside and removed when the tools had done their work."""
+    config.out.mkdir()
+    (config.out / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="was not prepared for TensorRT Edge-LLM, so it is left alone"):
+        prepare(config, say=quiet)
+    assert (config.out / "thesis.txt").is_file()
+    (config.out / "thesis.txt").rename(config.out / EDGE_LLM_NAME)
+    assert (prepare(replace(config, has_onnx=False), say=quiet) / "model").is_dir()  # an older one of ours is replaced
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

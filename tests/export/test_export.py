@@ -517,7 +517,18 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(run, tmp_path):
     assert (tmp_path / "thesis.txt").is_file()
 
 
-@pytest.mark.parametrize("wrong", [{"target": "toaster"}, {"precision": "fp4"}, {"num_observations": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target": "toaster"},
+        {"precision": "fp4"},
+        {"num_observations": 1},
+        {"rounding": "up"},
+        {"max_part_error": float("nan")},  # once found out after minutes of rounding
+        {"max_part_error": 0.0},
+        {"max_part_error": 2.0},
+    ],
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
         ExportConfig(**wrong)

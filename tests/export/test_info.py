@@ -82,6 +82,27 @@ def test_json_holds_the_manifest_and_the_sizes(bundle: Path, capsys: pytest.Capt
     assert found["num_bytes"] == sum(path.stat().st_size for path in bundle.iterdir() if path.name != "manifest.json")
 
 
+def test_parity_of_float16_does_not_say_that_every_token_is_the_same(bundle: Path, tmp_path: Path) -> None:
+    from tests.export.test_verify import sealed_copy
+
+    record = read_bundle(bundle).manifest.parity
+    assert record is not None
+    folder = sealed_copy(bundle, tmp_path / "mine", parity=replace(record, equal_tokens=0.9751))
+    text = " ".join(" ".join(info_lines(read_info(folder))).split())
+    assert f"97.51% of {record.num_tokens} greedy tokens identical" in text
+
+
+@pytest.mark.parametrize("text", ['{"plan": {"boards": [{}]}}', "[]", "not json"])
+def test_a_plan_of_another_form_is_one_line(bundle: Path, tmp_path: Path, text: str) -> None:
+    from tests.export.test_verify import sealed_copy
+
+    folder = sealed_copy(bundle, tmp_path / "mine")
+    (folder / "plan.json").write_text(text)
+    sealed_copy(bundle, folder)
+    with pytest.raises(BundleError, match="described in another way than this version knows"):
+        read_info(folder)
+
+
 def test_nothing_is_said_about_a_bundle_that_is_altered(bundle: Path, tmp_path: Path) -> None:
     from tests.export.test_verify import sealed_copy
 

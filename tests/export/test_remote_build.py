@@ -26,8 +26,8 @@ from tests.stub_board import SOME_PARITY, STUB, make_portable
 from roboalign import __version__
 from roboalign.export import remote_build
 from roboalign.export.remote_build import RemoteBoard, build_on
-from roboalign.sdk.bundle import read_bundle, shipped_bundle_path
-from roboalign.sdk.engines import EngineFile, EngineSet, file_digest, read_engines, write_engines
+from roboalign.sdk.bundle import file_digest, read_bundle, shipped_bundle_path
+from roboalign.sdk.engines import EngineFile, EngineSet, read_engines, write_engines
 from roboalign.sdk.errors import BackendError, BundleError, CheckFailed, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -231,6 +231,17 @@ def test_a_receipt_cannot_claim_what_it_does_not_hold(bundle: Path, tmp_path: Pa
     (tmp_path / "empty.json").write_text("{}")
     with pytest.raises(DataError, match=r"empty\.json is no receipt"):
         read_receipt(tmp_path / "empty.json")
+    write_receipt(replace(receipt, bundle={"name": "mine"}), tmp_path / "silent.json")
+    with pytest.raises(DataError, match="does not say the bundle's precision"):
+        read_receipt(tmp_path / "silent.json")
+
+
+def test_the_table_names_the_runtime_that_ran(bundle: Path, tmp_path: Path) -> None:
+    receipt, _ = parity(bundle, tmp_path)
+    (tmp_path / "out.json").unlink()
+    machine = {**receipt.machine, "tensorrt": "10.3.0"}
+    write_receipt(replace(receipt, backend="tensorrt", machine=machine), tmp_path / "board.json")
+    assert "| tensorrt 10.3.0 |" in receipt_table(tmp_path)
 
 
 def test_the_table_of_the_docs_is_made_of_the_receipts() -> None:

@@ -187,6 +187,13 @@ def test_an_edited_manifest_names_the_field(folder, changes, where):
         read_bundle(folder)
 
 
+def test_arithmetic_that_nobody_knows_is_refused(folder):
+    """Its bar of parity was looked up by name, on the board, after the engines were built."""
+    edit(folder, arithmetic="float8")
+    with pytest.raises(BundleError, match="its graphs compute in 'float8', expected float32 or float16"):
+        read_bundle(folder)
+
+
 def test_a_file_outside_of_the_bundle_is_refused(folder):
     edit(folder, files={"../secret": {"sha256": "0", "num_bytes": 1}})
     with pytest.raises(BundleError, match="lies outside"):

@@ -281,6 +281,11 @@ def test_a_folder_of_another_version_or_none_is_refused(make: Made, tmp_path: Pa
         load(folder)
 
 
+def test_other_backends_say_what_the_folder_is(make: Made) -> None:
+    with pytest.raises(BundleError, match=r"prepared for TensorRT Edge-LLM; act from it with .*backend='edge-llm'"):
+        Policy.load(make()[0])
+
+
 def test_what_the_template_renders_is_the_prompt_of_training(make: Made, codec: FastCodec) -> None:
     _, spec, stub = make()
     prompt = replace(spec.prompt, num_image_tokens=1)

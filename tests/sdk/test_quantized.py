@@ -121,6 +121,47 @@ def test_metadata_that_does_not_fit_is_refused_with_the_file(tmp_path, metadata)
         read_weights(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        # Each of these was decoded to other weights, or to no numbers, without a word.
+        ({"w.scale": np.full((2, 2), np.nan, np.float16)}, "finite"),
+        ({"w.scale": np.ones((3, 2), np.float16)}, r"\[2, 2\]"),
+        ({"w.scale": np.ones((2, 1), np.float16)}, r"\[2, 2\]"),
+        ({"w.scale": np.ones((2, 2), np.float64)}, "float16"),
+        ({"w": np.zeros(65, np.uint8)}, r"uint8\[64\]"),
+        ({"w": np.full(64, -1, np.int8)}, r"uint8\[64\]"),
+    ],
+)
+def test_codes_and_scales_that_do_not_fit_the_layout_are_refused(tmp_path, changes, what):
+    codes, scales, layout = quantize_matrix(np.ones((64, 2), np.float32), 4)
+    path = tmp_path / "w.safetensors"
+    tensors = {"w": pack_codes(codes, 4), "w.scale": scales} | changes
+    save_file(tensors, path, metadata=layouts_to_metadata({"w": layout}))
+    with pytest.raises(BundleError, match=rf"are damaged \(w.*{what}"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"shape": (64, 2), "block": 1},
+        {"shape": (64, 2), "block": -32},
+        {"shape": (48, 2), "block": 32},
+        {"shape": (-64, -2), "block": 32},
+        {"shape": (64, 2, 1), "block": 32},
+        {"shape": (), "block": 0},
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(tmp_path, layout):
+    codes, scales, _ = quantize_matrix(np.ones((64, 2), np.float32), 4)
+    path = tmp_path / "w.safetensors"
+    metadata = layouts_to_metadata({"w": QuantizedLayout(bits=4, **layout)})
+    save_file({"w": pack_codes(codes, 4), "w.scale": scales}, path, metadata=metadata)
+    with pytest.raises(BundleError, match=r"w has .* codes of 4 bits in blocks of .*, which cannot be"):
+        read_weights(path)
+
+
 def test_a_truncated_file_is_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     write(path, np.ones((48, 2), np.float32), 8)

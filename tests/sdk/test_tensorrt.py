@@ -25,8 +25,8 @@ from roboalign.sdk.backends.cuda_runtime import Cuda
 from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.backends.tensorrt import TensorRtBackend
 from roboalign.sdk.board import detect_board
-from roboalign.sdk.bundle import file_record, read_bundle, shipped_bundle_path, write_manifest
-from roboalign.sdk.engines import file_digest, find_engines, read_engines, write_engines
+from roboalign.sdk.bundle import file_digest, file_record, read_bundle, shipped_bundle_path, write_manifest
+from roboalign.sdk.engines import find_engines, read_engines, write_engines
 from roboalign.sdk.errors import BackendError, BundleError
 from roboalign.sdk.policy import Policy
 
@@ -221,6 +221,8 @@ def test_closing_frees_everything_and_ends_it(backend, stub) -> None:
     assert (cuda.memory, cuda.streams, cuda.graphs) == ({"device": {}, "host": {}}, {}, {})
     with pytest.raises(BackendError, match="was closed; load the policy again"):
         backend.step(decoding, 9)
+    with pytest.raises(BackendError, match="was closed; load the policy again"):
+        backend.inspect(decoding)  # what it would read is freed
 
 
 def test_an_older_sequence_is_refused(backend) -> None:
@@ -380,6 +382,15 @@ def test_no_tensorrt_is_an_error_that_says_where_it_comes_from(built, monkeypatc
 def test_auto_takes_engines_for_this_board(built, caplog) -> None:
     assert choose_backend(built[0], root=built[1]) == "tensorrt"
     assert not caplog.records
+
+
+def test_engines_that_are_being_brought_here_are_not_taken(copy) -> None:
+    """A build over ssh writes into a hidden folder first; its receipt may come before its engines."""
+    bundle, root = copy
+    (place,) = (bundle / "engines").iterdir()
+    place.rename(place.with_name(f".{place.name}.1.tmp"))
+    with pytest.raises(BackendError, match="it has none at all"):
+        find_engines(bundle, detect_board(root))
 
 
 def test_auto_says_why_it_does_not(built, tmp_path: Path, caplog) -> None:

@@ -29,8 +29,10 @@ def build(
 
     Never run on a board yet. What is finished is kept when it is interrupted.
     """
+    from roboalign.sdk.bundle import find_bundle
     from roboalign.sdk.engines import read_engines
 
+    bundle = find_bundle(bundle)
     if attached:
         _stop_with_the_input()
     if on is not None:

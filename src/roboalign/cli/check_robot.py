@@ -20,8 +20,11 @@ def check_robot(
 ) -> None:
     """Check that a robot keeps the promises of the Robot protocol; moves it in small steps."""
     from roboalign import drivers
+    from roboalign.sdk.errors import ConfigError
     from roboalign.sdk.sim.robot import SimRobot
 
+    if robot is not None and arm != "sim":
+        raise ConfigError(f"give a simulated arm or --robot, not both: found {arm} and {robot}")
     if robot is None:
         report = drivers.check_robot(SimRobot(robot="panda" if arm == "sim" else arm))
     else:
