@@ -2,11 +2,11 @@
 
     python benchmarks/prediction.py [--json]
 
-Each base-decode row is predicted with an efficiency fitted (geometric mean) to the *other* rows of its device; a
-device with a single row is not scored. The bar: within 20 % on at least 90 % of the scored rows. It is about the rows
-that were collected before the predictor was written; the other rows are scored in the same way, and reported whatever
-they say. Prefill, vision and drafts are reported apart and have no bar. The fits printed last are those in
-export/targets.toml.
+Each base-decode row is predicted with an efficiency fitted (geometric mean) to the *other* rows of its device, and a
+cost of each layer fitted to the other rows of all devices; a device with a single row is not scored. The bar: within
+20 % on at least 90 % of the scored rows. It is about the rows that were collected before the predictor was written;
+the other rows are scored in the same way, and reported whatever they say. Prefill, vision and drafts are reported apart
+and have no bar. The fits printed last are those in export/targets.toml and prediction.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from roboalign.export.planner import plan_board
-from roboalign.export.prediction import decode_bytes, decode_rate_hz, prefill_ms, vision_ms
+from roboalign.export.prediction import LAYER_BYTES, decode_cost_bytes, decode_rate_hz, prefill_ms, vision_ms
 from roboalign.export.shapes import model_size
 from roboalign.export.targets import Target, find_jetpack, find_target
 from roboalign.sdk.settings_file import read_settings
@@ -29,6 +30,7 @@ DATA = Path(__file__).with_name("published.toml")
 NVIDIA = ("runtime", "llm_bench", "InternVLA-N1")
 CACHE_TOKENS = 2200
 """`--maxKVCacheCapacity` of the published engines."""
+LAYER_BYTES_TRIED = tuple(0.25e6 * step for step in range(81))
 BAR_ERROR, BAR_SHARE = 0.20, 0.90
 
 
@@ -75,13 +77,10 @@ def read_rows(path: Path = DATA) -> list[Row]:
     return [Row(**values) for values in read_settings(path, "published rates")["rows"]]  # type: ignore[attr-defined]
 
 
-def efficiency(row: Row) -> float:
-    """Returns the share of the board's peak bandwidth that a row's rate amounts to."""
-    return (
-        row.decode_tok_s
-        * decode_bytes(model_size(row.model), row.precision, row.context)
-        / (row.target.bandwidth_gb_s * 1e9)
-    )
+def efficiency(row: Row, layer_bytes: float = LAYER_BYTES) -> float:
+    """Returns the share of the board's peak bandwidth that a row's rate amounts to, layers counted as bytes."""
+    cost = decode_cost_bytes(model_size(row.model), row.precision, row.context, layer_bytes)
+    return row.decode_tok_s * cost / (row.target.bandwidth_gb_s * 1e9)
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -90,17 +89,33 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def score(rows: Sequence[Row], measure: Callable[[Row], float] = efficiency) -> list[Scored]:
-    """Returns each row predicted without itself; rows alone on their device are left out."""
+def fit_layer_bytes(rows: Sequence[Row]) -> float:
+    """Returns the cost of a layer with which the rates of each device agree best on one efficiency."""
+    return min(LAYER_BYTES_TRIED, key=lambda tried: _disagreement(rows, tried))
+
+
+def _disagreement(rows: Sequence[Row], layer_bytes: float) -> float:
+    """Sum of squared differences of log efficiencies from the mean of their device."""
+    logs: dict[str, list[float]] = {}
+    for row in rows:
+        logs.setdefault(row.device, []).append(math.log(efficiency(row, layer_bytes)))
+    return sum((one - statistics.fmean(values)) ** 2 for values in logs.values() for one in values)
+
+
+def score(rows: Sequence[Row]) -> list[Scored]:
+    """Returns each row predicted from the others alone: the cost of a layer from all, the efficiency from its device's.
+
+    Rows alone on their device are left out.
+    """
     scored = []
     for row in rows:
-        others = [measure(other) for other in rows if other is not row and other.device == row.device]
-        if not others:
+        others = [other for other in rows if other is not row]
+        peers = [other for other in others if other.device == row.device]
+        if not peers:
             continue
-        target = replace(row.target, decode_efficiency=geometric_mean(others))
-        predicted = decode_rate_hz(model_size(row.model), target, row.precision, row.context)
-        assert predicted is not None
-        scored.append(Scored(row=row, predicted=predicted))
+        layer_bytes = fit_layer_bytes(others)
+        attained = geometric_mean(efficiency(other, layer_bytes) for other in peers)
+        scored.append(Scored(row=row, predicted=row.decode_tok_s * attained / efficiency(row, layer_bytes)))
     return scored
 
 
@@ -232,6 +247,7 @@ def main() -> None:
     print("\nfits")
     for device, values in fits(rows).items():
         print(f"{device:14} {values}")
+    print(f"a layer as {fit_layer_bytes(base_rows(rows)):.3g} bytes")
 
 
 if __name__ == "__main__":

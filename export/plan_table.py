@@ -59,7 +59,7 @@ def _speed(prediction: Prediction | None) -> Iterable[str]:
         yield "nothing: no bandwidth or no published rate is known for this"
         return
     if prediction.is_upper_bound:
-        yield "nothing: in so small a model launches decide, which are not counted"
+        yield "nothing: launches decide in so small a model, and no rate of one is published"
         return
     seen = "vision not predicted" if prediction.vision_ms is None else f"vision {prediction.vision_ms:.3g} ms"
     head = "" if prediction.head_ms is None else f", head {prediction.head_ms:.3g} ms"
@@ -81,7 +81,7 @@ def _board_table(boards: tuple[BoardPlan, ...]) -> list[str]:
             f"{_size(board.run_gb):>7} {speed:>6} {rates:>21}  {f'no {against}' if against else 'yes'}"
         )
     lines.append(f"* predicted, not measured; chunks/s after {_COUNTS} tokens of thought")
-    lines.append("  - where launches, which are not counted, or nothing published decide")
+    lines.append("  - where no rate of so small a model, or on this board, is published")
     if any(board.refusals for board in boards):
         legend = ", ".join(f"{letter} {kind}" for kind, letter in _LETTERS.items())
         lines += _wrap("no", f"{legend}; --board NAME says it in full")

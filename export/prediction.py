@@ -1,10 +1,11 @@
 """How fast a model would be on a board: a roofline of bytes and arithmetic, never a measurement.
 
 Decoding reads every weight of the decoder and of the output layer once a token, and the keys and values of all tokens
-before it; a board does that at its peak bandwidth times one efficiency, fitted to published rates of TensorRT Edge-LLM
-(`benchmarks/prediction.py`). Prefill and vision are arithmetic at the rate that published ones attained. Left out:
-launches (which decide below half a billion parameters: there a prediction is an upper bound), the attention's own
-arithmetic, other work on the same memory, power modes, heat.
+before it; a board does that at its peak bandwidth times one efficiency. Every layer takes as long as reading another
+`LAYER_BYTES`: launches, and products too small to reach the bandwidth. Both are fitted to published rates of TensorRT
+Edge-LLM (`benchmarks/prediction.py`), none of which is of a model below half a billion parameters: for smaller ones a
+prediction is an upper bound. Prefill and vision are arithmetic at the rate that published ones attained. Left out: the
+attention's own arithmetic, other work on the same memory, power modes, heat.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from roboalign.export.targets import Target
 
 __all__ = [
     "BYTES",
+    "LAYER_BYTES",
     "THOUGHT_TOKENS",
     "Prediction",
     "decode_bytes",
+    "decode_cost_bytes",
     "decode_rate_hz",
     "predict",
     "prefill_ms",
@@ -43,8 +46,11 @@ THOUGHT_TOKENS = (0, 32, 64, 128)
 _KV_BYTES = 2.0
 """Keys and values are kept in 16 bit by every runtime that is planned for."""
 
-SMALLEST_FITTED_BYTES = 1.0e9
-"""Bytes a token of the smallest model whose published rate the roofline comes near to (Qwen3-VL-2B in 4 bit)."""
+LAYER_BYTES = 1.0e7
+"""What a layer costs beyond its own bytes, as bytes at the attained rate: 39 us on Thor, 62 on AGX Orin."""
+
+SMALLEST_FITTED_BYTES = 0.5e9
+"""Bytes a token of the smallest model whose rate is published (Qwen3-0.6B in 4 bit)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +68,7 @@ class Prediction:
     chunk_rate_hz: tuple[float, ...]
     """Chunks a second for `THOUGHT_TOKENS`, one after the other: vision, prefill, thought, head."""
     is_upper_bound: bool
-    """True for models so small that launches, which are not counted, decide."""
+    """True for models smaller than any whose rate is published: launches decide, which nothing was fitted to."""
 
 
 def decode_bytes(size: ModelSize, precision: str, context_tokens: float) -> float:
@@ -72,12 +78,19 @@ def decode_bytes(size: ModelSize, precision: str, context_tokens: float) -> floa
     return weights + size.kv_values * _KV_BYTES * context_tokens
 
 
+def decode_cost_bytes(
+    size: ModelSize, precision: str, context_tokens: float, layer_bytes: float = LAYER_BYTES
+) -> float:
+    """Returns what one decoded token costs, in bytes at the attained rate: those it reads, and some a layer."""
+    return decode_bytes(size, precision, context_tokens) + size.layers * layer_bytes
+
+
 def decode_rate_hz(size: ModelSize, target: Target, precision: str, context_tokens: float) -> float | None:
     """Returns tokens a second, or None for a target without bandwidth or efficiency."""
     if target.bandwidth_gb_s is None or target.decode_efficiency is None:
         return None
     attained = target.bandwidth_gb_s * 1e9 * target.decode_efficiency
-    return attained / decode_bytes(size, precision, context_tokens)
+    return attained / decode_cost_bytes(size, precision, context_tokens)
 
 
 def prefill_ms(size: ModelSize, target: Target, precision: str, num_tokens: int) -> float | None:
@@ -116,8 +129,8 @@ def predict(size: ModelSize, target: Target, precision: str) -> Prediction | Non
 
 
 def _head_ms(size: ModelSize, target: Target, precision: str) -> float | None:
-    """Time of the action head: each step reads its weights once; a chunk is too short for arithmetic to matter."""
+    """Time of the action head: each step is as a decoded token is; a chunk is too short for arithmetic to matter."""
     if size.head is None or target.bandwidth_gb_s is None or target.decode_efficiency is None:
         return None
-    step_bytes = size.head.weights * BYTES["fp32" if precision == "fp32" else "fp16"]
+    step_bytes = size.head.weights * BYTES["fp32" if precision == "fp32" else "fp16"] + size.head.layers * LAYER_BYTES
     return 1e3 * size.head.steps * step_bytes / (target.bandwidth_gb_s * 1e9 * target.decode_efficiency)

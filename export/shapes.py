@@ -39,8 +39,10 @@ class HeadSize:
 
     weights: int
     """Parameters."""
+    layers: int
+    """Blocks, each of which is launched in every step."""
     steps: int
-    """Euler steps, each of which reads all of them."""
+    """Euler steps, each of which reads all of the weights."""
     horizon: int
     """Actions in a chunk."""
 
@@ -115,7 +117,7 @@ def model_size(name: str) -> ModelSize:
         image_tokens=image_tokens,
         prompt_tokens=image_tokens + TEXT_TOKENS,
         context_tokens=CONTEXT_TOKENS,
-        head=HeadSize(weights=_head_weights(hidden), steps=_HEAD_STEPS, horizon=_HEAD_HORIZON),
+        head=HeadSize(weights=_head_weights(hidden), layers=_HEAD_LAYERS, steps=_HEAD_STEPS, horizon=_HEAD_HORIZON),
         has_own_graphs=False,
     )
 
@@ -188,7 +190,12 @@ def _read_head(folder: Path) -> HeadSize | None:
         return None
     config = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     weights = sum(_count_weights(folder / "head.safetensors").values())
-    return HeadSize(weights=weights, steps=int(config["num_steps"]), horizon=int(config["horizon"]))
+    return HeadSize(
+        weights=weights,
+        layers=int(config["num_layers"]),
+        steps=int(config["num_steps"]),
+        horizon=int(config["horizon"]),
+    )
 
 
 _PART_OF = {"vision": "vision", "visual": "vision", "embed_tokens": "embed", "lm_head": "lm_head"}

@@ -11,7 +11,16 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import prediction as bench
 
 from roboalign.export import find_target
-from roboalign.export.prediction import BYTES, THOUGHT_TOKENS, decode_bytes, decode_rate_hz, predict, prefill_ms
+from roboalign.export.prediction import (
+    BYTES,
+    LAYER_BYTES,
+    THOUGHT_TOKENS,
+    decode_bytes,
+    decode_cost_bytes,
+    decode_rate_hz,
+    predict,
+    prefill_ms,
+)
 from roboalign.export.shapes import model_size
 
 ROWS = bench.read_rows()
@@ -31,11 +40,11 @@ def row(model: str, rate: float, device: str = "agx-thor", *, context: int = 0) 
     )
 
 
-def rate_at(model: str, share: float, device: str = "agx-thor") -> float:
+def rate_at(model: str, share: float, device: str = "agx-thor", *, layer_bytes: float = 0.0) -> float:
     """The rate of a model that reaches a share of the device's bandwidth."""
     bandwidth = find_target(device).bandwidth_gb_s
     assert bandwidth is not None
-    return share * bandwidth * 1e9 / decode_bytes(model_size(model), "int4", 0)
+    return share * bandwidth * 1e9 / decode_cost_bytes(model_size(model), "int4", 0, layer_bytes)
 
 
 def test_a_token_reads_layers_output_rows_and_the_cache() -> None:
@@ -44,9 +53,10 @@ def test_a_token_reads_layers_output_rows_and_the_cache() -> None:
     assert found == pytest.approx(1.409286e9 * 0.515625 + 151936 * 2048 * 2 + 100 * 2 * 57344, rel=1e-6)
 
 
-def test_a_rate_is_bandwidth_over_bytes() -> None:
+def test_a_rate_is_bandwidth_over_bytes_and_each_of_28_layers_costs_more() -> None:
     target = replace(find_target("agx-thor"), bandwidth_gb_s=100, decode_efficiency=0.5)
-    assert decode_rate_hz(TWO_B, target, "int4", 0) == pytest.approx(50e9 / decode_bytes(TWO_B, "int4", 0))
+    cost = decode_bytes(TWO_B, "int4", 0) + 28 * LAYER_BYTES
+    assert decode_rate_hz(TWO_B, target, "int4", 0) == pytest.approx(50e9 / cost)
 
 
 def test_a_long_prompt_is_arithmetic_and_a_short_one_reads_the_weights_once() -> None:
@@ -125,15 +135,25 @@ def test_the_bar_is_about_nvidias_rows_without_a_draft() -> None:
     assert sum(one.device == "orin-nano-8gb" for one in chosen) == 1
 
 
-def test_the_bar_is_met_on_the_rows_collected_before_and_missed_on_all() -> None:
-    """Both are said in docs/jetson.md; most misses are the 0.6B model, where launches decide."""
+def test_the_bar_is_met_on_the_rows_collected_before_and_on_all() -> None:
+    """Said in docs/jetson.md, as is what another author's row does to it."""
     before, all_rows = bench.score(bench.base_rows(ROWS, only_anchors=True)), bench.score(bench.base_rows(ROWS))
     assert (len(before), len(all_rows)) == (15, 48)
-    assert bench.share_within(before) == 1.0
-    assert 0.85 < bench.share_within(all_rows) < bench.BAR_SHARE
-    misses = [one.row.model for one in all_rows if abs(one.error) > bench.BAR_ERROR]
-    assert misses.count("qwen3-0.6b") == 5
-    assert len(misses) == 6
+    assert bench.share_within(before) == bench.share_within(all_rows) == 1.0
+
+
+def test_without_a_cost_of_layers_small_models_are_predicted_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "LAYER_BYTES_TRIED", (0.0,))
+    scored = bench.score(bench.base_rows(ROWS))
+    misses = [one.row.model for one in scored if one.error > bench.BAR_ERROR]
+    assert misses == ["qwen3-0.6b"] * 5
+
+
+def test_the_cost_of_a_layer_is_found_where_it_is_known() -> None:
+    rates = [rate_at(name, 0.7, layer_bytes=6e6) for name in ("qwen3-0.6b", "qwen3-4b", "qwen3-8b")]
+    rows = [row(name, rate) for name, rate in zip(("qwen3-0.6b", "qwen3-4b", "qwen3-8b"), rates, strict=True)]
+    assert bench.fit_layer_bytes(rows) == 6e6
+    assert [one.error for one in bench.score(rows)] == pytest.approx([0, 0, 0])
 
 
 def test_the_stated_figures_are_those_that_the_rows_give() -> None:
@@ -143,6 +163,7 @@ def test_the_stated_figures_are_those_that_the_rows_give() -> None:
         target = find_target(device)
         assert target.decode_efficiency == values["decode_efficiency"], device
         assert target.attained_tflops == values["attained_tflops"], device
+    assert bench.fit_layer_bytes(bench.base_rows(ROWS)) == LAYER_BYTES
 
 
 def test_the_table_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,5 +172,5 @@ def test_the_table_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     out = capsys.readouterr().out
     assert "bar, rows collected before: 15 of 15 within 20% (100.0%; 90% is met)" in out
     assert "bar rows and one by another author: 15 of 17 within 20% (88.2%; 90% is missed by 1.8 points)" in out
-    assert "all of NVIDIA's rows: 42 of 48 within 20% (87.5%; 90% is missed by 2.5 points)" in out
+    assert "all of NVIDIA's rows: 48 of 48 within 20% (100.0%; 90% is met)" in out
     assert "EAGLE3 drafts" in out
