@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -23,10 +24,12 @@ from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.half_range import measure_range
 from roboalign.export.info import parity_words
+from roboalign.export.modelopt import modelopt_version
 from roboalign.export.parity import check_parity, record_vectors
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
-from roboalign.export.quantize import find_inputs, round_weights
+from roboalign.export.products import Products
+from roboalign.export.quantize import find_inputs, narrow_products, open_narrow, round_weights
 from roboalign.export.rounding import QUANTIZED_BITS
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
 from roboalign.export.runs import newest_run
@@ -97,7 +100,7 @@ def export(
     say = say or _print_progress
     run, plan = _find_run(config, root, say)
     source = open_source(run)
-    few = f"-{config.precision}" if config.precision in QUANTIZED_BITS else ""
+    few = f"-{config.precision}" if config.precision in QUANTIZED_BITS or config.has_products else ""
     out = config.out or config.runs_dir / f"bundle-{source.name.removeprefix('head-')}-{plan.target}{few}"
     if out.resolve() == run.resolve():
         raise ConfigError(f"{out} is what is exported; name another folder to write to")
@@ -110,8 +113,8 @@ def export(
             inputs = given_inputs(observations)
         else:
             inputs = find_inputs(config, source.robot, backend.spec, say)
-        manifest = _write_parts(work, (source, backend), config, plan, inputs, say)
-        manifest = replace(manifest, parity=_measure_parity(work, config, inputs, say))
+        manifest, narrowed = _write_parts(work, (source, backend), config, plan, inputs, say)
+        manifest = replace(manifest, parity=_measure_parity(work, config, inputs, narrowed, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")
         _write_manifest(work, manifest)
         move_into_place(work, out)
@@ -143,22 +146,30 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
         raise ConfigError(
             f"this version writes {' or '.join(written_precisions(place))} weights for {plan.target}, found "
             f"{config.precision!r}; --dry-run plans it, and --target cpu or boards whose JetPack reads operator set 21 "
-            "take int8 and int4"
+            "take int8 and int4; boards multiply int8-w8a8, and Thor fp8 too"
         )
     if plan.refusals:
         raise ConfigError(f"the plan is refused: {'; '.join(plan.refusals)}")
+    if config.has_products:
+        modelopt_version(config.modelopt_python)
     if config.check == "rtx":
         say(f"graphs will be compiled with TensorRT-RTX {compiler_version()} for {', '.join(stand_ins(plan))}")
     return run, plan
 
 
-def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Callable[[str], None]) -> ParityRecord:
+def _measure_parity(
+    work: Path, config: ExportConfig, inputs: Inputs, narrowed: Products | None, say: Callable[[str], None]
+) -> ParityRecord:
     say(f"comparing with PyTorch on {len(inputs.checks)} observations")
     arithmetic = read_bundle(work).manifest.arithmetic
     bar = config.bar(arithmetic)
-    record = check_parity(work, inputs.checks, bar=bar, inputs=inputs.source, threads=config.threads)
+    reference = None if narrowed is None else partial(open_narrow, work, narrowed, config.threads)
+    record = check_parity(
+        work, inputs.checks, bar=bar, inputs=inputs.source, threads=config.threads, open_reference=reference
+    )
     say(f"parity: {parity_words(record)}")
-    errors = record_vectors(work, inputs.checks, config.thresholds(arithmetic), threads=config.threads)
+    limits = config.thresholds(arithmetic)
+    errors = record_vectors(work, inputs.checks, limits, threads=config.threads, open_reference=reference)
     say(f"parity of parts: at most {max(errors.parts.values()):.1e} of their largest values; {VECTORS_NAME} keeps it")
     record = replace(record, field_errors=errors.fields, part_errors=errors.parts)
     if arithmetic == "float32":
@@ -175,8 +186,8 @@ def _write_parts(
     plan: ExportPlan,
     inputs: Inputs,
     say: Callable[[str], None],
-) -> Manifest:
-    """Writes everything but the card and returns the manifest, without parity, that is written beside it."""
+) -> tuple[Manifest, Products | None]:
+    """Writes everything but the card; returns the manifest, without parity, and which products are narrow."""
     source, backend = origin
     for part in _COPIED:
         if part in source.files:
@@ -189,10 +200,14 @@ def _write_parts(
             "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
         )
     codes = round_weights(work, backend, config, plan, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
-    say(f"tracing the graphs of {source.path} ({config.precision} weights, {plan.arithmetic} arithmetic)")
+    products = narrow_products(work, backend, config, plan, inputs, say) if config.has_products else None
+    stored = config.precision if products is None else "fp16"
+    say(f"tracing the graphs of {source.path} ({stored} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
-    in_half = plan.arithmetic == "float16"
-    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, codes=codes, in_half=in_half)
+    in_half = plan.arithmetic != "float32"
+    graphs = write_graphs(
+        model, backend.head, backend.spec, work, stored, codes=codes, in_half=in_half, products=products
+    )
     for constraints in _constraints(plan):
         shutil.copyfile(constraints, work / constraints.name)
     _write_plan(work, plan, [spec.file for spec in graphs.values()], config.check, say)
@@ -218,7 +233,7 @@ def _write_parts(
         arithmetic=plan.arithmetic,
     )
     _write_manifest(work, manifest)
-    return manifest
+    return manifest, products
 
 
 def _constraints(plan: ExportPlan) -> list[Path]:

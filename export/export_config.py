@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roboalign.export.parity import BARS, ParityBar
+from roboalign.export.planner import WRITTEN_PRODUCTS
 from roboalign.export.rounding import QUANTIZED_BITS, ROUNDINGS
 from roboalign.export.targets import target_names
 from roboalign.export.weights import PRECISIONS
@@ -33,7 +34,8 @@ class ExportConfig:
     check: str = "static"
     """How graphs are checked for a board: `static` by rules, or `rtx` also by NVIDIA's compiler for its stand-in."""
     precision: str = "fp16"
-    """How weights are stored: `fp16`, `fp32`, or as codes: `int8`, `int4`."""
+    """How weights are stored: `fp16`, `fp32`, or as codes: `int8`, `int4`; or how a board's layers multiply:
+    `int8-w8a8`, `fp8`."""
     out: Path | None = None
     """Folder to write; None makes one below `runs_dir`, named after the run and the target."""
     runs_dir: Path = Path("runs")
@@ -45,8 +47,9 @@ class ExportConfig:
     float32, 1e-2 in float16."""
     part_tolerance: float | None = None
     """Largest accepted difference of any graph's output, as a share of its largest value; None as above."""
-    min_same_tokens: float = 0.9
-    """Smallest share of tokens that `roboalign verify` wants to agree; at export all must, in float16 97 %."""
+    min_same_tokens: float | None = None
+    """Smallest share of tokens that `roboalign verify` wants to agree; None takes that of the arithmetic: 0.9, or 0.4
+    with narrow products. At export all must, in float16 97 %."""
     max_success_loss: float = 0.1
     """Largest loss of success that `roboalign verify` accepts: the paired interval must lie above minus this."""
     max_part_error: float = 0.02
@@ -57,7 +60,9 @@ class ExportConfig:
     rounding: str = "gptq"
     """How weights become codes: `gptq`, calibrated on observations, or each to the `nearest`."""
     num_calibration: int = 96
-    """Observations that `gptq` calibrates on; none of them is used to check."""
+    """Observations that calibrate; none of them is used to check."""
+    modelopt_python: Path | None = None
+    """Python of the environment that has nvidia-modelopt, for `int8-w8a8` and `fp8`."""
     threads: int = 1
     """CPU threads."""
 
@@ -66,8 +71,14 @@ class ExportConfig:
             raise ConfigError(unknown_name("target", self.target, target_names()))
         if self.check not in CHECKS:
             raise ConfigError(f"check is {self.check!r}, expected one of {', '.join(CHECKS)}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(sorted(PRECISIONS))}")
+        if self.precision == "nvfp4":
+            raise ConfigError(
+                "precision nvfp4 is only planned (--dry-run): nvidia-modelopt quantises to it on a CUDA GPU alone, and "
+                "no graph of it is written; use fp8"
+            )
+        known = sorted({*PRECISIONS, *WRITTEN_PRODUCTS})
+        if self.precision not in known:
+            raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(known)}")
         if self.rounding not in ROUNDINGS:
             raise ConfigError(f"rounding is {self.rounding!r}, expected one of {', '.join(ROUNDINGS)}")
         bar = self.bar("float32")
@@ -87,6 +98,7 @@ class ExportConfig:
             usual,
             tolerance=usual.tolerance if self.tolerance is None else self.tolerance,
             part_tolerance=usual.part_tolerance if self.part_tolerance is None else self.part_tolerance,
+            same_tokens=usual.same_tokens if self.min_same_tokens is None else self.min_same_tokens,
         )
 
     def thresholds(self, arithmetic: str) -> Thresholds:
@@ -95,11 +107,16 @@ class ExportConfig:
         return Thresholds(
             action_error=bar.tolerance,
             part_error=bar.part_tolerance,
-            same_tokens=self.min_same_tokens,
+            same_tokens=bar.same_tokens,
             success_loss=self.max_success_loss,
         )
 
     @property
     def is_calibrated(self) -> bool:
         """Whether weights are rounded by what observations lead to."""
-        return self.precision in QUANTIZED_BITS and self.rounding == "gptq"
+        return self.has_products or (self.precision in QUANTIZED_BITS and self.rounding == "gptq")
+
+    @property
+    def has_products(self) -> bool:
+        """Whether layers multiply narrow numbers."""
+        return self.precision in WRITTEN_PRODUCTS

@@ -162,6 +162,12 @@ class _Graph:
             self.fault, graph = str(err), model.graph
         self.nodes = list(graph.node)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        # A weight may be rounded in the graph, which a builder does once.
+        self.weights = set(self.constants) | {
+            node.output[0]
+            for node in self.nodes
+            if node.op_type == "QuantizeLinear" and node.input[0] in self.constants
+        }
         self.types: dict[str, int] = {
             value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)
         }
@@ -279,7 +285,7 @@ def _check_quantizers(graph: _Graph, rules: GraphRules) -> Iterator[Finding]:
         if node.op_type not in _QUANTIZERS:
             continue
         yield from _check_last_block(graph, node)
-        name, is_weight = _NAME_OF.get(_quantized_type(graph, node)), node.input[0] in graph.constants
+        name, is_weight = _NAME_OF.get(_quantized_type(graph, node)), node.input[0] in graph.weights
         if name == "int4" and is_weight and node.op_type == "DequantizeLinear":
             size = _attribute(node, "block_size", 0)
             if size not in MEASURED_BLOCKS:

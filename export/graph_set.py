@@ -11,6 +11,7 @@ import torch
 
 from roboalign.export.graphs import FlowGraph, PrefillGraph, StepGraph, decoder_shape
 from roboalign.export.onnx_files import write_graph
+from roboalign.export.products import Products
 from roboalign.export.rounding import QuantizedWeight
 from roboalign.export.weights import write_weights
 from roboalign.sdk.bundle import GraphSpec, PolicySpec, TensorSpec
@@ -18,7 +19,7 @@ from roboalign.sdk.errors import CheckFailed
 from roboalign.trainer.flow import FlowHead
 from roboalign.trainer.nano import NanoForConditionalGeneration
 
-__all__ = ["write_graphs"]
+__all__ = ["prefill_interface", "write_graphs"]
 
 _Interface = tuple[list[tuple[TensorSpec, torch.Tensor]], list[TensorSpec]]
 
@@ -32,6 +33,7 @@ def write_graphs(
     *,
     codes: Mapping[str, Mapping[str, QuantizedWeight]] = MappingProxyType({}),
     in_half: bool = False,
+    products: Products | None = None,
 ) -> dict[str, GraphSpec]:
     """Writes `prefill.onnx`, `step.onnx` and `flow.onnx` with their weights; returns their descriptions by role.
 
@@ -43,6 +45,7 @@ def write_graphs(
         precision: how weights are stored that are no codes.
         codes: by weight file (`model`, `head`), the weights that are codes.
         in_half: compute in float16 as far as that is safe; keys, values and hidden states are float16 then.
+        products: type of the products in `prefill` and `step` that are narrow, and their scales by weight.
 
     Raises:
         CheckFailed: a graph cannot be written as required, or a weight is used by no graph.
@@ -53,7 +56,7 @@ def write_graphs(
     }
     layer = head.config.layer
     parts: dict[str, tuple[torch.nn.Module, str, _Interface]] = {
-        "prefill": (PrefillGraph(model, layer), "model", _prefill_interface(model, spec)),
+        "prefill": (PrefillGraph(model, layer), "model", prefill_interface(model, spec)),
         "step": (StepGraph(model, layer), "model", _step_interface(model, spec)),
         "flow": (FlowGraph(head), "head", _flow_interface(spec)),
     }
@@ -62,7 +65,10 @@ def write_graphs(
     for role, (module, weights, interface) in parts.items():
         inputs, outputs = _narrowed(interface) if in_half else interface
         path = folder / f"{role}.onnx"
-        graphs[role], names = write_graph(module, inputs, outputs, path, tables[weights], in_half=in_half)
+        narrow = products if weights == "model" else None
+        graphs[role], names = write_graph(
+            module, inputs, outputs, path, tables[weights], in_half=in_half, products=narrow
+        )
         used |= names
     unused = [
         f"{s.file}:{name}" for t in tables.values() for name, s in t.items() if f"{s.file}:{s.offset}" not in used
@@ -86,7 +92,7 @@ def _half(spec: TensorSpec) -> TensorSpec:
     return replace(spec, dtype="float16") if spec.name in _CARRIED else spec
 
 
-def _prefill_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:
+def prefill_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:
     shape, size, prompt = decoder_shape(model), spec.image_size_px, spec.max_prompt_tokens
     ids = torch.zeros((1, prompt), dtype=torch.int64)
     # Tracing needs a valid prompt: one word, then the picture's placeholders.

@@ -71,6 +71,7 @@ class _WatchedGraph(OnnxGraph):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # fp8 has no fused kernels to look for
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path))
         content = model.SerializeToString()
         self._watching = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

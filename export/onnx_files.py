@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from roboalign.export.half import compute_in_half
+from roboalign.export.products import Products, quantize_products
 from roboalign.export.weights import StoredTensor, share_weights
 from roboalign.sdk.bundle import GraphSpec, TensorSpec
 from roboalign.sdk.errors import CheckFailed
@@ -41,6 +42,7 @@ def write_graph(
     table: Mapping[str, StoredTensor],
     *,
     in_half: bool = False,
+    products: Products | None = None,
 ) -> tuple[GraphSpec, set[str]]:
     """Writes a module as ONNX and returns its description and the names of the weights that it refers to.
 
@@ -51,6 +53,7 @@ def write_graph(
         path: file to write.
         table: where its weights lie.
         in_half: compute in float16, as far as that is safe; inputs and outputs get the types of their descriptions.
+        products: type and scales, by weight, of the layers that multiply narrow numbers in a graph `in_half`.
     """
     graph = _trace(module, inputs, outputs, table)
     foreign = sorted({node.domain for node in graph.graph.node} - {"", "ai.onnx"})
@@ -65,6 +68,9 @@ def write_graph(
         found = frozenset(tensor.name for tensor in graph.graph.initializer if tensor.name in weights)
         compute_in_half(graph.graph, [spec for spec, _ in inputs], outputs, weights=found)
     used = share_weights(graph, table, WEIGHT_PREFIX)
+    if products is not None:
+        kind, scales = products
+        quantize_products(graph.graph, scales, kind, WEIGHT_PREFIX)
     opset = OPSET
     if any(stored.layout is not None for stored in table.values()):
         opset = CODES_OPSET

@@ -17,6 +17,7 @@ from roboalign.export.planner import (
     PRECISIONS,
     WRITTEN_CODES,
     WRITTEN_PRECISIONS,
+    WRITTEN_PRODUCTS,
     BoardPlan,
     plan_board,
 )
@@ -93,7 +94,9 @@ class ExportPlan:
 
     @property
     def arithmetic(self) -> str:
-        """What graphs compute in: float16 where TensorRT will run them, unless fp32 is asked for."""
+        """What graphs compute in: float16 where TensorRT runs them, unless fp32 or narrow products are asked for."""
+        if self.precision in WRITTEN_PRODUCTS and self.target != "cpu":
+            return WRITTEN_PRODUCTS[self.precision]
         return "float32" if self.target == "cpu" or self.precision == "fp32" else "float16"
 
 
@@ -218,7 +221,9 @@ def plan_export(size: ModelSize, place: Place, precision: str) -> ExportPlan:
 
 def _portable_refusals(boards: tuple[BoardPlan, ...], precision: str) -> tuple[str, ...]:
     """A portable bundle holds what every board reads; a board with too little memory only loses its own row."""
-    without = [name for name, target in _boards().items() if precision not in target.dtypes]
+    without = [
+        name for name, target in _boards().items() if WRITTEN_PRODUCTS.get(precision, precision) not in target.dtypes
+    ]
     if without:
         return (
             f"{precision} does not run on {', '.join(without)}, so no bundle for all boards can hold it; "
@@ -242,17 +247,21 @@ def written_precisions(place: Place) -> tuple[str, ...]:
     """Returns how this version can store weights for a machine."""
     read = [jetpack.opset if jetpack else target.opset for target, jetpack in place.options]
     reads_codes = all(opset is not None and opset >= CODES_OPSET for opset in read)
-    return (*WRITTEN_PRECISIONS, *WRITTEN_CODES) if reads_codes else WRITTEN_PRECISIONS
+    dtypes = [target.dtypes for target, _ in place.options]
+    products = tuple(
+        name for name, kind in WRITTEN_PRODUCTS.items() if place.name != "cpu" and all(kind in one for one in dtypes)
+    )
+    return (*WRITTEN_PRECISIONS, *(WRITTEN_CODES if reads_codes else ()), *products)
 
 
 def coded_parts(plan: ExportPlan) -> tuple[str, ...]:
-    """Returns which parts of a policy (`vision`, `decoder`, `head`) a plan stores as codes."""
+    """Returns which parts of a policy (`vision`, `decoder`, `head`) a plan stores or multiplies as codes."""
     names = {"prefill": "decoder", "step": "decoder"}
     found = {
         names.get(part.part, part.part)
         for board in plan.boards
         for part in board.parts
-        if part.precision in WRITTEN_CODES and part.part != "embed"
+        if part.precision in (*WRITTEN_CODES, *WRITTEN_PRODUCTS) and part.part != "embed"
     }
     return tuple(sorted(found))
 

@@ -22,6 +22,7 @@ __all__ = [
     "WITHOUT_EDGE_LLM",
     "WRITTEN_CODES",
     "WRITTEN_PRECISIONS",
+    "WRITTEN_PRODUCTS",
     "BoardPlan",
     "PartPlan",
     "Refusal",
@@ -36,6 +37,9 @@ WRITTEN_PRECISIONS = ("fp16", "fp32")
 
 WRITTEN_CODES = ("int8", "int4")
 """How it can store them where operator set 21 is read: codes in blocks, which are decoded, not computed with."""
+
+WRITTEN_PRODUCTS = {"int8-w8a8": "int8", "fp8": "fp8"}
+"""What it can have a TensorRT multiply, weights and activations alike, and the type of the GPU that this takes."""
 
 TENSORRT, ORT_TENSORRT, EDGE_LLM, ORT_CPU = "TensorRT", "ORT + TensorRT", "TensorRT Edge-LLM", "onnxruntime CPU"
 
@@ -253,7 +257,8 @@ def _type_refusals(
     target: Target, precision: str, jetpack: JetPack | None, tensorrt: str | None, opset: int
 ) -> tuple[Refusal, ...]:
     found = []
-    if precision not in target.dtypes:
+    is_product_of_cpu = precision in WRITTEN_PRODUCTS and _computes_in_fp32(target)
+    if is_product_of_cpu or WRITTEN_PRODUCTS.get(precision, precision) not in target.dtypes:
         where = f" (compute capability {target.capability})" if target.capability else ""
         has = ", ".join(target.dtypes)
         found.append(Refusal("type", f"{precision} does not run on {target.title}{where}; it has {has}"))

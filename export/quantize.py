@@ -9,15 +9,19 @@ from pathlib import Path
 
 from roboalign.export.calibration import Inputs, dataset_inputs, input_moments, simulated_inputs
 from roboalign.export.export_config import ExportConfig
+from roboalign.export.modelopt import find_scales, modelopt_version
 from roboalign.export.plan import ExportPlan, coded_parts
-from roboalign.export.sensitivity import KEPT, Rounded, round_parts
+from roboalign.export.planner import WRITTEN_PRODUCTS
+from roboalign.export.products import Products, ProductScales, narrow
+from roboalign.export.rounding import QuantizedWeight, quantizable
+from roboalign.export.sensitivity import KEPT, Rounded, narrow_parts, round_parts
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.trainer.backend import TorchBackend
 
-__all__ = ["QUANTIZATION_NAME", "find_inputs", "round_weights"]
+__all__ = ["QUANTIZATION_NAME", "find_inputs", "narrow_products", "open_narrow", "round_weights"]
 
 QUANTIZATION_NAME = "quantization.json"
-"""What `int8` or `int4` costs each part, and which stayed in fp16."""
+"""What codes cost each part, and which stayed in fp16."""
 
 
 def find_inputs(config: ExportConfig, robot: str, spec: PolicySpec, say: Callable[[str], None]) -> Inputs:
@@ -37,7 +41,7 @@ def round_weights(
     plan: ExportPlan,
     inputs: Inputs,
     say: Callable[[str], None],
-) -> Rounded:
+) -> Rounded[QuantizedWeight]:
     """Rounds the weights of the parts that a plan stores as codes, one by one, and writes down what that costs."""
     moments = None
     if config.is_calibrated:
@@ -48,6 +52,48 @@ def round_weights(
     rounded = round_parts(
         backend, inputs.checks, config.precision, limit=config.max_part_error, moments=moments, parts=parts
     )
+    _write_down(work, config, inputs, rounded, {"rounding": config.rounding}, say)
+    return rounded
+
+
+def narrow_products(
+    work: Path,
+    backend: TorchBackend,
+    config: ExportConfig,
+    plan: ExportPlan,
+    inputs: Inputs,
+    say: Callable[[str], None],
+) -> Products:
+    """Finds the scales of narrow products and the parts that bear them, and writes down what that costs."""
+    version, kind = modelopt_version(config.modelopt_python), WRITTEN_PRODUCTS[config.precision]
+    assert config.modelopt_python is not None
+    say(f"nvidia-modelopt {version} calibrates on {len(inputs.calibration)} observations, {inputs.source}")
+    scales = find_scales(backend, inputs.calibration, kind, config.modelopt_python)
+    say(f"measuring what {config.precision} costs each part on {len(inputs.checks)} observations")
+    parts = coded_parts(plan)
+    narrowed = narrow_parts(
+        backend, inputs.checks, config.precision, limit=config.max_part_error, scales=scales, parts=parts
+    )
+    _write_down(work, config, inputs, narrowed, {"tool": f"nvidia-modelopt {version}"}, say)
+    return kind, narrowed.codes["model"]
+
+
+def open_narrow(bundle: Path, products: Products, threads: int) -> TorchBackend:
+    """Returns PyTorch on a bundle's weights, with the products that its graphs have."""
+    backend = TorchBackend.open(bundle, threads=threads)
+    kind, scales = products
+    narrow(quantizable(backend.backbone.model), scales, kind)
+    return backend
+
+
+def _write_down(
+    work: Path,
+    config: ExportConfig,
+    inputs: Inputs,
+    rounded: Rounded[QuantizedWeight] | Rounded[ProductScales],
+    how: dict[str, str],
+    say: Callable[[str], None],
+) -> None:
     for loss in (*rounded.tried, rounded.together):
         accepted = loss.part == "all" or rounded.chosen[loss.part] == loss.precision
         say(
@@ -60,7 +106,7 @@ def round_weights(
             say(f"  {part} stays {KEPT}" if precision == KEPT else f"  {part} takes {precision}")
     record = {
         "precision": config.precision,
-        "rounding": config.rounding,
+        **how,
         "inputs": inputs.source,
         "num_calibration": len(inputs.calibration) if config.is_calibrated else 0,
         "num_observations": len(inputs.checks),
@@ -70,4 +116,3 @@ def round_weights(
         "together": asdict(rounded.together),
     }
     (work / QUANTIZATION_NAME).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return rounded

@@ -1,27 +1,30 @@
 """How much each part of a policy loses when its weights are rounded to codes, measured in the robot's actions.
 
-One part at a time is rounded in PyTorch as the bundle would store it, and the policy answers the same observations as
-with its full weights, from the same noise. A part that loses more than is accepted is tried with codes of 8 bits, then
-stays at 16 bit, and says so. Last, all parts are rounded together as they were chosen.
+One part at a time is rounded in PyTorch as the bundle would store it, or multiplies as the graphs will, and the policy
+answers the same observations as with its full weights, from the same noise. A part that loses more than is accepted is
+tried with codes of 8 bits, then stays at 16 bit, and says so. Last, all parts are rounded together as they were chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from roboalign.export.gptq import Moments
+from roboalign.export.planner import WRITTEN_PRODUCTS
+from roboalign.export.products import ProductScales, computing
 from roboalign.export.rounding import QUANTIZED_BITS, Layer, QuantizedWeight, quantizable, round_layers
 from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import FloatArray, Observation
 from roboalign.trainer.backend import TorchBackend
 
-__all__ = ["KEPT", "PARTS", "PartLoss", "Rounded", "answers", "modules_of", "round_parts"]
+__all__ = ["KEPT", "PARTS", "PartLoss", "Rounded", "answers", "modules_of", "narrow_parts", "round_parts"]
 
 PARTS: Mapping[str, tuple[str, str]] = {
     "vision": ("model", "model.vision."),
@@ -35,6 +38,13 @@ KEPT = "fp16"
 
 _FALLBACKS = {"int4": ("int4", "int8"), "int8": ("int8",)}
 """What is tried for a part, in turn."""
+
+_MIN_COVERAGE = 0.9
+"""Share of a part's weights whose products have to be narrow: less would be narrow in name only."""
+
+_Given = TypeVar("_Given")
+_Tried = Callable[[str, str], tuple[Mapping[str, Layer], Mapping[str, _Given]]]
+_Applied = Callable[[Mapping[str, Layer], Mapping[str, _Given]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,17 +64,17 @@ class PartLoss:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rounded:
+class Rounded(Generic[_Given]):
     """Which precision each part got, and its codes."""
 
     chosen: Mapping[str, str]
-    """Precision by part: one of `int4`, `int8`, `fp16`."""
+    """Precision by part: what was asked for, a milder one, or `fp16`."""
     tried: tuple[PartLoss, ...]
     """What was measured, in turn."""
     together: PartLoss
     """All parts as they were chosen."""
-    codes: Mapping[str, Mapping[str, QuantizedWeight]]
-    """By weight file (`model`, `head`), then by weight."""
+    codes: Mapping[str, Mapping[str, _Given]]
+    """By weight file (`model`, `head`), then by weight: what was rounded, its codes or the scales of its products."""
 
 
 def modules_of(backend: TorchBackend) -> dict[str, torch.nn.Module]:
@@ -81,8 +91,8 @@ def round_parts(
     limit: float,
     moments: Mapping[str, Mapping[str, Moments]] | None = None,
     parts: Collection[str] = tuple(PARTS),
-) -> Rounded:
-    """Chooses each part's precision; the model is as it was afterwards.
+) -> Rounded[QuantizedWeight]:
+    """Chooses how each part's weights are stored; the model is as it was afterwards.
 
     Args:
         backend: the policy.
@@ -95,40 +105,101 @@ def round_parts(
     Raises:
         CheckFailed: a part has nothing to round, every part that may be rounded loses too much, or an answer is a hold.
     """
-    modules = modules_of(backend)
+
+    def rounded(part: str, option: str) -> tuple[Mapping[str, Layer], Mapping[str, QuantizedWeight]]:
+        layers = _layers_of(backend, part, precision)
+        given = None if moments is None else moments[PARTS[part][0]]
+        return layers, round_layers(layers, QUANTIZED_BITS[option], given)
+
+    return _choose(backend, observations, (precision, parts, limit), rounded, _decoded)
+
+
+def narrow_parts(
+    backend: TorchBackend,
+    observations: Sequence[Observation],
+    precision: str,
+    *,
+    limit: float,
+    scales: Mapping[str, ProductScales],
+    parts: Collection[str],
+) -> Rounded[ProductScales]:
+    """Chooses which parts multiply narrow numbers; as `round_parts`, with the scales of the products by weight.
+
+    Raises:
+        CheckFailed: as `round_parts`, or scales are missing for a tenth of a part's weights or more.
+    """
+    kind = WRITTEN_PRODUCTS[precision]
+
+    def narrowed(part: str, option: str) -> tuple[Mapping[str, Layer], Mapping[str, ProductScales]]:
+        layers = _layers_of(backend, part, precision)
+        found = {name: scales[name] for name in layers if name in scales}
+        covered = _num_weights(layers, found) / _num_weights(layers, layers)
+        if covered < _MIN_COVERAGE:
+            raise CheckFailed(
+                f"only {covered:.1%} of the weights of the {part} have scales for {option}, expected at least "
+                f"{_MIN_COVERAGE:.0%}; use --precision fp16"
+            )
+        return layers, found
+
+    return _choose(
+        backend,
+        observations,
+        (precision, parts, limit),
+        narrowed,
+        lambda layers, given: computing(layers, given, kind),
+    )
+
+
+def _layers_of(backend: TorchBackend, part: str, precision: str) -> Mapping[str, Layer]:
+    file, prefix = PARTS[part]
+    layers = {name: one for name, one in quantizable(modules_of(backend)[file]).items() if name.startswith(prefix)}
+    if not layers:
+        raise CheckFailed(f"the {part} has no weight that can be stored as {precision}; use --precision fp16")
+    return layers
+
+
+def _choose(
+    backend: TorchBackend,
+    observations: Sequence[Observation],
+    asked: tuple[str, Collection[str], float],
+    try_part: _Tried[_Given],
+    applied: _Applied[_Given],
+) -> Rounded[_Given]:
+    """Tries the parts one by one, then all that were accepted together."""
+    precision, parts, limit = asked
     span = np.asarray(backend.spec.action_high, np.float32) - np.asarray(backend.spec.action_low, np.float32)
     full = answers(backend, observations)
-    chosen: dict[str, str] = {}
+    chosen = dict.fromkeys(PARTS, KEPT)
     tried: list[PartLoss] = []
-    codes: dict[str, dict[str, QuantizedWeight]] = {file: {} for file in modules}
-    for part, (file, prefix) in PARTS.items():
-        layers = {name: layer for name, layer in quantizable(modules[file]).items() if name.startswith(prefix)}
-        if not layers:
-            raise CheckFailed(f"the {part} has no weight that can be stored as {precision}; use --precision fp16")
-        chosen[part] = KEPT
-        if part not in parts:
-            continue
-        for option in _FALLBACKS[precision]:
-            found = round_layers(layers, QUANTIZED_BITS[option], None if moments is None else moments[file])
-            with _decoded(layers, found):
-                loss = _loss(part, option, found, (full, answers(backend, observations)), span)
+    codes: dict[str, dict[str, _Given]] = {file: {} for file in modules_of(backend)}
+    for part in (part for part in PARTS if part in parts):
+        for option in _FALLBACKS.get(precision, (precision,)):
+            layers, found = try_part(part, option)
+            with applied(layers, found):
+                num = _num_weights(layers, found)
+                loss = _loss((part, option, num), (full, answers(backend, observations)), span)
             tried.append(loss)
             if loss.action_error <= limit:
                 chosen[part] = option
-                codes[file] |= found
+                codes[PARTS[part][0]] |= found
                 break
     if not any(codes.values()):
+        milder = "fp16" if precision != "int4" else "int8 or fp16"
         raise CheckFailed(
-            f"every part loses more than {limit:.1%} of the action's range in {precision}; use --precision "
-            f"{'fp16' if precision == 'int8' else 'int8 or fp16'}"
+            f"every part loses more than {limit:.1%} of the action's range in {precision}; use --precision {milder}"
         )
+    modules = modules_of(backend)
     all_layers = {f"{file}:{name}": layer for file in modules for name, layer in quantizable(modules[file]).items()}
     all_codes = {f"{file}:{name}": code for file, found in codes.items() for name, code in found.items()}
     kinds = set(chosen.values())
-    with _decoded(all_layers, all_codes):
-        kind = kinds.pop() if len(kinds) == 1 else "mixed"
-        together = _loss("all", kind, all_codes, (full, answers(backend, observations)), span)
+    with applied(all_layers, all_codes):
+        what = ("all", kinds.pop() if len(kinds) == 1 else "mixed", _num_weights(all_layers, all_codes))
+        together = _loss(what, (full, answers(backend, observations)), span)
     return Rounded(chosen=chosen, tried=tuple(tried), together=together, codes=codes)
+
+
+def _num_weights(layers: Mapping[str, Layer], names: Collection[str]) -> int:
+    return sum(layers[name].weight.numel() for name in names)
 
 
 _Answers = tuple[FloatArray, list[tuple[int, ...]]]
@@ -147,18 +218,13 @@ def answers(backend: TorchBackend, observations: Sequence[Observation]) -> _Answ
     return np.stack([chunk.actions for chunk in chunks]), [chunk.tokens for chunk in chunks]
 
 
-def _loss(
-    part: str,
-    precision: str,
-    codes: Mapping[str, QuantizedWeight],
-    pair: tuple[_Answers, _Answers],
-    span: FloatArray,
-) -> PartLoss:
+def _loss(what: tuple[str, str, int], pair: tuple[_Answers, _Answers], span: FloatArray) -> PartLoss:
+    part, precision, num_weights = what
     (actions, thoughts), (rounded, other_thoughts) = pair
     return PartLoss(
         part=part,
         precision=precision,
-        num_weights=sum(code.codes.size for code in codes.values()),
+        num_weights=num_weights,
         action_error=float(np.percentile(np.abs(rounded - actions) / span, 95)),
         same_thoughts=float(np.mean([a == b for a, b in zip(thoughts, other_thoughts, strict=True)])),
     )

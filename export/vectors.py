@@ -183,7 +183,7 @@ class _Recorder:
 
 def answer_vectors(
     bundle: Path,
-    backend: str,
+    backend: str | Backend,
     observations: Sequence[Observation],
     noise: FloatArray,
     *,
@@ -194,7 +194,7 @@ def answer_vectors(
 
     Args:
         bundle: the folder.
-        backend: name of the backend.
+        backend: name of the backend, or one that is open and will be closed.
         observations: what it sees.
         noise: float32[N, T, A] that the flow head starts from.
         tokens: thoughts of another backend: where its own differ, actions and parts are those after these words.
@@ -203,19 +203,21 @@ def answer_vectors(
     Raises:
         CheckFailed: an answer is a hold.
     """
-    recorder = _Recorder(find_backend(backend).open(bundle, threads=threads))
+    opened = find_backend(backend).open(bundle, threads=threads) if isinstance(backend, str) else backend
+    name = backend if isinstance(backend, str) else type(backend).__name__
+    recorder = _Recorder(opened)
     try:
         policy, quick = Policy(recorder), Policy(recorder, actions="fast", think=False)
         chunks, thoughts, parts = [], [], []
         for index, seen in enumerate(observations):
-            chunk = _answer(policy.act(seen, noise=noise[index]), backend)
+            chunk = _answer(policy.act(seen, noise=noise[index]), name)
             thoughts.append(chunk.tokens)
             if tokens is not None and chunk.tokens != tokens[index]:
-                chunk = _answer(policy.act(seen, noise=noise[index], words=tokens[index][1:-1]), backend)
+                chunk = _answer(policy.act(seen, noise=noise[index], words=tokens[index][1:-1]), name)
             chunks.append(chunk)
             parts.append(recorder.parts)
             recorder.parts = {}
-        quick_tokens = tuple(_answer(quick.act(seen), backend).tokens for seen in observations)
+        quick_tokens = tuple(_answer(quick.act(seen), name).tokens for seen in observations)
     finally:
         recorder.close()
     return Vectors(

@@ -49,7 +49,7 @@ _ITEM_BITS = {
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
 
-_ARITHMETIC = ("float32", "float16")
+_ARITHMETIC = ("float32", "float16", "int8", "fp8")
 
 _GRAPH_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
@@ -130,7 +130,7 @@ def _file_problem(manifest: Manifest) -> str | None:
 
 def _graph_problem(manifest: Manifest) -> str | None:
     if manifest.arithmetic not in _ARITHMETIC:
-        return f"its graphs compute in {manifest.arithmetic!r}, expected {' or '.join(_ARITHMETIC)}"
+        return f"its graphs compute in {manifest.arithmetic!r}, expected one of {', '.join(_ARITHMETIC)}"
     for role, graph in manifest.graphs.items():
         if graph.file not in manifest.files:
             return f"graph {role} is in {graph.file!r}, which is not among its files"

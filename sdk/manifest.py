@@ -183,7 +183,7 @@ class Manifest:
     next_command: str
     """What to type on the target when `built` is False, otherwise empty."""
     precision: str
-    """How weights are stored: `fp16`, `fp32`, `int8` or `int4`."""
+    """How weights are stored: `fp16`, `fp32`, `int8` or `int4`; or `int8-w8a8` or `fp8`: in fp16, and multiplied so."""
     stage: str
     """Training stage of the model under the head: `sft` or `align`."""
     parents: tuple[str, ...]
@@ -201,7 +201,8 @@ class Manifest:
     thresholds: Thresholds | None = None
     """What verification accepts; None in bundles of format version 1."""
     arithmetic: str = "float32"
-    """What the graphs compute in; where it is `float16`, what that would spoil is float32 all the same."""
+    """What the graphs compute in; where it is `float16`, what that would spoil is float32 all the same. With `int8` and
+    `fp8` the products of some layers are, and everything else is as with `float16`."""
 
 
 SINCE_VERSION_2: Mapping[type, frozenset[str]] = {

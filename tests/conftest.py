@@ -29,6 +29,7 @@ OPT_IN = {
     "robot": "moves hardware",
     "rtx": "needs NVIDIA's compiler, tensorrt-rtx-cu13",
     "edge_llm": "needs tensorrt-edgellm, in the environment of ROBOALIGN_EDGE_LLM_PYTHON",
+    "modelopt": "needs nvidia-modelopt, in the environment of ROBOALIGN_MODELOPT_PYTHON",
     "peers": "needs other projects' packages",
 }
 

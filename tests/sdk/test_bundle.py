@@ -190,7 +190,9 @@ def test_an_edited_manifest_names_the_field(folder, changes, where):
 def test_arithmetic_that_nobody_knows_is_refused(folder):
     """Its bar of parity was looked up by name, on the board, after the engines were built."""
     edit(folder, arithmetic="float8")
-    with pytest.raises(BundleError, match="its graphs compute in 'float8', expected float32 or float16"):
+    with pytest.raises(
+        BundleError, match="its graphs compute in 'float8', expected one of float32, float16, int8, fp8"
+    ):
         read_bundle(folder)
 
 

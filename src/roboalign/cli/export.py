@@ -36,7 +36,8 @@ def export(
         str,
         typer.Option(
             "--precision",
-            help="Weights: fp16, fp32; int8, int4 for cpu and JetPack 7; with --dry-run also bf16, fp8, nvfp4.",
+            help="fp16, fp32; int8, int4 weights for cpu and JetPack 7; int8-w8a8, fp8 products for boards; with "
+            "--dry-run also bf16, nvfp4.",
         ),
     ] = "fp16",
     model: Annotated[
@@ -54,6 +55,10 @@ def export(
             "--edge-llm-python", help="Prepare a Qwen model for TensorRT Edge-LLM, with this Python that has its tools."
         ),
     ] = None,
+    modelopt_python: Annotated[
+        Path | None,
+        typer.Option("--modelopt-python", help="Python that has nvidia-modelopt, for int8-w8a8 and fp8."),
+    ] = None,
     check: Annotated[
         str, typer.Option("--check", help="Check of graphs: static, or rtx: NVIDIA's compiler too, for boards.")
     ] = "static",
@@ -69,7 +74,7 @@ def export(
     max_part_error: Annotated[
         float,
         typer.Option(
-            "--max-part-error", help="Loss a part may take by int8 or int4, as a share of the action's range."
+            "--max-part-error", help="Loss a part may take by narrow numbers, as a share of the action's range."
         ),
     ] = 0.02,
     out: Annotated[
@@ -110,6 +115,7 @@ def export(
         data=data,
         rounding=rounding,
         max_part_error=max_part_error,
+        modelopt_python=modelopt_python,
         out=out,
     )
     folder = write_bundle(config, say=print_note)
