@@ -34,6 +34,7 @@ from roboalign.export.shapes import run_size
 from roboalign.export.source import Source, open_source
 from roboalign.export.targets import find_jetpack, find_target
 from roboalign.export.vectors import VECTORS_NAME
+from roboalign.export.window_parity import check_windows
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -68,6 +69,10 @@ _COPIED = (
 )
 """Files that go into the bundle as they are; the last ones let PyTorch read the same folder."""
 
+
+WINDOWS = (8, 32)
+"""Tokens that a bundle for the CPU can read in one pass, where its thoughts are as long. Growing: a wrong guess costs
+a small pass, a long thought that still holds costs few."""
 
 _WATCHED_OBSERVATIONS = 16
 """On so many observations every float16 value is looked at."""
@@ -160,7 +165,10 @@ def _measure_parity(work: Path, config: ExportConfig, inputs: Inputs, say: Calla
     say(f"parity: {parity_words(record)}")
     errors = record_vectors(work, inputs.checks, config.thresholds(arithmetic), threads=config.threads)
     say(f"parity of parts: at most {max(errors.parts.values()):.1e} of their largest values; {VECTORS_NAME} keeps it")
-    record = replace(record, field_errors=errors.fields, part_errors=errors.parts)
+    windows = check_windows(work, bar.part_tolerance, threads=config.threads)
+    for role, error in windows.items():
+        say(f"parity of {role} with steps: {error:.1e} of the largest values")
+    record = replace(record, field_errors=errors.fields, part_errors={**errors.parts, **windows})
     if arithmetic == "float32":
         return record
     found = measure_range(work, inputs.checks[:_WATCHED_OBSERVATIONS], threads=config.threads)
@@ -192,7 +200,11 @@ def _write_parts(
     say(f"tracing the graphs of {source.path} ({config.precision} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
     in_half = plan.arithmetic == "float16"
-    graphs = write_graphs(model, backend.head, backend.spec, work, config.precision, codes=codes, in_half=in_half)
+    # Boards get none: each engine would hold the decoder's weights once more.
+    windows = [size for size in WINDOWS if plan.target == "cpu" and size <= backend.spec.max_thought_tokens]
+    graphs = write_graphs(
+        model, backend.head, backend.spec, work, config.precision, codes=codes, in_half=in_half, windows=windows
+    )
     for constraints in _constraints(plan):
         shutil.copyfile(constraints, work / constraints.name)
     _write_plan(work, plan, [spec.file for spec in graphs.values()], config.check, say)
