@@ -37,6 +37,7 @@ from roboalign.export.shapes import run_size
 from roboalign.export.source import Source, open_source
 from roboalign.export.targets import find_jetpack, find_target
 from roboalign.export.vectors import VECTORS_NAME
+from roboalign.export.window_parity import check_windows
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -71,6 +72,10 @@ _COPIED = (
 )
 """Files that go into the bundle as they are; the last ones let PyTorch read the same folder."""
 
+
+WINDOWS = (8, 32)
+"""Tokens that a bundle for the CPU can read in one pass, where its thoughts are as long. Growing: a wrong guess costs
+a small pass, a long thought that still holds costs few."""
 
 _WATCHED_OBSERVATIONS = 16
 """On so many observations every float16 value is looked at."""
@@ -171,7 +176,10 @@ def _measure_parity(
     limits = config.thresholds(arithmetic)
     errors = record_vectors(work, inputs.checks, limits, threads=config.threads, open_reference=reference)
     say(f"parity of parts: at most {max(errors.parts.values()):.1e} of their largest values; {VECTORS_NAME} keeps it")
-    record = replace(record, field_errors=errors.fields, part_errors=errors.parts)
+    windows = check_windows(work, bar.part_tolerance, threads=config.threads)
+    for role, error in windows.items():
+        say(f"parity of {role} with steps: {error:.1e} of the largest values")
+    record = replace(record, field_errors=errors.fields, part_errors={**errors.parts, **windows})
     if arithmetic == "float32":
         return record
     found = measure_range(work, inputs.checks[:_WATCHED_OBSERVATIONS], threads=config.threads)
@@ -205,8 +213,18 @@ def _write_parts(
     say(f"tracing the graphs of {source.path} ({stored} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
     in_half = plan.arithmetic != "float32"
+    # Boards get none: each engine would hold the decoder's weights once more.
+    windows = [size for size in WINDOWS if plan.target == "cpu" and size <= backend.spec.max_thought_tokens]
     graphs = write_graphs(
-        model, backend.head, backend.spec, work, stored, codes=codes, in_half=in_half, products=products
+        model,
+        backend.head,
+        backend.spec,
+        work,
+        stored,
+        codes=codes,
+        in_half=in_half,
+        products=products,
+        windows=windows,
     )
     for constraints in _constraints(plan):
         shutil.copyfile(constraints, work / constraints.name)

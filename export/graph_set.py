@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
-from roboalign.export.graphs import FlowGraph, PrefillGraph, StepGraph, decoder_shape
+from roboalign.export.graphs import ExtendGraph, FlowGraph, PrefillGraph, StepGraph, decoder_shape
 from roboalign.export.onnx_files import write_graph
 from roboalign.export.products import Products
 from roboalign.export.rounding import QuantizedWeight
 from roboalign.export.weights import write_weights
-from roboalign.sdk.bundle import GraphSpec, PolicySpec, TensorSpec
+from roboalign.sdk.bundle import EXTEND_ROLE, GraphSpec, PolicySpec, TensorSpec
 from roboalign.sdk.errors import CheckFailed
 from roboalign.trainer.flow import FlowHead
 from roboalign.trainer.nano import NanoForConditionalGeneration
@@ -34,8 +34,9 @@ def write_graphs(
     codes: Mapping[str, Mapping[str, QuantizedWeight]] = MappingProxyType({}),
     in_half: bool = False,
     products: Products | None = None,
+    windows: Sequence[int] = (),
 ) -> dict[str, GraphSpec]:
-    """Writes `prefill.onnx`, `step.onnx` and `flow.onnx` with their weights; returns their descriptions by role.
+    """Writes the graphs of a policy with their weights; returns their descriptions by role.
 
     Args:
         model: backbone.
@@ -46,6 +47,7 @@ def write_graphs(
         codes: by weight file (`model`, `head`), the weights that are codes.
         in_half: compute in float16 as far as that is safe; keys, values and hidden states are float16 then.
         products: type of the products in `prefill` and `step` that are narrow, and their scales by weight.
+        windows: numbers of tokens that an `extend` graph each reads in one pass, beside `prefill`, `step`, `flow`.
 
     Raises:
         CheckFailed: a graph cannot be written as required, or a weight is used by no graph.
@@ -58,6 +60,10 @@ def write_graphs(
     parts: dict[str, tuple[torch.nn.Module, str, _Interface]] = {
         "prefill": (PrefillGraph(model, layer), "model", prefill_interface(model, spec)),
         "step": (StepGraph(model, layer), "model", _step_interface(model, spec)),
+        **{
+            f"{EXTEND_ROLE}{window}": (ExtendGraph(model, layer), "model", _extend_interface(model, spec, window))
+            for window in windows
+        },
         "flow": (FlowGraph(head), "head", _flow_interface(spec)),
     }
     graphs: dict[str, GraphSpec] = {}
@@ -114,18 +120,32 @@ def prefill_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> 
 
 
 def _step_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:
-    shape = decoder_shape(model)
-    token, length = torch.tensor([5]), torch.tensor([spec.max_prompt_tokens])
+    token = torch.tensor([5])
+    described = _spec("token", token, "token id")
+    return _decode_interface(model, spec, (described, token), "the rows to put into kv at `length`")
+
+
+def _extend_interface(model: NanoForConditionalGeneration, spec: PolicySpec, window: int) -> _Interface:
+    tokens = torch.full((window,), 5)
+    described = _spec("tokens", tokens, "token ids, padded on the right")
+    return _decode_interface(model, spec, (described, tokens), "the rows to put into kv from `length` on")
+
+
+def _decode_interface(
+    model: NanoForConditionalGeneration, spec: PolicySpec, tokens: tuple[TensorSpec, torch.Tensor], rows: str
+) -> _Interface:
+    shape, count = decoder_shape(model), len(tokens[1])
+    length = torch.tensor([spec.max_prompt_tokens])
     cache = (2 * shape.num_layers, shape.num_kv_heads, spec.max_tokens, shape.head_dim)
     inputs = [
-        (_spec("token", token, "token id"), token),
-        (_spec("length", length, "tokens read before this one"), length),
+        tokens,
+        (_spec("length", length, "tokens read before"), length),
         _float("kv", cache, "keys and values of each layer in turn"),
     ]
     outputs = [
-        _out("logits", (1, shape.vocab_size), "scores of the next token"),
-        _out("hidden", (1, shape.hidden_size), "hidden state of the tapped layer"),
-        _out("kv_new", (*cache[:2], 1, cache[3]), "the rows to put into kv at `length`"),
+        _out("logits", (count, shape.vocab_size), "scores of what follows each token"),
+        _out("hidden", (count, shape.hidden_size), "hidden states of the tapped layer"),
+        _out("kv_new", (*cache[:2], count, cache[3]), rows),
     ]
     return inputs, outputs
 

@@ -29,6 +29,7 @@ from roboalign.sdk.bundle_check import (
 )
 from roboalign.sdk.errors import BundleError, RoboalignError
 from roboalign.sdk.manifest import (
+    EXTEND_ROLE,
     SINCE_VERSION_2,
     FileRecord,
     GraphSpec,
@@ -44,6 +45,7 @@ from roboalign.sdk.typed_json import from_json
 __all__ = [
     "CHECKPOINT_NAME",
     "EDGE_LLM_NAME",
+    "EXTEND_ROLE",
     "FORMAT_VERSION",
     "MANIFEST_NAME",
     "SHIPPED_BUNDLES",

@@ -9,6 +9,7 @@ from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.prompt import PromptFormat
 
 __all__ = [
+    "EXTEND_ROLE",
     "SINCE_VERSION_2",
     "FileRecord",
     "GraphSpec",
@@ -19,6 +20,10 @@ __all__ = [
     "TensorSpec",
     "Thresholds",
 ]
+
+
+EXTEND_ROLE = "extend"
+"""Role of graphs that read several tokens at once, followed by how many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,7 +196,7 @@ class Manifest:
     policy: PolicySpec
     """How to act with it."""
     graphs: Mapping[str, GraphSpec]
-    """By role: `prefill`, `step`, `flow`."""
+    """By role: `prefill`, `step`, `flow`; `extend8` for a graph that reads 8 tokens at once."""
     files: Mapping[str, FileRecord]
     """Every file except the manifest."""
     parity: ParityRecord | None = None

@@ -5,6 +5,9 @@ budget, then act, either through the flow head on the hidden states (`actions="f
 under the length constraint (`actions="fast"`). Decoding is greedy, and the flow noise depends only on the seed and on
 how many calls there were since `reset`, so equal calls give equal answers. Whatever goes wrong inside the model
 becomes a hold with its reason.
+
+Where the backend reads several tokens in one pass, the thought before is the draft of the next one (`sdk/draft.py`):
+what the model would write again costs one pass, not one a token, and the tokens are the same.
 """
 
 from __future__ import annotations
@@ -14,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.backends import Backend, Decoding, choose_backend, find_backend
+from roboalign.sdk.backends import Backend, Decoding, WindowBackend, choose_backend, find_backend
 from roboalign.sdk.bundle import (
     EDGE_LLM_NAME,
     MANIFEST_NAME,
@@ -30,6 +33,7 @@ from roboalign.sdk.bundle import (
     require_robot,
 )
 from roboalign.sdk.constraint import ActionConstraint
+from roboalign.sdk.draft import Draft
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError, DataError, missing_extra
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation
@@ -57,6 +61,7 @@ class Policy:
         *,
         actions: Literal["flow", "fast"] = "flow",
         think: bool = True,
+        draft: bool = True,
         seed: int = 0,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
@@ -66,6 +71,8 @@ class Policy:
         self._backend = backend
         self._actions = actions
         self._think = think
+        self._draft = draft
+        self._last_thought: tuple[int, ...] = ()
         self._seed = seed
         self._clock = clock
         self._num_calls = 0
@@ -80,6 +87,7 @@ class Policy:
         backend: str = "auto",
         actions: Literal["flow", "fast"] = "flow",
         think: bool = True,
+        draft: bool = True,
         threads: int = 1,
         seed: int = 0,
         robot: Collection[str] = (),
@@ -93,6 +101,8 @@ class Policy:
                 name.
             actions: `flow` for the action head, `fast` for action tokens.
             think: write a thought before each chunk.
+            draft: read the thought before again where it still holds, instead of writing it anew; faster where the
+                bundle has graphs for it, and the tokens are the same.
             threads: CPU threads of the backend.
             seed: of the flow noise.
             robot: names of the robot that it will move; a bundle that names another one is refused before it is opened.
@@ -109,7 +119,7 @@ class Policy:
         factory = find_backend(choose_backend(folder) if backend == "auto" else backend)
         opened = factory.open(folder, threads=threads)
         try:
-            return cls(opened, actions=actions, think=think, seed=seed)
+            return cls(opened, actions=actions, think=think, draft=draft, seed=seed)
         except BaseException:
             opened.close()
             raise
@@ -125,8 +135,9 @@ class Policy:
         return self._actions
 
     def reset(self) -> None:
-        """Starts a new episode: the noise begins anew."""
+        """Starts a new episode: the noise begins anew, and nothing was thought."""
         self._num_calls = 0
+        self._last_thought = ()
 
     def act(
         self,
@@ -159,8 +170,11 @@ class Policy:
         try:
             given = words if thought_about is None else self._thought_about(thought_about)
             turn.read(observation, think=self._think)
-            if self._think:
-                turn.write_thought(given)
+            if self._think and given is not None:
+                turn.write_words(given)
+            elif self._think:
+                turn.write_thought(self._drafted())
+                self._last_thought = turn.written
             actions = turn.flow(observation.state, noise) if self._actions == "flow" else turn.write_actions()
         except _NoAnswerError as problem:
             return turn.hold(str(problem))
@@ -179,10 +193,14 @@ class Policy:
     ) -> None:
         self.close()
 
-    def _thought_about(self, observation: Observation) -> list[int]:
+    def _thought_about(self, observation: Observation) -> tuple[int, ...]:
         turn = _Turn(self._backend, self._vocabulary, self._clock)
         turn.read(observation, think=True)
-        return turn.write_thought()
+        turn.write_thought(self._drafted())
+        return turn.written
+
+    def _drafted(self) -> tuple[int, ...]:
+        return self._last_thought if self._draft else ()
 
     def _noise(self) -> FloatArray:
         shape = (self.spec.horizon, len(self.spec.action_names))
@@ -257,6 +275,8 @@ class _Turn:
         self._decoding: Decoding | None = None
         self._tokens: list[int] = []
         self._thought: str | None = None
+        self.written: tuple[int, ...] = ()
+        """Words of the thought."""
 
     def read(self, observation: Observation, *, think: bool) -> None:
         """Reads the prompt and the picture."""
@@ -280,23 +300,66 @@ class _Turn:
         self._decoding = self._backend.prefill(ids, prompt.pixel_values(observation.images[name]))
         self._lap("vision_prompt")
 
-    def write_thought(self, given: Sequence[int] | None = None) -> list[int]:
-        """Writes `<think> ... </think>` and returns the words; a thought that reaches the budget is closed there.
+    def write_thought(self, drafted: Sequence[int] = ()) -> None:
+        """Writes `<think> ... </think>`; a thought that reaches the budget is closed there.
 
-        The words that are `given` are written instead of the model's own.
+        What is `drafted` is read in windows where the model would write it too; the tokens are those without it.
         """
+        windows = self._backend.windows if isinstance(self._backend, WindowBackend) else ()
+        draft = Draft(drafted, windows=windows)
+        budget = self._spec.max_thought_tokens
         self._feed(self._words.think_open)
         written: list[int] = []
-        for position in range(self._spec.max_thought_tokens if given is None else len(given)):
-            token = self._next_word() if given is None else given[position]
-            if token == self._words.think_close:
-                break
-            written.append(token)
-            self._feed(token)
+        while len(written) < budget and (token := self._next_word()) != self._words.think_close:
+            run = draft.propose(token, room=min(budget - len(written), self._room()))
+            num_agreed = self._read_agreed(run)
+            draft.report(num_agreed)
+            written += run[:num_agreed]
+        self._end_thought(written)
+
+    def write_words(self, given: Sequence[int]) -> None:
+        """Writes `<think> ... </think>` with the words that are given, instead of the model's own."""
+        closing = self._words.think_close
+        words = list(given[: given.index(closing)] if closing in given else given)
+        self._feed(self._words.think_open)
+        largest = self._backend.windows[-1:] if isinstance(self._backend, WindowBackend) else ()
+        size = largest[0] if largest else 1
+        for start in range(0, len(words), size):
+            run = words[start : start + size]
+            if len(run) == 1:
+                self._feed(run[0])
+            else:
+                self._extend(run)
+        self._end_thought(words)
+
+    def _end_thought(self, words: Sequence[int]) -> None:
         self._feed(self._words.think_close)
-        self._thought = self._words.tokenizer.decode(written, skip_special_tokens=False).strip()
+        self.written = tuple(words)
+        self._thought = self._words.tokenizer.decode(list(words), skip_special_tokens=False).strip()
         self._lap("thought")
-        return written
+
+    def _read_agreed(self, run: Sequence[int]) -> int:
+        """Reads tokens of which the first is the model's own, up to where it would write another; returns how many."""
+        if len(run) == 1:
+            self._feed(run[0])
+            return 1
+        assert self._decoding is not None
+        start = self._decoding.length
+        logits = self._extend(run)
+        for count in range(1, len(run)):
+            if self._best_word(logits[count - 1]) != run[count]:
+                cast(WindowBackend, self._backend).rewind(self._decoding, start + count, logits[count - 1])
+                del self._tokens[count - len(run) :]
+                return count
+        return len(run)
+
+    def _extend(self, run: Sequence[int]) -> FloatArray:
+        assert self._decoding is not None
+        if self._room() < len(run):
+            raise self._too_long()
+        logits = cast(WindowBackend, self._backend).extend(self._decoding, run)
+        self._tokens += run
+        return logits
 
     def write_actions(self) -> FloatArray:
         """Writes `<answer><ACTION_START>...<ACTION_END>` and returns the actions that it spells."""
@@ -308,7 +371,7 @@ class _Turn:
         remaining = constraint.start()
         written: list[int] = []
         while remaining > 0:
-            token = self._best(constraint.mask(remaining))
+            token = self._best(self._logits(), constraint.mask(remaining))
             remaining = constraint.advance(remaining, token)
             written.append(token - self._words.first_action)
             if remaining > 0:
@@ -351,10 +414,12 @@ class _Turn:
         return self._decoding.logits
 
     def _next_word(self) -> int:
-        return self._best(self._words.thought_mask(len(self._logits())))
+        return self._best_word(self._logits())
 
-    def _best(self, mask: NDArray[np.bool_]) -> int:
-        logits = self._logits()
+    def _best_word(self, logits: FloatArray) -> int:
+        return self._best(logits, self._words.thought_mask(len(logits)))
+
+    def _best(self, logits: FloatArray, mask: NDArray[np.bool_]) -> int:
         best = int(np.where(mask, logits, -np.inf).argmax())
         # A backend that knows the scores of some tokens only gives minus infinity to the others.
         if np.isnan(logits).any() or not np.isfinite(logits[best]):
@@ -363,12 +428,17 @@ class _Turn:
 
     def _feed(self, token: int) -> None:
         assert self._decoding is not None
-        if self._decoding.length >= self._spec.max_tokens:
-            raise _NoAnswerError(
-                f"the answer is longer than the {self._spec.max_tokens} tokens that the model can hold"
-            )
+        if self._room() < 1:
+            raise self._too_long()
         self._backend.step(self._decoding, token)
         self._tokens.append(token)
+
+    def _room(self) -> int:
+        assert self._decoding is not None
+        return self._spec.max_tokens - self._decoding.length
+
+    def _too_long(self) -> _NoAnswerError:
+        return _NoAnswerError(f"the answer is longer than the {self._spec.max_tokens} tokens that the model can hold")
 
     def _lap(self, part: str) -> None:
         now = self._clock()

@@ -23,6 +23,7 @@ __all__ = [
     "BackendFactory",
     "Decoding",
     "InspectableBackend",
+    "WindowBackend",
     "backend_names",
     "choose_backend",
     "find_backend",
@@ -85,6 +86,21 @@ class InspectableBackend(Protocol):
 
     def inspect(self, decoding: Decoding) -> Mapping[str, FloatArray]:
         """Returns copies: `hidden` float32[length, D] of the tapped layer, and `kv` float32[C, H, length, K]."""
+
+
+@runtime_checkable
+class WindowBackend(Protocol):
+    """A backend that reads several tokens in one pass, which lets a thought be checked instead of written."""
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Sizes of the passes that it has, rising; empty when it can only step."""
+
+    def extend(self, decoding: Decoding, token_ids: Sequence[int]) -> FloatArray:
+        """Reads at most as many tokens as the largest window; returns float32[n, V], what would follow each."""
+
+    def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
+        """Forgets what was read beyond `length`; `logits` float32[V] are what followed there."""
 
 
 class BackendFactory(Protocol):

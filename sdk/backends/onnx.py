@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Decoding
-from roboalign.sdk.bundle import Bundle, GraphSpec, PolicySpec, read_bundle
+from roboalign.sdk.bundle import EXTEND_ROLE, Bundle, GraphSpec, PolicySpec, read_bundle
 from roboalign.sdk.errors import BackendError, BundleError, missing_extra
 from roboalign.sdk.types import FloatArray
 
@@ -73,6 +73,9 @@ class OnnxBackend:
                     "export it again"
                 )
         self._kv = next(spec for spec in self._graphs["step"].spec.inputs if spec.name == "kv")
+        self._windows = {
+            graph.spec.inputs[0].shape[0]: graph for role, graph in self._graphs.items() if role.startswith(EXTEND_ROLE)
+        }
 
     @classmethod
     def open(cls, path: Path, *, threads: int = 1) -> OnnxBackend:
@@ -117,6 +120,35 @@ class OnnxBackend:
         decoding.logits = logits[0]
         decoding.length = position + 1
 
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Sizes of the passes that the bundle has graphs for, rising."""
+        return tuple(sorted(self._windows))
+
+    def extend(self, decoding: Decoding, token_ids: Sequence[int]) -> FloatArray:
+        """Reads several tokens in the smallest pass that holds them; returns what would follow each."""
+        cache, start, count = cast(_Cache, decoding.cache), decoding.length, len(token_ids)
+        window = next((size for size in self.windows if size >= count), None)
+        if window is None or count == 0:
+            raise BackendError(f"{count} tokens cannot be read at once; the bundle has passes of {self.windows}")
+        ids = np.zeros(window, np.int64)
+        ids[:count] = token_ids
+        feed: _Feed = {"tokens": ids, "length": np.array([start], np.int64), "kv": cache.kv}
+        logits, rows_WD, rows_CHWK = self._windows[window].run(feed)
+        cache.kv[:, :, start : start + count] = rows_CHWK[:, :, :count]
+        cache.hidden[start : start + count] = rows_WD[:count]
+        decoding.logits = logits[count - 1]
+        decoding.length = start + count
+        return logits[:count]
+
+    def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
+        """Forgets what was read beyond `length`."""
+        cache = cast(_Cache, decoding.cache)
+        cache.kv[:, :, length : decoding.length] = 0
+        cache.hidden[length : decoding.length] = 0
+        decoding.logits = logits
+        decoding.length = length
+
     def flow(self, decoding: Decoding, state: FloatArray, noise: FloatArray) -> FloatArray:
         """Returns actions from the sequence read so far."""
         feed: _Feed = {
@@ -137,6 +169,7 @@ class OnnxBackend:
     def close(self) -> None:
         """Frees the sessions."""
         self._graphs = {}
+        self._windows = {}
 
     def _graph(self, role: str) -> OnnxGraph:
         graph = self._graphs.get(role)

@@ -33,6 +33,8 @@ from roboalign.export import bundle_writer as writer
 from roboalign.export.calibration import input_moments
 from roboalign.export.parity import simulated_observations
 from roboalign.export.sensitivity import PARTS, Rounded, round_parts
+from roboalign.export.window_parity import check_windows
+from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.bundle import ParityRecord, read_bundle
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
 from roboalign.sdk.policy import Policy
@@ -65,8 +67,8 @@ def untraced(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
 def test_the_manifest_states_what_a_robot_needs(bundle):
     manifest = read_bundle(bundle).manifest
     assert (manifest.target, manifest.built, manifest.precision, manifest.next_command) == ("cpu", True, "fp16", "")
-    assert set(manifest.graphs) == {"prefill", "step", "flow"}
     assert manifest.policy.max_thought_tokens == 12
+    assert set(manifest.graphs) == {"prefill", "step", "extend8", "flow"}  # and none of 32, longer than any thought
     state = next(tensor for tensor in manifest.graphs["flow"].inputs if tensor.name == "state")
     assert (state.shape, state.fields) == ((1, 5), manifest.policy.state_names)
     assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
@@ -87,6 +89,33 @@ def test_parity_is_recorded_and_proves_something(bundle):
     assert parity.action_spread > 0.1
 
 
+def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundle, tmp_path, monkeypatch):
+    """The negative control reads the padding of a window as if it were written."""
+    errors = check_windows(bundle, 1e-4)
+    assert set(errors) == {"extend8"}
+    assert 0.0 < errors["extend8"] < 1e-5
+    assert read_bundle(bundle).manifest.parity.part_errors["extend8"] == errors["extend8"]
+    extend = OnnxBackend.extend
+
+    def late(self, decoding, ids):
+        decoding.length += 1
+        rows = extend(self, decoding, ids)
+        decoding.length -= 1
+        return rows
+
+    monkeypatch.setattr(OnnxBackend, "extend", late)
+    with pytest.raises(CheckFailed, match="parity failed: extend8 differs from as many steps by"):
+        check_windows(bundle, 1e-4)
+
+
+def test_a_thought_drafted_by_the_one_before_is_the_one_that_is_written_anew(bundle, observations):
+    with Policy.load(bundle) as drafted, Policy.load(bundle, draft=False) as plain:
+        for seen in [*observations, *observations[:2], observations[1]]:
+            one, other = drafted.act(seen), plain.act(seen)
+            assert one.tokens == other.tokens
+            assert np.allclose(one.actions, other.actions, atol=1e-6)
+
+
 def test_every_weight_is_stored_once_and_all_graphs_point_at_it(bundle):
     places: set[tuple[str, int]] = set()
     for role in ("prefill", "step", "flow"):
@@ -98,6 +127,7 @@ def test_every_weight_is_stored_once_and_all_graphs_point_at_it(bundle):
                 places.add((entries(tensor)["location"], int(entries(tensor)["offset"])))
     stored = {name: load_file(bundle / name) for name in ("model.safetensors", "head.safetensors")}
     assert len(places) == sum(map(len, stored.values()))
+    assert (bundle / "extend8.onnx").stat().st_size < 65536
     assert all(array.dtype == np.float16 for arrays in stored.values() for array in arrays.values())
 
 

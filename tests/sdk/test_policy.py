@@ -53,6 +53,41 @@ class ScriptedBackend:
         self.is_closed = True
 
 
+class WindowedBackend(ScriptedBackend):
+    """Says its script by place, so that what was read too far can be forgotten; counts its passes."""
+
+    windows = (2, 4)
+
+    def __init__(self, folder: Path, spec: PolicySpec, script: Sequence[int], vocab_size: int) -> None:
+        super().__init__(folder, spec, script, vocab_size)
+        self.passes: list[int] = []
+
+    def _after(self, num_read: int) -> FloatArray:
+        logits = np.zeros(self.vocab_size, np.float32)
+        if 0 < num_read <= len(self.script):
+            logits[self.script[num_read - 1]] = 1.0
+        return logits
+
+    def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
+        self.read, self.passes = [], []
+        return Decoding(logits=self._after(0), length=len(prompt_ids), cache=len(prompt_ids))
+
+    def step(self, decoding: Decoding, token_id: int) -> None:
+        self.extend(decoding, [token_id])
+
+    def extend(self, decoding: Decoding, token_ids: Sequence[int]) -> FloatArray:
+        self.passes.append(len(token_ids))
+        start = len(self.read)
+        self.read += token_ids
+        rows = np.stack([self._after(start + count) for count in range(1, len(token_ids) + 1)])
+        decoding.logits, decoding.length = rows[-1], decoding.length + len(token_ids)
+        return rows
+
+    def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
+        del self.read[length - decoding.cache :]
+        decoding.logits, decoding.length = logits, length
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("policy")
@@ -122,6 +157,60 @@ def test_a_thought_is_closed_when_its_budget_is_spent(backend, ids, observation)
     backend.script = [ids["g"]] * 50
     chunk = Policy(backend).act(observation)
     assert chunk.tokens == (ids["<think>"], *[ids["g"]] * 6, ids["</think>"])
+
+
+@pytest.fixture
+def windowed(folder: Path, spec: PolicySpec, ids: dict[str, int]) -> WindowedBackend:
+    return WindowedBackend(folder, replace(spec, max_thought_tokens=12), [], len(ids))
+
+
+def said(ids: dict[str, int], letters: str) -> list[int]:
+    return [*(ids[letter] for letter in letters), ids["</think>"]]
+
+
+def test_a_thought_that_still_holds_is_read_in_windows(windowed, ids, observation):
+    """`<think>`, two windows, and `</think>`: four passes instead of eight."""
+    windowed.script = said(ids, "abcdef")
+    policy = Policy(windowed)
+    first = policy.act(observation)
+    assert windowed.passes == [1] * 8
+    second = policy.act(observation)
+    assert windowed.passes == [1, 2, 4, 1]
+    assert second.tokens == first.tokens == tuple(windowed.read)
+
+
+def test_a_thought_that_changes_is_the_same_as_without_a_draft(windowed, ids, observation):
+    policy, plain = Policy(windowed), Policy(windowed, draft=False)
+    for text in ("abcdefgh", "abXdefgh", "abXdYfgh", "h", "abcdefghijklm", "", "qrs"):
+        windowed.script = said(ids, text)
+        expected = plain.act(observation)
+        assert windowed.read == list(expected.tokens)
+        found = policy.act(observation)
+        assert (found.tokens, found.thought) == (expected.tokens, expected.thought)
+        assert windowed.read == list(found.tokens)
+
+
+def test_after_a_reset_nothing_is_drafted(windowed, ids, observation):
+    windowed.script = said(ids, "abcd")
+    policy = Policy(windowed)
+    policy.act(observation)
+    policy.reset()
+    policy.act(observation)
+    assert windowed.passes == [1] * 6
+
+
+def test_given_words_are_read_in_the_largest_window_and_end_at_their_end(windowed, ids, observation):
+    words = said(ids, "abcde")
+    chunk = Policy(windowed).act(observation, words=[*words, ids["f"]])
+    assert windowed.passes == [1, 4, 1, 1]
+    assert chunk.tokens == (ids["<think>"], *words)
+
+
+def test_a_window_beyond_what_the_model_can_hold_is_a_hold(windowed, ids, observation):
+    windowed.spec = replace(windowed.spec, max_tokens=60)
+    chunk = Policy(windowed).act(observation, words=[ids["a"]] * 40)
+    assert chunk.source == "hold"
+    assert "longer than the 60 tokens" in chunk.reason
 
 
 def test_markers_and_action_tokens_cannot_be_thought(backend, ids, observation):
