@@ -71,7 +71,7 @@ class Policy:
         self._backend = backend
         self._actions = actions
         self._think = think
-        self._draft = draft
+        self._windows = backend.windows if draft and isinstance(backend, WindowBackend) else ()
         self._last_thought: tuple[int, ...] = ()
         self._seed = seed
         self._clock = clock
@@ -164,7 +164,7 @@ class Policy:
             raise ConfigError("this policy does not think, so it takes no thought; load it with think=True")
         if self._is_closed:
             raise BackendError("this policy is closed; load it again with Policy.load")
-        turn = _Turn(self._backend, self._vocabulary, self._clock)
+        turn = _Turn(self._backend, self._vocabulary, self._clock, self._windows)
         drawn = self._noise()
         noise = drawn if noise is None else noise
         try:
@@ -173,7 +173,7 @@ class Policy:
             if self._think and given is not None:
                 turn.write_words(given)
             elif self._think:
-                turn.write_thought(self._drafted())
+                turn.write_thought(self._last_thought)
                 self._last_thought = turn.written
             actions = turn.flow(observation.state, noise) if self._actions == "flow" else turn.write_actions()
         except _NoAnswerError as problem:
@@ -194,13 +194,10 @@ class Policy:
         self.close()
 
     def _thought_about(self, observation: Observation) -> tuple[int, ...]:
-        turn = _Turn(self._backend, self._vocabulary, self._clock)
+        turn = _Turn(self._backend, self._vocabulary, self._clock, self._windows)
         turn.read(observation, think=True)
-        turn.write_thought(self._drafted())
+        turn.write_thought(self._last_thought)
         return turn.written
-
-    def _drafted(self) -> tuple[int, ...]:
-        return self._last_thought if self._draft else ()
 
     def _noise(self) -> FloatArray:
         shape = (self.spec.horizon, len(self.spec.action_names))
@@ -265,8 +262,11 @@ class _Vocabulary:
 class _Turn:
     """One call of `Policy.act`: the sequence being written, and the time it takes."""
 
-    def __init__(self, backend: Backend, vocabulary: _Vocabulary, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, backend: Backend, vocabulary: _Vocabulary, clock: Callable[[], float], windows: tuple[int, ...]
+    ) -> None:
         self._backend = backend
+        self._windows = windows
         self._words = vocabulary
         self._spec = backend.spec
         self._clock = clock
@@ -305,8 +305,7 @@ class _Turn:
 
         What is `drafted` is read in windows where the model would write it too; the tokens are those without it.
         """
-        windows = self._backend.windows if isinstance(self._backend, WindowBackend) else ()
-        draft = Draft(drafted, windows=windows)
+        draft = Draft(drafted, windows=self._windows)
         budget = self._spec.max_thought_tokens
         self._feed(self._words.think_open)
         written: list[int] = []
@@ -322,8 +321,7 @@ class _Turn:
         closing = self._words.think_close
         words = list(given[: given.index(closing)] if closing in given else given)
         self._feed(self._words.think_open)
-        largest = self._backend.windows[-1:] if isinstance(self._backend, WindowBackend) else ()
-        size = largest[0] if largest else 1
+        size = max(self._windows, default=1)
         for start in range(0, len(words), size):
             run = words[start : start + size]
             if len(run) == 1:
