@@ -462,7 +462,9 @@ def test_a_board_that_reads_blocks_gets_the_decoder_in_codes_on_float16(run, obs
 @pytest.mark.parametrize("target", ["jetson", "orin-nano-8gb"])
 def test_codes_are_refused_where_a_jetpack_does_not_read_them(run, tmp_path, target):
     config = ExportConfig(run=run, target=target, jetpack=None if target == "jetson" else "6.2", precision="int8")
-    with pytest.raises(ConfigError, match=r"this version writes fp16 or fp32 weights for .*boards whose JetPack reads"):
+    with pytest.raises(
+        ConfigError, match=r"this version writes fp16 or fp32 or int8-w8a8 weights for .*boards whose JetPack reads"
+    ):
         export(config, say=lambda line: None, root=tmp_path)
 
 
