@@ -55,9 +55,9 @@ class ExportConfig:
     data: Path | None = None
     """LeRobotDataset that calibrates and checks; None renders held-out simulated scenes."""
     rounding: str = "gptq"
-    """How weights become codes: `gptq`, calibrated on observations, or each to the `nearest`."""
+    """How weights become codes: `gptq` or `awq`, calibrated on observations, or each to the `nearest`."""
     num_calibration: int = 96
-    """Observations that `gptq` calibrates on; none of them is used to check."""
+    """Observations that are calibrated on; none of them is used to check."""
     threads: int = 1
     """CPU threads."""
 
@@ -102,4 +102,4 @@ class ExportConfig:
     @property
     def is_calibrated(self) -> bool:
         """Whether weights are rounded by what observations lead to."""
-        return self.precision in QUANTIZED_BITS and self.rounding == "gptq"
+        return self.precision in QUANTIZED_BITS and self.rounding != "nearest"

@@ -10,6 +10,7 @@ from pathlib import Path
 from roboalign.export.calibration import Inputs, dataset_inputs, input_moments, simulated_inputs
 from roboalign.export.export_config import ExportConfig
 from roboalign.export.plan import ExportPlan, coded_parts
+from roboalign.export.rounding import Calibration
 from roboalign.export.sensitivity import KEPT, Rounded, round_parts
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.trainer.backend import TorchBackend
@@ -39,14 +40,14 @@ def round_weights(
     say: Callable[[str], None],
 ) -> Rounded:
     """Rounds the weights of the parts that a plan stores as codes, one by one, and writes down what that costs."""
-    moments = None
+    calibration = None
     if config.is_calibrated:
         say(f"calibrating on {len(inputs.calibration)} observations, {inputs.source}")
-        moments = input_moments(backend, inputs.calibration)
+        calibration = Calibration(moments=input_moments(backend, inputs.calibration), rounding=config.rounding)
     say(f"measuring what {config.precision} costs each part on {len(inputs.checks)} observations")
     parts = coded_parts(plan)
     rounded = round_parts(
-        backend, inputs.checks, config.precision, limit=config.max_part_error, moments=moments, parts=parts
+        backend, inputs.checks, config.precision, limit=config.max_part_error, calibration=calibration, parts=parts
     )
     for loss in (*rounded.tried, rounded.together):
         accepted = loss.part == "all" or rounded.chosen[loss.part] == loss.precision

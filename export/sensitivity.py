@@ -14,8 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from roboalign.export.awq import fold_scales
 from roboalign.export.gptq import Moments
-from roboalign.export.rounding import QUANTIZED_BITS, Layer, QuantizedWeight, quantizable, round_layers
+from roboalign.export.rounding import (
+    QUANTIZED_BITS,
+    Calibration,
+    Layer,
+    QuantizedWeight,
+    quantizable,
+    round_layers,
+)
 from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import FloatArray, Observation
@@ -79,17 +87,17 @@ def round_parts(
     precision: str,
     *,
     limit: float,
-    moments: Mapping[str, Mapping[str, Moments]] | None = None,
+    calibration: Calibration | None = None,
     parts: Collection[str] = tuple(PARTS),
 ) -> Rounded:
-    """Chooses each part's precision; the model is as it was afterwards.
+    """Chooses each part's precision; the model is as it was afterwards, but for AWQ, which moves scales inside it.
 
     Args:
         backend: the policy.
         observations: what losses are measured on.
         precision: `int8` or `int4`, tried first.
         limit: largest accepted `PartLoss.action_error`.
-        moments: of the layers' inputs by weight file, for GPTQ; None rounds to the nearest code.
+        calibration: of the layers' inputs, for GPTQ and AWQ; None rounds to the nearest code.
         parts: which may become codes; the others stay in 16 bits and are not measured.
 
     Raises:
@@ -98,6 +106,8 @@ def round_parts(
     modules = modules_of(backend)
     span = np.asarray(backend.spec.action_high, np.float32) - np.asarray(backend.spec.action_low, np.float32)
     full = answers(backend, observations)
+    if calibration is not None and calibration.rounding == "awq":
+        calibration = _fold(modules, calibration, QUANTIZED_BITS[precision], parts)
     chosen: dict[str, str] = {}
     tried: list[PartLoss] = []
     codes: dict[str, dict[str, QuantizedWeight]] = {file: {} for file in modules}
@@ -109,7 +119,7 @@ def round_parts(
         if part not in parts:
             continue
         for option in _FALLBACKS[precision]:
-            found = round_layers(layers, QUANTIZED_BITS[option], None if moments is None else moments[file])
+            found = _round(layers, QUANTIZED_BITS[option], file, calibration)
             with _decoded(layers, found):
                 loss = _loss(part, option, found, (full, answers(backend, observations)), span)
             tried.append(loss)
@@ -129,6 +139,26 @@ def round_parts(
         kind = kinds.pop() if len(kinds) == 1 else "mixed"
         together = _loss("all", kind, all_codes, (full, answers(backend, observations)), span)
     return Rounded(chosen=chosen, tried=tuple(tried), together=together, codes=codes)
+
+
+def _fold(
+    modules: Mapping[str, torch.nn.Module], calibration: Calibration, bits: int, parts: Collection[str]
+) -> Calibration:
+    """Scales the inputs of the layers of the parts that may be rounded; returns their moments afterwards."""
+    found: dict[str, dict[str, Moments]] = {}
+    for file, module in modules.items():
+        prefixes = tuple(PARTS[part][1] for part in parts if PARTS[part][0] == file)
+        chosen = {name: sums for name, sums in calibration.moments[file].items() if name.startswith(prefixes)}
+        found[file] = {**calibration.moments[file], **fold_scales(module, chosen, bits)}
+    return Calibration(moments=found, rounding=calibration.rounding)
+
+
+def _round(
+    layers: Mapping[str, Layer], bits: int, file: str, calibration: Calibration | None
+) -> dict[str, QuantizedWeight]:
+    if calibration is None:
+        return round_layers(layers, bits)
+    return round_layers(layers, bits, calibration.moments[file], calibration.rounding)
 
 
 _Answers = tuple[FloatArray, list[tuple[int, ...]]]

@@ -32,6 +32,7 @@ from roboalign.export import (
 from roboalign.export import bundle_writer as writer
 from roboalign.export.calibration import input_moments
 from roboalign.export.parity import simulated_observations
+from roboalign.export.rounding import Calibration
 from roboalign.export.sensitivity import PARTS, Rounded, round_parts
 from roboalign.sdk.bundle import ParityRecord, read_bundle
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
@@ -183,8 +184,8 @@ def test_every_part_is_measured_before_it_is_rounded(run, observations, tmp_path
 
 def _rounded(run: Path, observations: list[Observation], precision: str, *, limit: float = 1.0) -> Rounded:
     backend = TorchBackend.open(run)
-    moments = input_moments(backend, observations[::2])
-    return round_parts(backend, observations, precision, limit=limit, moments=moments)
+    calibration = Calibration(moments=input_moments(backend, observations[::2]))
+    return round_parts(backend, observations, precision, limit=limit, calibration=calibration)
 
 
 def test_a_part_that_int4_hurts_takes_int8(run, observations):

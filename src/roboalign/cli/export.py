@@ -64,7 +64,7 @@ def export(
         ),
     ] = None,
     rounding: Annotated[
-        str, typer.Option("--rounding", help="How weights become int8 or int4: gptq (calibrated) or nearest.")
+        str, typer.Option("--rounding", help="How weights become int8 or int4: gptq, awq (calibrated) or nearest.")
     ] = "gptq",
     max_part_error: Annotated[
         float,
