@@ -26,7 +26,7 @@ def find_inputs(config: ExportConfig, robot: str, spec: PolicySpec, say: Callabl
     num_calibration = config.num_calibration if config.is_calibrated else 0
     if config.data is not None:
         say(f"reading {config.num_observations + num_calibration} moments of {config.data}")
-        return dataset_inputs(config.data, spec, config.num_observations, num_calibration)
+        return dataset_inputs(config.data, spec, config.num_observations, num_calibration, robot)
     say(f"rendering {config.num_observations + num_calibration} observations in held-out scenes")
     return simulated_inputs(config.num_observations, num_calibration, robot)
 

@@ -535,6 +535,12 @@ def test_wrong_settings_are_refused(wrong):
         ExportConfig(**wrong)
 
 
+def test_a_field_that_never_varied_stops_the_export(run):
+    spec = TorchBackend.open(run).spec
+    with pytest.raises(ConfigError, match=r"in which dx_m is always .*, so it has no range to measure errors by"):
+        writer._check_ranges(replace(spec, action_low=spec.action_high), run)
+
+
 def test_the_card_states_parity_and_parents(bundle):
     card = (bundle / "README.md").read_text()
     manifest = json.loads((bundle / "manifest.json").read_text())

@@ -171,12 +171,13 @@ def test_without_the_simulator_nothing_is_verified(
 
 def test_a_reference_that_solves_nothing_proves_nothing(bundle: Path, tmp_path: Path) -> None:
     """The tiny policy is random, so this plays for real and ends as it must."""
-    receipt, said = parity(bundle, tmp_path, episodes=2, reference=bundle)
+    other = sealed_copy(bundle, tmp_path / "other", name="head-other")
+    receipt, said = parity(bundle, tmp_path, episodes=2, reference=other)
     assert receipt.closed_loop is not None
     assert (receipt.closed_loop.num_episodes, receipt.closed_loop.robot) == (2, "panda")
     assert receipt.verdict == "failed"
     assert receipt.faults == ("the reference solved no scene, so the comparison proves nothing",)
-    assert any("0 of 2 solved, 0 by the reference (head-tiny in fp16, onnx)" in line for line in said)
+    assert any("0 of 2 solved, 0 by the reference (head-other in fp16, onnx)" in line for line in said)
 
 
 def test_a_loss_must_be_bounded_and_figures_alike_verify(
@@ -200,6 +201,13 @@ def test_codes_need_a_reference_in_full_weights(bundle: Path, tmp_path: Path) ->
     other = replace(read_bundle(bundle).manifest.robot, name="so101")
     with pytest.raises(ConfigError, match="the reference is for the robot so101, the bundle for panda"):
         parity(folder, tmp_path, episodes=60, reference=sealed_copy(bundle, tmp_path / "other", robot=other))
+
+
+def test_a_bundle_is_no_reference_of_itself(bundle: Path, tmp_path: Path) -> None:
+    """It once was: nothing differed, and the verdict said verified."""
+    for reference in (bundle, sealed_copy(bundle, tmp_path / "copy")):
+        with pytest.raises(ConfigError, match="is the bundle itself, so nothing would be compared"):
+            parity(bundle, tmp_path, episodes=60, reference=reference)
 
 
 def test_an_altered_bundle_fails_and_what_is_none_is_named(
