@@ -43,6 +43,7 @@ from roboalign.sdk.bundle import (
     MANIFEST_NAME,
     Manifest,
     ParityRecord,
+    PolicySpec,
     RobotIdentity,
     checkpoint_stage,
     file_record,
@@ -114,6 +115,7 @@ def export(
     work = temporary_dir(out)
     try:
         backend = TorchBackend.open(source.path, threads=config.threads)
+        _check_ranges(backend.spec, source.path)
         if observations is not None:
             inputs = given_inputs(observations)
         else:
@@ -131,6 +133,16 @@ def export(
         say(f"copy it to the {manifest.target}, and type in its folder:")
         say(f"  {manifest.next_command}")
     return out
+
+
+def _check_ranges(spec: PolicySpec, where: Path) -> None:
+    """Refuses a field without a range: errors are shares of it, and normalised actions are divided by it."""
+    for name, low, high in zip(spec.action_names, spec.action_low, spec.action_high, strict=True):
+        if not low < high:
+            raise ConfigError(
+                f"{where} was trained on data in which {name} is always {low:g}, so it has no range to measure errors "
+                "by; train on data in which every action field varies"
+            )
 
 
 def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> tuple[Path, ExportPlan]:

@@ -51,14 +51,19 @@ def given_inputs(observations: Sequence[Observation]) -> Inputs:
     return Inputs(checks=tuple(observations), calibration=tuple(observations[::2]), source="given by the caller")
 
 
-def dataset_inputs(path: Path, spec: PolicySpec, num_checks: int, num_calibration: int) -> Inputs:
+def dataset_inputs(path: Path, spec: PolicySpec, num_checks: int, num_calibration: int, robot: str = "") -> Inputs:
     """Returns moments of a LeRobotDataset, spread evenly; episodes that calibrate do not check.
 
     Raises:
-        DataError: the dataset is not of this policy's states and cameras, or has fewer than two episodes or too few
-            pictures.
+        DataError: the dataset is not of this policy's robot, states and cameras, or has fewer than two episodes or too
+            few pictures.
     """
     dataset = LeRobotDataset(path)
+    if robot and dataset.info.robot_type not in (None, robot):
+        raise DataError(
+            f"{path} was recorded with the robot {dataset.info.robot_type}, the policy was trained for {robot}; give a "
+            "dataset of that one"
+        )
     if dataset.info.state_names != STATE_NAMES:
         raise DataError(
             f"{path} records the state {', '.join(dataset.info.state_names)}, expected {', '.join(STATE_NAMES)}"

@@ -58,7 +58,7 @@ class ExportConfig:
     data: Path | None = None
     """LeRobotDataset that calibrates and checks; None renders held-out simulated scenes."""
     rounding: str = "gptq"
-    """How weights become codes: `gptq`, calibrated on observations, or each to the `nearest`."""
+    """How weights become codes: `gptq` or `awq`, calibrated on observations, or each to the `nearest`."""
     num_calibration: int = 96
     """Observations that calibrate; none of them is used to check."""
     modelopt_python: Path | None = None
@@ -114,7 +114,7 @@ class ExportConfig:
     @property
     def is_calibrated(self) -> bool:
         """Whether weights are rounded by what observations lead to."""
-        return self.has_products or (self.precision in QUANTIZED_BITS and self.rounding == "gptq")
+        return self.has_products or (self.precision in QUANTIZED_BITS and self.rounding != "nearest")
 
     @property
     def has_products(self) -> bool:

@@ -13,7 +13,7 @@ from roboalign.export.modelopt import find_scales, modelopt_version
 from roboalign.export.plan import ExportPlan, coded_parts
 from roboalign.export.planner import WRITTEN_PRODUCTS
 from roboalign.export.products import Products, ProductScales, narrow
-from roboalign.export.rounding import QuantizedWeight, quantizable
+from roboalign.export.rounding import Calibration, QuantizedWeight, quantizable
 from roboalign.export.sensitivity import KEPT, Rounded, narrow_parts, round_parts
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.trainer.backend import TorchBackend
@@ -29,7 +29,7 @@ def find_inputs(config: ExportConfig, robot: str, spec: PolicySpec, say: Callabl
     num_calibration = config.num_calibration if config.is_calibrated else 0
     if config.data is not None:
         say(f"reading {config.num_observations + num_calibration} moments of {config.data}")
-        return dataset_inputs(config.data, spec, config.num_observations, num_calibration)
+        return dataset_inputs(config.data, spec, config.num_observations, num_calibration, robot)
     say(f"rendering {config.num_observations + num_calibration} observations in held-out scenes")
     return simulated_inputs(config.num_observations, num_calibration, robot)
 
@@ -43,14 +43,14 @@ def round_weights(
     say: Callable[[str], None],
 ) -> Rounded[QuantizedWeight]:
     """Rounds the weights of the parts that a plan stores as codes, one by one, and writes down what that costs."""
-    moments = None
+    calibration = None
     if config.is_calibrated:
         say(f"calibrating on {len(inputs.calibration)} observations, {inputs.source}")
-        moments = input_moments(backend, inputs.calibration)
+        calibration = Calibration(moments=input_moments(backend, inputs.calibration), rounding=config.rounding)
     say(f"measuring what {config.precision} costs each part on {len(inputs.checks)} observations")
     parts = coded_parts(plan)
     rounded = round_parts(
-        backend, inputs.checks, config.precision, limit=config.max_part_error, moments=moments, parts=parts
+        backend, inputs.checks, config.precision, limit=config.max_part_error, calibration=calibration, parts=parts
     )
     _write_down(work, config, inputs, rounded, {"rounding": config.rounding}, say)
     return rounded

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from roboalign.export.awq import round_by_cost
 from roboalign.export.gptq import Moments, round_with_moments
 from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.quantized import (
@@ -20,19 +21,31 @@ from roboalign.sdk.quantized import (
     quantize_matrix,
 )
 
-__all__ = ["QUANTIZED_BITS", "ROUNDINGS", "Layer", "QuantizedWeight", "quantizable", "round_layers"]
+__all__ = ["QUANTIZED_BITS", "ROUNDINGS", "Calibration", "Layer", "QuantizedWeight", "quantizable", "round_layers"]
 
 QUANTIZED_BITS = {"int8": 8, "int4": 4}
 """Bits of a code, by precision."""
 
-ROUNDINGS = ("gptq", "nearest")
+ROUNDINGS = ("gptq", "awq", "nearest")
 """How weights of linear layers are rounded: by what their inputs were seen to be, or each to the nearest code."""
+
+_CALIBRATED = {"gptq": round_with_moments, "awq": round_by_cost}
 
 Layer = torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d
 """What has a weight that can be stored as codes."""
 
 _MIN_ELEMENTS = 4096
 """A smaller weight is not worth codes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Calibration:
+    """What rounding knows of a policy's layers."""
+
+    moments: Mapping[str, Mapping[str, Moments]]
+    """Of the inputs of each linear layer, by weight file and weight."""
+    rounding: str = "gptq"
+    """One of `ROUNDINGS` that uses them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,14 +83,15 @@ def quantizable(module: torch.nn.Module) -> dict[str, Layer]:
 
 
 def round_layers(
-    layers: Mapping[str, Layer], bits: int, moments: Mapping[str, Moments] | None = None
+    layers: Mapping[str, Layer], bits: int, moments: Mapping[str, Moments] | None = None, rounding: str = "gptq"
 ) -> dict[str, QuantizedWeight]:
     """Returns the codes of each layer's weight, by its name.
 
     Args:
         layers: from `quantizable`.
         bits: of a matrix's codes; a convolution has codes of 8 bits in any case.
-        moments: of the inputs of each linear layer, for `gptq`; None rounds each weight to the nearest code.
+        moments: of the inputs of each linear layer; None rounds each weight to the nearest code.
+        rounding: what to do with them, `gptq` or `awq`.
 
     Raises:
         CheckFailed: a value does not fit fp16, or a linear layer has no moments.
@@ -96,7 +110,8 @@ def round_layers(
         elif moments is None:
             codes, scales, layout = quantize_matrix(np.ascontiguousarray(values.numpy().T), bits)
         elif name in moments:
-            codes, scales, layout = round_with_moments(np.ascontiguousarray(values.numpy().T), moments[name], bits)
+            matrix = np.ascontiguousarray(values.numpy().T)
+            codes, scales, layout = _CALIBRATED[rounding](matrix, moments[name], bits)
         else:
             raise CheckFailed(f"weight {name} was given no input by the observations; use --rounding nearest")
         found[name] = QuantizedWeight(codes=codes, scales=scales, layout=layout)

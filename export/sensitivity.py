@@ -15,10 +15,18 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
+from roboalign.export.awq import fold_scales
 from roboalign.export.gptq import Moments
 from roboalign.export.planner import WRITTEN_PRODUCTS
 from roboalign.export.products import ProductScales, computing
-from roboalign.export.rounding import QUANTIZED_BITS, Layer, QuantizedWeight, quantizable, round_layers
+from roboalign.export.rounding import (
+    QUANTIZED_BITS,
+    Calibration,
+    Layer,
+    QuantizedWeight,
+    quantizable,
+    round_layers,
+)
 from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import FloatArray, Observation
@@ -42,6 +50,7 @@ _FALLBACKS = {"int4": ("int4", "int8"), "int8": ("int8",)}
 _MIN_COVERAGE = 0.9
 """Share of a part's weights whose products have to be narrow: less would be narrow in name only."""
 
+_Answers = tuple[FloatArray, list[tuple[int, ...]]]
 _Given = TypeVar("_Given")
 _Tried = Callable[[str, str], tuple[Mapping[str, Layer], Mapping[str, _Given]]]
 _Applied = Callable[[Mapping[str, Layer], Mapping[str, _Given]], AbstractContextManager[None]]
@@ -89,29 +98,31 @@ def round_parts(
     precision: str,
     *,
     limit: float,
-    moments: Mapping[str, Mapping[str, Moments]] | None = None,
+    calibration: Calibration | None = None,
     parts: Collection[str] = tuple(PARTS),
 ) -> Rounded[QuantizedWeight]:
-    """Chooses how each part's weights are stored; the model is as it was afterwards.
+    """Chooses how each part's weights are stored; the model is as it was afterwards, but for AWQ, which moves scales.
 
     Args:
         backend: the policy.
         observations: what losses are measured on.
         precision: `int8` or `int4`, tried first.
         limit: largest accepted `PartLoss.action_error`.
-        moments: of the layers' inputs by weight file, for GPTQ; None rounds to the nearest code.
+        calibration: of the layers' inputs, for GPTQ and AWQ; None rounds to the nearest code.
         parts: which may become codes; the others stay in 16 bits and are not measured.
 
     Raises:
         CheckFailed: a part has nothing to round, every part that may be rounded loses too much, or an answer is a hold.
     """
+    full = answers(backend, observations)  # before AWQ, so that a wrong fold is a loss
+    if calibration is not None and calibration.rounding == "awq":
+        calibration = _fold(modules_of(backend), calibration, QUANTIZED_BITS[precision], parts)
 
     def rounded(part: str, option: str) -> tuple[Mapping[str, Layer], Mapping[str, QuantizedWeight]]:
         layers = _layers_of(backend, part, precision)
-        given = None if moments is None else moments[PARTS[part][0]]
-        return layers, round_layers(layers, QUANTIZED_BITS[option], given)
+        return layers, _round(layers, QUANTIZED_BITS[option], PARTS[part][0], calibration)
 
-    return _choose(backend, observations, (precision, parts, limit), rounded, _decoded)
+    return _choose(backend, (observations, full), (precision, parts, limit), rounded, _decoded)
 
 
 def narrow_parts(
@@ -143,7 +154,7 @@ def narrow_parts(
 
     return _choose(
         backend,
-        observations,
+        (observations, answers(backend, observations)),
         (precision, parts, limit),
         narrowed,
         lambda layers, given: computing(layers, given, kind),
@@ -160,15 +171,15 @@ def _layers_of(backend: TorchBackend, part: str, precision: str) -> Mapping[str,
 
 def _choose(
     backend: TorchBackend,
-    observations: Sequence[Observation],
+    inputs: tuple[Sequence[Observation], _Answers],
     asked: tuple[str, Collection[str], float],
     try_part: _Tried[_Given],
     applied: _Applied[_Given],
 ) -> Rounded[_Given]:
     """Tries the parts one by one, then all that were accepted together."""
+    observations, full = inputs
     precision, parts, limit = asked
     span = np.asarray(backend.spec.action_high, np.float32) - np.asarray(backend.spec.action_low, np.float32)
-    full = answers(backend, observations)
     chosen = dict.fromkeys(PARTS, KEPT)
     tried: list[PartLoss] = []
     codes: dict[str, dict[str, _Given]] = {file: {} for file in modules_of(backend)}
@@ -202,7 +213,24 @@ def _num_weights(layers: Mapping[str, Layer], names: Collection[str]) -> int:
     return sum(layers[name].weight.numel() for name in names)
 
 
-_Answers = tuple[FloatArray, list[tuple[int, ...]]]
+def _fold(
+    modules: Mapping[str, torch.nn.Module], calibration: Calibration, bits: int, parts: Collection[str]
+) -> Calibration:
+    """Scales the inputs of the layers of the parts that may be rounded; returns their moments afterwards."""
+    found: dict[str, dict[str, Moments]] = {}
+    for file, module in modules.items():
+        prefixes = tuple(PARTS[part][1] for part in parts if PARTS[part][0] == file)
+        chosen = {name: sums for name, sums in calibration.moments[file].items() if name.startswith(prefixes)}
+        found[file] = {**calibration.moments[file], **fold_scales(module, chosen, bits)}
+    return Calibration(moments=found, rounding=calibration.rounding)
+
+
+def _round(
+    layers: Mapping[str, Layer], bits: int, file: str, calibration: Calibration | None
+) -> dict[str, QuantizedWeight]:
+    if calibration is None:
+        return round_layers(layers, bits)
+    return round_layers(layers, bits, calibration.moments[file], calibration.rounding)
 
 
 def answers(backend: TorchBackend, observations: Sequence[Observation]) -> _Answers:

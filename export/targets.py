@@ -117,11 +117,6 @@ class Target:
         """Whether it is a Jetson, on which engines have to be built."""
         return bool(self.jetpacks)
 
-    @property
-    def is_built_here(self) -> bool:
-        """True when nothing is left to compile."""
-        return self.name == "cpu"
-
 
 @cache
 def _content() -> Mapping[str, object]:

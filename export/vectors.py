@@ -6,11 +6,13 @@ PyTorch's words, so that the error of the actions is the error of arithmetic and
 of the flow head is stored too and injected. Parts are measured in a chain: `step` reads what its own `prefill` left,
 `flow` reads the hidden states of both.
 
-The file is safetensors; what is text lies in its metadata as JSON.
+The file is safetensors; what is text lies in its metadata as JSON. Pictures are PNG, one behind the other under
+`png.CAMERA`; files of earlier versions hold them as numbers under `image.CAMERA`, and are read too.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,12 +44,15 @@ VECTORS_NAME = "parity.safetensors"
 """The file in the bundle."""
 
 NUM_VECTORS = 8
-"""Observations that are kept: 27 KB of picture each, and about as much of answers."""
+"""Observations that are kept: 3 KB of picture each from the simulator, and ten times as much of answers."""
 
 PARTS = ("prefill.logits", "prefill.hidden", "prefill.kv", "step.logits", "step.hidden", "step.kv")
 """What is compared of each graph, beside the actions."""
 
 _METADATA_KEY = "roboalign.parity"
+
+_PNG, _NUMBERS = "png.", "image."
+"""How the names of pictures begin, now and in earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +77,9 @@ class Vectors:
         from safetensors.numpy import save_file
 
         names = sorted(self.observations[0].images)
+        pictures = {name: [_to_png(seen.images[name]) for seen in self.observations] for name in names}
         tensors: dict[str, NDArray[np.generic]] = {
-            **{f"image.{name}": np.stack([seen.images[name] for seen in self.observations]) for name in names},
+            **{f"{_PNG}{name}": np.frombuffer(b"".join(files), np.uint8) for name, files in pictures.items()},
             "state": np.stack([seen.state for seen in self.observations]),
             "joint_pos_rad": np.stack([seen.joint_pos_rad for seen in self.observations]),
             "noise": self.noise,
@@ -84,6 +90,7 @@ class Vectors:
             "instructions": [seen.instruction for seen in self.observations],
             "tokens": self.tokens,
             "quick_tokens": self.quick_tokens,
+            "png_bytes": {name: [len(file) for file in files] for name, files in pictures.items()},
         }
         contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
         save_file(contiguous, path, metadata={_METADATA_KEY: json.dumps(text)})
@@ -100,7 +107,11 @@ class Vectors:
             with safe_open(path, "numpy") as file:
                 text = json.loads((file.metadata() or {})[_METADATA_KEY])
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            images = {name.removeprefix("image."): v for name, v in stored.items() if name.startswith("image.")}
+            images: dict[str, Sequence[NDArray[np.uint8]]] = {
+                name.removeprefix(_NUMBERS): v for name, v in stored.items() if name.startswith(_NUMBERS)
+            }
+            for name, sizes in text.get("png_bytes", {}).items():
+                images[name] = _from_png(stored[f"{_PNG}{name}"], sizes)
             observations = tuple(
                 Observation(
                     images={name: pictures[index] for name, pictures in images.items()},
@@ -291,6 +302,23 @@ def _answer(chunk: ActionChunk, backend: str) -> ActionChunk:
     if chunk.source == "hold":
         raise CheckFailed(f"parity cannot be checked: an answer of the {backend} backend is a hold: {chunk.reason}")
     return chunk
+
+
+def _to_png(picture: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _from_png(files: NDArray[np.uint8], sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
+    from PIL import Image
+
+    if sum(sizes) != files.size:
+        raise ValueError(f"pictures take {files.size} bytes, expected {sum(sizes)}")
+    parts = np.split(files, np.cumsum(sizes)[:-1])
+    return [np.array(Image.open(io.BytesIO(part.tobytes()), formats=["PNG"]), np.uint8) for part in parts]
 
 
 def draw_noise(count: int, spec: PolicySpec) -> FloatArray:

@@ -99,7 +99,7 @@ def verify(config: VerifyConfig, *, say: Callable[[str], None]) -> tuple[Receipt
     missing: list[str] = []
     faults: list[str] = []
     if config.episodes:
-        _check_reference(config, manifest)
+        _check_reference(config, folder, manifest)
     parity = _measure_parity(config, folder, manifest, faults, missing)
     for line in _parity_lines(parity):
         say(line)
@@ -133,14 +133,20 @@ def _read(folder: Path) -> Manifest:
         raise CheckFailed(f"not verified: {err}") from err
 
 
-def _check_reference(config: VerifyConfig, manifest: Manifest) -> None:
+def _check_reference(config: VerifyConfig, folder: Path, manifest: Manifest) -> None:
     if config.reference is None and manifest.precision not in _FULL_WEIGHTS:
         raise ConfigError(
             f"the bundle holds {manifest.precision} weights: PyTorch on the same codes would not show what rounding "
             "costs; name the bundle in full weights with --reference, or ask for parity alone with --episodes 0"
         )
     if config.reference is not None:
-        other = read_bundle(find_bundle(config.reference)).manifest
+        place = find_bundle(config.reference)
+        other = read_bundle(place).manifest
+        if file_digest(place / MANIFEST_NAME) == file_digest(folder / MANIFEST_NAME):
+            raise ConfigError(
+                f"the reference {config.reference} is the bundle itself, so nothing would be compared; name another, "
+                "or leave --reference out to play against PyTorch on the same weights"
+            )
         if other.robot is not None and manifest.robot is not None and other.robot.name != manifest.robot.name:
             raise ConfigError(
                 f"the reference is for the robot {other.robot.name or 'unknown'}, the bundle for "

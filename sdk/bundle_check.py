@@ -155,8 +155,9 @@ def _policy_problem(manifest: Manifest) -> str | None:
     num = len(policy.action_names)
     if not num or (len(policy.action_low), len(policy.action_high)) != (num, num):
         return f"policy has {num} actions, {len(policy.action_low)} lower and {len(policy.action_high)} upper limits"
-    if not all(low <= high for low, high in zip(policy.action_low, policy.action_high, strict=True)):
-        return "an action field of policy has its upper limit below its lower one"
+    for name, low, high in zip(policy.action_names, policy.action_low, policy.action_high, strict=True):
+        if not low < high:
+            return f"policy acts by {name} from {low:g} to {high:g}, expected an upper limit above the lower one"
     return None
 
 

@@ -75,10 +75,13 @@ def block_of(num_inputs: int) -> int | None:
     return next((block for block in BLOCKS if num_inputs % block == 0), None)
 
 
-def quantize_matrix(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16], QuantizedLayout]:
+def quantize_matrix(
+    weight: FloatArray, bits: int, cost: FloatArray | None = None
+) -> tuple[Codes, NDArray[np.float16], QuantizedLayout]:
     """Returns codes int8[K, N] and scales float16[K / block, N] of a matrix float[K, N], and how to read them.
 
-    Of each block, the scale with the smallest squared error among several is taken.
+    Of each block, the scale with the smallest squared error among several is taken; `cost` float32[K] says what an
+    error in each row costs, None takes all alike.
     """
     size = block_of(len(weight))
     if size is None:
@@ -88,7 +91,8 @@ def quantize_matrix(weight: FloatArray, bits: int) -> tuple[Codes, NDArray[np.fl
     codes = np.empty(weight.shape, np.int8)
     scales = np.empty((len(weight) // size, weight.shape[1]), np.float16)
     for index, start in enumerate(range(0, len(weight), size)):
-        codes[start : start + size], scales[index] = _quantize_columns(weight[start : start + size], bits)
+        rows = slice(start, start + size)
+        codes[rows], scales[index] = _quantize_columns(weight[rows], bits, None if cost is None else cost[rows])
     return codes, scales, QuantizedLayout(bits=bits, shape=weight.shape, block=size)
 
 
@@ -211,8 +215,10 @@ def _unpack(name: str, stored: NDArray[Any], layout: QuantizedLayout) -> Codes:
     return codes.reshape(layout.shape)
 
 
-def _quantize_columns(columns: FloatArray, bits: int) -> tuple[Codes, NDArray[np.float16]]:
+def _quantize_columns(
+    columns: FloatArray, bits: int, cost: FloatArray | None = None
+) -> tuple[Codes, NDArray[np.float16]]:
     """Quantises each column of float[R, C] with a scale of its own."""
-    scales = best_scales(columns, bits)
+    scales = best_scales(columns, bits, cost)
     codes = np.clip(np.rint(columns / scales.astype(np.float32)), *code_range(bits)).astype(np.int8)
     return codes, scales

@@ -82,11 +82,6 @@ class StateMachine:
         """True in FAULT and ESTOP."""
         return self.state in _LATCHED
 
-    @property
-    def may_move(self) -> bool:
-        """True when goals may change."""
-        return self.state in (State.ACTIVE, State.PARKING)
-
     def to(self, state: State, reason: str, time_s: float) -> None:
         """Changes the state; in the same state only the reason is replaced.
 

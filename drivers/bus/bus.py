@@ -217,12 +217,6 @@ class Bus:
             packet = self.protocol.sync_write(register.address, data)
             self._guard(lambda: self.exchange.tell(packet))
 
-    def sync_write_block(self, address: int, values: Mapping[int, bytes]) -> None:
-        """Writes the same bytes of several devices, e.g. acceleration, goal, time and speed together."""
-        if values:
-            packet = self.protocol.sync_write(address, values)
-            self._guard(lambda: self.exchange.tell(packet))
-
     def bulk_read(self, places: Mapping[int, Register | Block]) -> dict[int, Reply | Fault]:
         """Reads another place of each device: one packet (Dynamixel), or a sync read per place (Feetech)."""
         protocol = self.protocol

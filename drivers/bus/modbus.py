@@ -23,11 +23,10 @@ __all__ = [
     "modbus_frame",
     "read_holding",
     "read_input",
-    "read_write_registers",
     "write_registers",
 ]
 
-_READ_HOLDING, _READ_INPUT, _WRITE, _READ_WRITE = 3, 4, 16, 23
+_READ_HOLDING, _READ_INPUT, _WRITE = 3, 4, 16
 _FAILED = 0x80
 _FENCE_COUNTS = (2, 4, 6, 8, 10, 12, 14, 16)
 _MAX_COUNT = 123
@@ -72,12 +71,6 @@ def write_registers(device: int, register: int, values: Sequence[int]) -> bytes:
     return modbus_frame(device, _WRITE, body)
 
 
-def read_write_registers(device: int, read: tuple[int, int], register: int, values: Sequence[int]) -> bytes:
-    """Returns the packet that writes registers, then reads (first, count) others."""
-    body = struct.pack(">HHHHB", *read, register, len(values), 2 * len(values))
-    return modbus_frame(device, _READ_WRITE, body + struct.pack(f">{len(values)}H", *values))
-
-
 class Modbus:
     """Asks devices on one RS-485 line. One thread."""
 
@@ -120,16 +113,6 @@ class Modbus:
         if self._ask(device, packet, 8) != packet[2:6]:
             self._owing.add(device)
             raise RobotError(f"{self.transport.name}: device {device} confirmed another write than was asked for")
-
-    def write_and_read(
-        self, device: int, register: int, values: Sequence[int], read: tuple[int, int]
-    ) -> tuple[int, ...]:
-        """Writes registers, then reads (first, count) others in the same exchange; see `read` for what is raised."""
-        _check_count(len(values))
-        _check_count(read[1])
-        packet = read_write_registers(device, read, register, values)
-        body = self._ask(device, packet, 5 + 2 * read[1])
-        return struct.unpack(f">{read[1]}H", body[1:])
 
     def _ask(self, device: int, packet: bytes, num_bytes: int) -> bytes:
         """Returns the body of the answer, without address, function and CRC."""

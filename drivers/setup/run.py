@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -241,6 +241,7 @@ def run_file(
     is_sure: bool = False,
     actions: str = "flow",
     think: bool = True,
+    backend: str = "auto",
 ) -> LoopReport:
     """Loads a robot file and a bundle, and runs the one on the other; thoughts are shown as they come.
 
@@ -256,7 +257,8 @@ def run_file(
         )
     robot = load_robot(robot_file)
     names = _names(robot.parts.file)
-    with Policy.load(bundle, actions="fast" if actions == "fast" else "flow", think=think, robot=names) as policy:
+    actor: Literal["flow", "fast"] = "fast" if actions == "fast" else "flow"
+    with Policy.load(bundle, backend=backend, actions=actor, think=think, robot=names) as policy:
         check_fit(robot.spec, policy.spec, bundle)
         check_pace(warm_up(policy, robot.spec, sentence), robot.parts.file.park_after_s)
         return run_on_robot(

@@ -72,7 +72,12 @@ class OnnxBackend:
                     f"bundle {bundle.path} has no {role!r} graph, only {', '.join(sorted(self._graphs))}; "
                     "export it again"
                 )
-        self._kv = next(spec for spec in self._graphs["step"].spec.inputs if spec.name == "kv")
+        kv = [spec for spec in self._graphs["step"].spec.inputs if spec.name == "kv"]
+        if not kv:
+            raise BundleError(
+                f"the graph 'step' of bundle {bundle.path} takes no 'kv', the keys and values; export it again"
+            )
+        self._kv = kv[0]
         self._windows = {
             graph.spec.inputs[0].shape[0]: graph for role, graph in self._graphs.items() if role.startswith(EXTEND_ROLE)
         }

@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, cast
 
-from roboalign.sdk.bundle import find_bundle
+from roboalign.sdk.backends import backend_names
+from roboalign.sdk.bundle import find_bundle, read_bundle, require_robot
 from roboalign.sdk.errors import BundleError, ConfigError, missing_extra, unknown_name
 from roboalign.sdk.evaluation.callables import callable_fingerprint, is_callable_name, load_callable
 from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
@@ -59,6 +60,8 @@ class PolicyRef:
     """Calls that passed since its thought was written; 0 is a fresh one."""
     seed: int = 0
     """Seed of the random policy and of the shuffles."""
+    backend: str = "auto"
+    """What runs a bundle, as `sdk.Policy.load` takes it: one that is named is used, or an error says why not."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -75,6 +78,18 @@ class PolicyRef:
         if self.thought_age < 0:
             raise ConfigError(f"PolicyRef.thought_age is {self.thought_age}, expected 0 or more")
         self._check_thoughts()
+        if self.backend != "auto":
+            self._check_backend()
+
+    def _check_backend(self) -> None:
+        choices = ("auto", *backend_names())
+        if self.backend not in choices:
+            raise ConfigError(unknown_name("backend", self.backend, choices))
+        if self.kind != "bundle" and not (self.kind == "checkpoint" and self.backend == "torch"):
+            where = "where it is served" if self.kind == "remote" else "on a bundle"
+            raise ConfigError(
+                f"a {self.kind} policy is not run by the backend {self.backend!r}; choose a backend {where}"
+            )
 
     def _check_thoughts(self) -> None:
         if not self.has_shuffled_thoughts and self.thought_age == 0:
@@ -115,6 +130,8 @@ class PolicyRef:
             row["has_shuffled_thoughts"] = True
         if self.thought_age:
             row["thought_age"] = self.thought_age
+        if self.backend != "auto":
+            row["backend"] = self.backend
         if self.kind in _MODELS:
             row |= {
                 "path": self.path,
@@ -145,9 +162,14 @@ class PolicyRef:
         Args:
             env: Where it will act.
             split: Split of the scenes, from which the shuffle takes its sentences.
+
+        Raises:
+            BundleError: The bundle was made for another robot than acts there.
         """
         if self.kind == "expert":
             return expert_policy(env)
+        if self.kind == "bundle":
+            require_robot(read_bundle(self.folder).manifest, _robot_names(env.robot_spec), self.folder)
         policy = self.open_alone(env.robot_spec)
         if self.has_shuffled_thoughts:
             policy = ShuffledThoughts(cast(ThinkingPolicy, policy), env, self.seed)
@@ -173,9 +195,14 @@ class PolicyRef:
             raise ConfigError("the expert reads the simulator, so it cannot act anywhere else")
         from roboalign.sdk.policy import Policy
 
-        backend = "torch" if self.kind == "checkpoint" else "auto"
+        backend = "torch" if self.kind == "checkpoint" else self.backend
         actions = cast(Literal["flow", "fast"], self.actions)
         return Policy.load(self.folder, backend=backend, actions=actions, think=self.think)
+
+
+def _robot_names(spec: RobotSpec) -> tuple[str, ...]:
+    """Returns what bundles call a simulated robot; LIBERO's Panda is a Panda too."""
+    return (spec.name, spec.name.removeprefix("libero-"))
 
 
 def named_policy(
@@ -188,6 +215,7 @@ def named_policy(
     has_shuffled_thoughts: bool = False,
     thought_age: int = 0,
     seed: int = 0,
+    backend: str = "auto",
 ) -> PolicyRef:
     """Returns the policy that somebody names.
 
@@ -201,6 +229,7 @@ def named_policy(
         has_shuffled_thoughts: Whether its thoughts are about another scene.
         thought_age: Calls that passed since its thought was written.
         seed: Seed of the random policy and of the shuffle.
+        backend: What runs a bundle.
 
     Raises:
         ConfigError: The name is none of these; the nearest are listed.
@@ -227,6 +256,7 @@ def named_policy(
         has_shuffled_thoughts=has_shuffled_thoughts,
         thought_age=thought_age,
         seed=seed,
+        backend=backend,
     )
 
 

@@ -32,6 +32,7 @@ from roboalign.sdk.evaluation.progress import Progress
 from roboalign.sdk.evaluation.provenance import machine_facts
 from roboalign.sdk.evaluation.results import EvalReport, JsonValue, summarize_episodes, write_report_json
 from roboalign.sdk.evaluation.scenes import SceneRef
+from roboalign.sdk.libero.suites import LIBERO_SUITES, find_task
 from roboalign.sdk.randomization import find_randomization
 from roboalign.sdk.sim.seeds import eval_seed
 from roboalign.sdk.sim.tasks import fitting_task
@@ -247,7 +248,12 @@ def _in_order(config: EvalConfig, indices: Sequence[int]) -> list[int]:
 
 
 def _task_of(suite: Suite, name: str) -> str:
-    """Returns the full name of a task of a suite, given that or what follows the suite's name."""
+    """Returns the full name of a task of a suite, given that or what follows the suite's name.
+
+    Tasks of LIBERO are also known by their numbers and by any word that only one has, as to `roboalign libero collect`.
+    """
+    if suite.name in LIBERO_SUITES:
+        return suite.tasks[find_task(suite.name, name)]
     for task in suite.tasks:
         if name in (task, task.removeprefix(f"{suite.name}/")):
             return task

@@ -32,6 +32,7 @@ from roboalign.export import (
 from roboalign.export import bundle_writer as writer
 from roboalign.export.calibration import input_moments
 from roboalign.export.parity import simulated_observations
+from roboalign.export.rounding import Calibration
 from roboalign.export.sensitivity import PARTS, Rounded, round_parts
 from roboalign.export.window_parity import check_windows
 from roboalign.sdk.backends.onnx import OnnxBackend
@@ -213,8 +214,8 @@ def test_every_part_is_measured_before_it_is_rounded(run, observations, tmp_path
 
 def _rounded(run: Path, observations: list[Observation], precision: str, *, limit: float = 1.0) -> Rounded:
     backend = TorchBackend.open(run)
-    moments = input_moments(backend, observations[::2])
-    return round_parts(backend, observations, precision, limit=limit, moments=moments)
+    calibration = Calibration(moments=input_moments(backend, observations[::2]))
+    return round_parts(backend, observations, precision, limit=limit, calibration=calibration)
 
 
 def test_a_part_that_int4_hurts_takes_int8(run, observations):
@@ -564,6 +565,12 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(run, tmp_path):
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
         ExportConfig(**wrong)
+
+
+def test_a_field_that_never_varied_stops_the_export(run):
+    spec = TorchBackend.open(run).spec
+    with pytest.raises(ConfigError, match=r"in which dx_m is always .*, so it has no range to measure errors by"):
+        writer._check_ranges(replace(spec, action_low=spec.action_high), run)
 
 
 def test_the_card_states_parity_and_parents(bundle):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,7 +18,8 @@ from roboalign.export.half import WIDE_OPERATORS, compute_in_half
 from roboalign.export.half_range import measure_range
 from roboalign.export.parity import BARS, check_parity
 from roboalign.export.weights import stored_tensors
-from roboalign.sdk.bundle import TensorSpec, file_record, read_bundle, write_manifest
+from roboalign.sdk.backends.onnx import OnnxBackend
+from roboalign.sdk.bundle import Bundle, GraphSpec, TensorSpec, file_record, read_bundle, write_manifest
 from roboalign.sdk.bundle_check import SEAL_NAME, sealed_text
 from roboalign.sdk.errors import BundleError, CheckFailed
 from roboalign.sdk.policy import Policy
@@ -207,6 +209,16 @@ def test_a_wrong_graph_fails_the_bar_of_half_precision_too(half_export, observat
     _sign(folder)
     with pytest.raises(CheckFailed, match="actions differ from PyTorch's by"):
         check_parity(folder, observations, bar=BARS["float16"], inputs="noise")
+
+
+def test_a_step_without_keys_and_values_is_refused(half_export) -> None:
+    """It once ended in a StopIteration."""
+
+    def without(_bundle: Bundle, spec: GraphSpec, _threads: int) -> SimpleNamespace:
+        return SimpleNamespace(spec=replace(spec, inputs=tuple(one for one in spec.inputs if one.name != "kv")))
+
+    with pytest.raises(BundleError, match="takes no 'kv', the keys and values; export it again"):
+        OnnxBackend(read_bundle(half_export[0]), open_graph=without)
 
 
 def test_a_manifest_whose_types_are_not_those_of_the_graph_is_refused(half_export, tmp_path) -> None:

@@ -116,6 +116,12 @@ def test_a_dataset_that_is_too_small_is_refused(run, dataset):
         dataset_inputs(dataset, _spec(run), 100_000, 5)
 
 
+def test_a_dataset_of_another_robot_is_refused(run, dataset):
+    with pytest.raises(DataError, match="was recorded with the robot panda, the policy was trained for so101"):
+        dataset_inputs(dataset, _spec(run), 3, 5, "so101")
+    assert dataset_inputs(dataset, _spec(run), 3, 5, "panda").checks
+
+
 def test_what_a_caller_gives_is_checked_whole(observations):
     found = given_inputs(observations)
     assert found.checks == tuple(observations)

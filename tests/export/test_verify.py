@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from roboalign.cli.main import main
 from roboalign.export import VerifyConfig, read_receipt, receipt_table, verify
@@ -15,8 +17,8 @@ from roboalign.export import verification as module
 from roboalign.export.receipt import ClosedLoop, Receipt, write_receipt
 from roboalign.export.vectors import PARTS, VECTORS_NAME, Vectors, answer_vectors, compare_vectors, draw_noise
 from roboalign.sdk.backends.onnx import OnnxBackend
-from roboalign.sdk.bundle import Manifest, file_record, read_bundle, write_manifest
-from roboalign.sdk.errors import CheckFailed, ConfigError, DataError
+from roboalign.sdk.bundle import Manifest, file_record, read_bundle, shipped_bundle_path, write_manifest
+from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, DataError
 from roboalign.sdk.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +64,29 @@ def test_an_export_keeps_what_pytorch_answered_and_how_far_every_part_is_from_it
     assert manifest.files[VECTORS_NAME].num_bytes < 2**20
     assert manifest.robot is not None
     assert manifest.robot.name == "panda"
+
+
+def test_pictures_are_kept_without_loss_in_a_tenth_of_their_bytes(tmp_path: Path) -> None:
+    """Shipped bundles hold them as numbers, as earlier versions wrote them."""
+    old = Vectors.load(shipped_bundle_path() / VECTORS_NAME)
+    old.save(tmp_path / "new.safetensors")
+    new = Vectors.load(tmp_path / "new.safetensors")
+    pictures = [seen.images["front"] for seen in old.observations]
+    assert all(np.array_equal(one, seen.images["front"]) for one, seen in zip(pictures, new.observations, strict=True))
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+    assert [seen.instruction for seen in new.observations] == [seen.instruction for seen in old.observations]
+    saved = (shipped_bundle_path() / VECTORS_NAME).stat().st_size - (tmp_path / "new.safetensors").stat().st_size
+    assert saved > 0.85 * sum(picture.nbytes for picture in pictures)
+
+
+def test_pictures_that_are_cut_short_are_no_vectors(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.safetensors"
+    Vectors.load(shipped_bundle_path() / VECTORS_NAME).save(path)
+    with safe_open(path, "numpy") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file({**tensors, "png.front": tensors["png.front"][:-1]}, path, metadata=metadata)
+    with pytest.raises(BundleError, match=r"holds no parity vectors .pictures take"):
+        Vectors.load(path)
 
 
 def test_parity_is_repeated_from_the_bundle_alone_and_the_receipt_names_nobody(bundle: Path, tmp_path: Path) -> None:
@@ -171,12 +196,13 @@ def test_without_the_simulator_nothing_is_verified(
 
 def test_a_reference_that_solves_nothing_proves_nothing(bundle: Path, tmp_path: Path) -> None:
     """The tiny policy is random, so this plays for real and ends as it must."""
-    receipt, said = parity(bundle, tmp_path, episodes=2, reference=bundle)
+    other = sealed_copy(bundle, tmp_path / "other", name="head-other")
+    receipt, said = parity(bundle, tmp_path, episodes=2, reference=other)
     assert receipt.closed_loop is not None
     assert (receipt.closed_loop.num_episodes, receipt.closed_loop.robot) == (2, "panda")
     assert receipt.verdict == "failed"
     assert receipt.faults == ("the reference solved no scene, so the comparison proves nothing",)
-    assert any("0 of 2 solved, 0 by the reference (head-tiny in fp16, onnx)" in line for line in said)
+    assert any("0 of 2 solved, 0 by the reference (head-other in fp16, onnx)" in line for line in said)
 
 
 def test_a_loss_must_be_bounded_and_figures_alike_verify(
@@ -200,6 +226,13 @@ def test_codes_need_a_reference_in_full_weights(bundle: Path, tmp_path: Path) ->
     other = replace(read_bundle(bundle).manifest.robot, name="so101")
     with pytest.raises(ConfigError, match="the reference is for the robot so101, the bundle for panda"):
         parity(folder, tmp_path, episodes=60, reference=sealed_copy(bundle, tmp_path / "other", robot=other))
+
+
+def test_a_bundle_is_no_reference_of_itself(bundle: Path, tmp_path: Path) -> None:
+    """It once was: nothing differed, and the verdict said verified."""
+    for reference in (bundle, sealed_copy(bundle, tmp_path / "copy")):
+        with pytest.raises(ConfigError, match="is the bundle itself, so nothing would be compared"):
+            parity(bundle, tmp_path, episodes=60, reference=reference)
 
 
 def test_an_altered_bundle_fails_and_what_is_none_is_named(

@@ -187,6 +187,14 @@ def test_an_edited_manifest_names_the_field(folder, changes, where):
         read_bundle(folder)
 
 
+def test_an_action_field_without_a_range_is_refused(folder):
+    """Errors are shares of the range: of none, they once were no numbers."""
+    policy = json.loads((folder / MANIFEST_NAME).read_text())["policy"]
+    edit(folder, policy={**policy, "action_low": policy["action_high"]})
+    with pytest.raises(BundleError, match=r"acts by dx_m from 0\.04 to 0\.04, expected an upper limit above"):
+        read_bundle(folder)
+
+
 def test_arithmetic_that_nobody_knows_is_refused(folder):
     """Its bar of parity was looked up by name, on the board, after the engines were built."""
     edit(folder, arithmetic="float8")

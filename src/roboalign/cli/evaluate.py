@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roboalign.cli.output import POLICY_HELP, parse_names, policy_ref, print_note, print_result
+from roboalign.cli.output import BACKEND_HELP, POLICY_HELP, parse_names, policy_ref, print_note, print_result
 
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import EvalReport
@@ -60,6 +60,7 @@ def evaluate(
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before each chunk.")] = True,
+    backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Control: tell the policy the sentence of another task.")
     ] = False,
@@ -97,6 +98,7 @@ def evaluate(
         is_blind=blind,
         has_shuffled_thoughts=shuffled_thoughts,
         thought_age=thought_age,
+        backend=backend,
     )
     unusual = {
         "shuffled": shuffled,
@@ -104,6 +106,7 @@ def evaluate(
         "no-think": not think,
         "shuffled-thoughts": shuffled_thoughts,
         f"age{thought_age}": thought_age > 0,
+        backend: backend != "auto",
     }
     config = EvalConfig(
         out=out or Path("runs") / f"eval-{_label(policy, suite, split, unusual)}",

@@ -1,5 +1,6 @@
 """`roboalign export`: from a trained checkpoint to a bundle that a robot can load."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -60,8 +61,13 @@ def export(
         typer.Option("--modelopt-python", help="Python that has nvidia-modelopt, for int8-w8a8 and fp8."),
     ] = None,
     check: Annotated[
-        str, typer.Option("--check", help="Check of graphs: static, or rtx: NVIDIA's compiler too, for boards.")
-    ] = "static",
+        str | None,
+        typer.Option(
+            "--check",
+            help="Check of graphs: static, or rtx: NVIDIA's compiler too, for boards.",
+            show_default="static",
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -69,14 +75,21 @@ def export(
         ),
     ] = None,
     rounding: Annotated[
-        str, typer.Option("--rounding", help="How weights become int8 or int4: gptq (calibrated) or nearest.")
-    ] = "gptq",
-    max_part_error: Annotated[
-        float,
+        str | None,
         typer.Option(
-            "--max-part-error", help="Loss a part may take by narrow numbers, as a share of the action's range."
+            "--rounding",
+            help="How weights become int8 or int4: gptq, awq (calibrated) or nearest.",
+            show_default="gptq",
         ),
-    ] = 0.02,
+    ] = None,
+    max_part_error: Annotated[
+        float | None,
+        typer.Option(
+            "--max-part-error",
+            help="Loss a part may take by narrow numbers, as a share of the action's range.",
+            show_default="0.02",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Bundle folder to write.", show_default="runs/bundle-RUN-TARGET")
     ] = None,
@@ -90,9 +103,14 @@ def export(
         return
     if model is not None or tensorrt is not None:
         raise ConfigError("--model and --tensorrt are for plans only; add --dry-run")
+    chosen = {"--check": check, "--data": data, "--build": build or None}
+    rounded = {"--rounding": rounding, "--max-part-error": max_part_error}
     if edge_llm_python is not None:
+        _refuse_unused({**chosen, **rounded}, "TensorRT Edge-LLM's own tools check, calibrate and build")
         _prepare_edge_llm(run, out, edge_llm_python, (target, board, jetpack), precision, as_json=as_json)
         return
+    if precision in ("fp16", "fp32"):
+        _refuse_unused(rounded, f"{precision} rounds no weights to codes; add --precision int8 or int4")
     from roboalign.export import ExportConfig
     from roboalign.export import export as write_bundle
     from roboalign.sdk.board import detect_board
@@ -111,10 +129,10 @@ def export(
         board=board,
         jetpack=jetpack,
         precision=precision,
-        check=check,
+        check=check or "static",
         data=data,
-        rounding=rounding,
-        max_part_error=max_part_error,
+        rounding=rounding or "gptq",
+        max_part_error=0.02 if max_part_error is None else max_part_error,
         modelopt_python=modelopt_python,
         out=out,
     )
@@ -129,6 +147,14 @@ def export(
         next_command="" if builds else manifest.next_command,
         manifest=manifest,
     )
+
+
+def _refuse_unused(options: Mapping[str, object], why: str) -> None:
+    """Raises ConfigError when one of the options was given, which nothing here would use."""
+    from roboalign.sdk.errors import ConfigError
+
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(f"{', '.join(given)} would not be used: {why}; leave out what is not used")
 
 
 def _prepare_edge_llm(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from roboalign.sdk.evaluation import PolicyRef
 
 __all__ = [
+    "BACKEND_HELP",
     "POLICY_HELP",
     "parse_names",
     "parse_pairs",
@@ -23,6 +24,9 @@ __all__ = [
 
 POLICY_HELP = "Bundle, checkpoint or run folder; http://host:port; module:name or file.py:name; expert; random."
 """Who can act, for the verbs that take a policy."""
+
+BACKEND_HELP = "What runs a bundle: auto, cpu, tensorrt, onnx-cuda, onnx-tensorrt, torch; never another in its place."
+"""For the verbs that load a bundle."""
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -63,6 +67,7 @@ def policy_ref(
     *,
     actions: str,
     think: bool,
+    backend: str = "auto",
     is_shuffled: bool = False,
     is_blind: bool = False,
     has_shuffled_thoughts: bool = False,
@@ -84,6 +89,7 @@ def policy_ref(
         is_blind=is_blind,
         has_shuffled_thoughts=has_shuffled_thoughts,
         thought_age=thought_age,
+        backend=backend,
     )
     if ref.kind == "remote" and (actions != "flow" or not think):
         raise ConfigError(f"how {policy} acts was chosen where it is served; give --actions and --no-think there")

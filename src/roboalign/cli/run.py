@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import POLICY_HELP, policy_ref, print_note, print_result
+from roboalign.cli.output import BACKEND_HELP, POLICY_HELP, policy_ref, print_note, print_result
 
 __all__ = ["run"]
 
@@ -27,6 +27,7 @@ def run(
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before each chunk.")] = True,
+    backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Act on a sentence; prints each thought. Simulation writes a film; a robot is parked at the end."""
@@ -35,13 +36,21 @@ def run(
         from roboalign.drivers.setup.run import run_file
 
         report = run_file(
-            robot, policy, task, Terminal(print_note), seconds=seconds, is_sure=yes, actions=actions, think=think
+            robot,
+            policy,
+            task,
+            Terminal(print_note),
+            seconds=seconds,
+            is_sure=yes,
+            actions=actions,
+            think=think,
+            backend=backend,
         )
         print_result(f"{report.ticks} actions, stopped by {report.stopped_by}", as_json=as_json, report=report)
         return
     from roboalign.sdk.evaluation import PlayConfig, run_task
 
-    ref = policy_ref(policy, actions=actions, think=think)
+    ref = policy_ref(policy, actions=actions, think=think, backend=backend)
     result = run_task(PlayConfig(task=task, seed=seed, out=out, policy=ref), say=print_note)
     episode = result.episode
     print_result(

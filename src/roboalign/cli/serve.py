@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import policy_ref, print_note
+from roboalign.cli.output import BACKEND_HELP, policy_ref, print_note
 
 __all__ = ["serve"]
 
@@ -27,6 +27,7 @@ def serve(
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before each chunk.")] = True,
+    backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
 ) -> None:
     """Serve a policy over HTTP until Ctrl-C.
 
@@ -35,7 +36,7 @@ def serve(
     from roboalign.sdk.evaluation import PolicyServer
     from roboalign.sdk.evaluation.server import is_loopback, robot_spec
 
-    ref = policy_ref(policy, actions=actions, think=think)
+    ref = policy_ref(policy, actions=actions, think=think, backend=backend)
     spec = robot_spec(robot)
     # Opened once before anybody asks: a wrong path is found now.
     ref.open_alone(spec).close()

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.errors import BackendError, BundleError, ConfigError
 from roboalign.sdk.evaluation.contenders import PolicyRef, fingerprint, named_policy
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
 from roboalign.sdk.evaluation.scenes import SceneRef
@@ -132,3 +132,39 @@ def test_the_random_policy_moves_the_simulated_arm():
         env.step(action)
     assert np.abs(env.observe(with_image=False).state[:3] - before[:3]).max() > 0.02
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "bundle", "backend": "tensort"}, "unknown backend 'tensort'.*tensorrt"),
+        ({"kind": "random", "backend": "cpu"}, "a random policy is not run by the backend 'cpu'"),
+        ({"kind": "remote", "path": "http://x:1", "backend": "cpu"}, "choose a backend where it is served"),
+        ({"kind": "checkpoint", "path": "x", "backend": "onnx-cuda"}, "choose a backend on a bundle"),
+    ],
+)
+def test_a_backend_that_would_not_be_used_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        PolicyRef(**options)
+
+
+def test_a_backend_that_is_asked_for_is_used_or_an_error():
+    """onnxruntime for CPUs is what is installed here; CUDA that was asked for is never the CPU."""
+    env = SceneRef().open()
+    try:
+        with PolicyRef(kind="bundle", backend="cpu").open(env) as policy:
+            assert policy.spec.has_head
+        with pytest.raises(BackendError, match="CUDAExecutionProvider was asked for and cannot be used"):
+            PolicyRef(kind="bundle", backend="onnx-cuda").open(env)
+    finally:
+        env.close()
+
+
+def test_a_bundle_for_another_robot_is_refused():
+    """It once acted in scenes of the other arm, and failed without a word."""
+    env = SceneRef().open()
+    try:
+        with pytest.raises(BundleError, match="is for the robot so101, and this is panda"):
+            named_policy("nano-so101").open(env)
+    finally:
+        env.close()

@@ -10,6 +10,7 @@ from roboalign.sdk.evaluation.journal import Journal
 from roboalign.sdk.evaluation.pictures import read_film
 from roboalign.sdk.evaluation.results import episode_from_json, read_report
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
+from roboalign.sdk.libero.demonstrations import LiberoCollectConfig
 
 
 def run(out, setup=None, **options):
@@ -54,6 +55,15 @@ def test_every_task_of_a_suite_gets_its_first_frozen_states(tmp_path):
 def test_tasks_of_a_suite_may_be_chosen_by_their_short_names(tmp_path):
     report = run_suite(tmp_path, tasks=("left_of_bowl", "spatial/right_of_bowl"))
     assert [result.task for result in report.tasks] == ["spatial/left_of_bowl", "spatial/right_of_bowl"]
+
+
+@pytest.mark.parametrize("name", ["7", "libero_object/7", "milk", "pick_up_the_milk_and_place_it_in_the_basket"])
+def test_tasks_of_libero_are_named_as_when_demonstrations_are_collected(tmp_path, name):
+    """A number was once an unknown task here, and all that `roboalign libero collect` was given."""
+    tasks = EvalConfig(out=tmp_path, suite="libero_object", tasks=(name, "0")).tasks
+    collected = LiberoCollectConfig(out=tmp_path, suite="libero_object", tasks=(name, "0")).tasks
+    assert tasks == collected
+    assert tasks[0] == "libero_object/7_pick_up_the_milk_and_place_it_in_the_basket"
 
 
 def test_more_trials_extend_an_evaluation_of_a_suite(tmp_path):
@@ -211,6 +221,8 @@ def test_a_worker_that_dies_is_explained(tmp_path):
         ({"robot": "so10"}, "did you mean so101"),
         ({"suite": "spatal"}, "did you mean spatial"),
         ({"suite": "spatial", "tasks": ("left_of_bow",)}, "did you mean left_of_bowl"),
+        ({"suite": "libero_object", "tasks": ("10",)}, "task '10' of suite libero_object is unknown"),
+        ({"suite": "libero_object", "tasks": ("7", "milk")}, "twice"),
         ({"suite": "spatial", "robot": "so101"}, "laid out for the arm panda"),
         ({"suite": "spatial", "trials": 51}, "at most 50 trials"),
         ({"suite": "spatial", "episodes": 5}, "give trials"),
