@@ -30,6 +30,7 @@ from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError, unknown_n
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
+from roboalign.sdk.serving.remote import RemotePolicy, is_address
 from roboalign.sdk.types import Observation, RobotSpec
 
 __all__ = [
@@ -242,7 +243,7 @@ def run_file(
     actions: str = "flow",
     think: bool = True,
 ) -> LoopReport:
-    """Loads a robot file and a bundle, and runs the one on the other; thoughts are shown as they come.
+    """Loads a robot file and a bundle (or the address of a served policy), and runs the one on the other.
 
     Raises:
         ConfigError: They do not fit, no bundle is named, or `actions` is neither.
@@ -256,7 +257,7 @@ def run_file(
         )
     robot = load_robot(robot_file)
     names = _names(robot.parts.file)
-    with Policy.load(bundle, actions="fast" if actions == "fast" else "flow", think=think, robot=names) as policy:
+    with _open_policy(bundle, actions=actions, think=think, names=names) as policy:
         check_fit(robot.spec, policy.spec, bundle)
         check_pace(warm_up(policy, robot.spec, sentence), robot.parts.file.park_after_s)
         return run_on_robot(
@@ -269,6 +270,15 @@ def run_file(
             name=bundle,
             on_tick=_narrator(dialogue),
         )
+
+
+def _open_policy(bundle: str, *, actions: str, think: bool, names: tuple[str, ...]) -> Policy | RemotePolicy:
+    """Returns the policy of a bundle, or of the server at an address."""
+    if not is_address(bundle):
+        return Policy.load(bundle, actions="fast" if actions == "fast" else "flow", think=think, robot=names)
+    if actions != "flow" or not think:
+        raise ConfigError(f"how {bundle} acts was chosen where it is served; give --actions and --no-think there")
+    return RemotePolicy(bundle)
 
 
 def _names(file: RobotFile) -> tuple[str, ...]:

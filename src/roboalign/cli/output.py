@@ -21,7 +21,7 @@ __all__ = [
     "require_file_target",
 ]
 
-POLICY_HELP = "Bundle, checkpoint or run folder; http://host:port; module:name or file.py:name; expert; random."
+POLICY_HELP = "Bundle, checkpoint or run folder; ws://host:port; module:name or file.py:name; expert; random."
 """Who can act, for the verbs that take a policy."""
 
 
