@@ -202,7 +202,7 @@ def _engine(part: str, size: ModelSize, target: Target, jetpack: JetPack | None)
 
 
 WITHOUT_EDGE_LLM = (
-    "let a workstation think ('roboalign serve' there, 'roboalign run http://WORKSTATION:8350' on the board), or name "
+    "let a workstation think ('roboalign serve' there, 'roboalign run ws://WORKSTATION:8350' on the board), or name "
     "a JetPack from 7.2 on"
 )
 """What is used instead of TensorRT Edge-LLM where the JetPack has none."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from roboalign.sdk.policy import Policy
     from roboalign.sdk.reply import parse_reply, write_reply
     from roboalign.sdk.robot import Robot
+    from roboalign.sdk.serving.remote import RemotePolicy
     from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, ActionChunk, Applied, Observation, RobotSpec
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "LimitViolation",
     "Observation",
     "Policy",
+    "RemotePolicy",
     "RoboalignError",
     "Robot",
     "RobotError",
@@ -58,6 +60,7 @@ _MODULE_OF = {
     "FastCodec": "fast",
     "Observation": "types",
     "Policy": "policy",
+    "RemotePolicy": "serving.remote",
     "Robot": "robot",
     "RobotSpec": "types",
     "parse_reply": "reply",

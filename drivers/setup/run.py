@@ -30,6 +30,7 @@ from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError, unknown_n
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
+from roboalign.sdk.serving.remote import RemotePolicy, is_address
 from roboalign.sdk.types import Observation, RobotSpec
 
 __all__ = [
@@ -243,7 +244,7 @@ def run_file(
     think: bool = True,
     backend: str = "auto",
 ) -> LoopReport:
-    """Loads a robot file and a bundle, and runs the one on the other; thoughts are shown as they come.
+    """Loads a robot file and a bundle (or the address of a served policy), and runs the one on the other.
 
     Raises:
         ConfigError: They do not fit, no bundle is named, or `actions` is neither.
@@ -257,8 +258,7 @@ def run_file(
         )
     robot = load_robot(robot_file)
     names = _names(robot.parts.file)
-    actor: Literal["flow", "fast"] = "fast" if actions == "fast" else "flow"
-    with Policy.load(bundle, backend=backend, actions=actor, think=think, robot=names) as policy:
+    with _open_policy(bundle, actions=actions, think=think, names=names, backend=backend) as policy:
         check_fit(robot.spec, policy.spec, bundle)
         check_pace(warm_up(policy, robot.spec, sentence), robot.parts.file.park_after_s)
         return run_on_robot(
@@ -271,6 +271,20 @@ def run_file(
             name=bundle,
             on_tick=_narrator(dialogue),
         )
+
+
+def _open_policy(
+    bundle: str, *, actions: str, think: bool, names: tuple[str, ...], backend: str
+) -> Policy | RemotePolicy:
+    """Returns the policy of a bundle, or of the server at an address."""
+    if not is_address(bundle):
+        actor: Literal["flow", "fast"] = "fast" if actions == "fast" else "flow"
+        return Policy.load(bundle, backend=backend, actions=actor, think=think, robot=names)
+    if actions != "flow" or not think or backend != "auto":
+        raise ConfigError(
+            f"how {bundle} acts was chosen where it is served; give --actions, --no-think and --backend there"
+        )
+    return RemotePolicy(bundle)
 
 
 def _names(file: RobotFile) -> tuple[str, ...]:

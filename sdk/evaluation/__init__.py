@@ -11,12 +11,10 @@ from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy, Episode
 from roboalign.sdk.evaluation.intervals import Interval, bootstrap_mean, success_interval, tango, wilson
 from roboalign.sdk.evaluation.pictures import write_gif
 from roboalign.sdk.evaluation.play import PlayConfig, PlayResult, run_task
-from roboalign.sdk.evaluation.remote import RemotePolicy
 from roboalign.sdk.evaluation.report import CommandRecord, Contender, ReportSources, Stage, write_report
 from roboalign.sdk.evaluation.results import EvalReport, GoalsResult, TaskResult, read_report
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
 from roboalign.sdk.evaluation.scenes import SceneRef
-from roboalign.sdk.evaluation.server import PolicyServer
 from roboalign.sdk.evaluation.statistics import PairedDifference, mcnemar_exact, paired_difference
 
 __all__ = [
@@ -36,9 +34,7 @@ __all__ = [
     "PlayConfig",
     "PlayResult",
     "PolicyRef",
-    "PolicyServer",
     "RandomPolicy",
-    "RemotePolicy",
     "ReportSources",
     "SceneRef",
     "ShuffledInstruction",

@@ -35,7 +35,7 @@ _OBSERVATION_NAMES = ("observation", "obs")
 
 
 def is_callable_name(text: str) -> bool:
-    """Whether the text has the form `module:name` or `file.py:name`; an address such as `http://...` has not."""
+    """Whether the text has the form `module:name` or `file.py:name`; an address such as `ws://...` has not."""
     place, colon, name = text.rpartition(":")
     return bool(colon) and name.isidentifier() and bool(place) and "://" not in place
 

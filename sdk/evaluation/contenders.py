@@ -15,9 +15,9 @@ from roboalign.sdk.errors import BundleError, ConfigError, missing_extra, unknow
 from roboalign.sdk.evaluation.callables import callable_fingerprint, is_callable_name, load_callable
 from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy
-from roboalign.sdk.evaluation.remote import RemotePolicy, is_address, server_health
 from roboalign.sdk.evaluation.results import JsonValue
 from roboalign.sdk.evaluation.thoughts import ShuffledThoughts, StaleThoughts, ThinkingPolicy
+from roboalign.sdk.serving.remote import RemotePolicy, is_address, served_policy
 from roboalign.sdk.types import RobotSpec
 
 __all__ = ["ACTORS", "ACT_FILE", "KINDS", "PolicyRef", "fingerprint", "named_policy"]
@@ -144,7 +144,7 @@ class PolicyRef:
         elif self.kind == "callable":
             row |= {"path": self.path, "fingerprint": callable_fingerprint(str(self.path))}
         elif self.kind == "remote":
-            row |= {"path": self.path, "served": server_health(str(self.path))["policy"]}
+            row |= {"path": self.path, "served": served_policy(str(self.path))}
         return row
 
     @property
@@ -221,7 +221,7 @@ def named_policy(
 
     Args:
         name: None for the shipped bundle; `expert` or `random`; the folder of a bundle, checkpoint or run;
-            `http://host:port`; `module:name` or `path/to/file.py:name`.
+            `ws://host:port`; `module:name` or `path/to/file.py:name`.
         actions: One of `ACTORS`.
         think: Whether it writes a thought before it acts.
         is_shuffled: Whether it is told the sentence of another task.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from roboalign.drivers.arm.files import CameraFile, write_robot_file
 from roboalign.drivers.setup.run import check_fit, check_pace, describe_limits, run_file, run_on_robot, warm_up
 from roboalign.sdk.bundle import find_bundle, read_bundle
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, RobotError
+from roboalign.sdk.serving.remote import RemotePolicy
+from roboalign.sdk.serving.server import PolicyServer, ServerConfig
 from roboalign.sdk.sim.panda import panda_spec
 from roboalign.sdk.sim.so101 import so101_spec
 from roboalign.sdk.types import ActionChunk
@@ -36,6 +39,9 @@ class Lifts:
         self.count += 1
         up = np.tile(np.array((0, 0, 0.002, 0, 1), np.float32), (4, 1))
         return ActionChunk(actions=up, rate_hz=SPEC.rate_hz, source="flow", thought="up")
+
+    def close(self):
+        pass
 
 
 class Watched(PacedArm):
@@ -168,6 +174,32 @@ def test_run_refuses_the_bundle_of_another_arm_before_it_opens_anything(tmp_path
     with pytest.raises(BundleError, match=r"nano-policy is for the robot panda, and this is so101"):
         run_file(tmp_path / "robot.json", "nano-policy", "lift", person, seconds=1.0)
     assert (person.said, person.asked) == ([], [])
+
+
+@pytest.fixture
+def served():
+    """A server of policies that lift: `Lifts`, with the spec of the SO-101's bundle."""
+    server = PolicyServer(Lifts, {"name": "lifts"}, so101_spec(), ServerConfig(port=0)).open()
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    yield server.url
+    server.close()
+    thread.join(timeout=10)
+
+
+def test_a_policy_that_is_served_elsewhere_moves_the_arm(arm, served):
+    with RemotePolicy(served) as policy:
+        report = run(arm, policy, Person(["yes"]))
+    assert (report.ticks, dict(report.hold_reasons)) == (8, {})
+
+
+def test_run_takes_an_address_and_asks_its_policy_whether_it_fits(tmp_path, served):
+    robot = write_files(tmp_path, cameras={"desk": CameraFile(device=f"file:{tmp_path}/desk.png")})
+    write_robot_file(tmp_path / "robot.json", robot)
+    with pytest.raises(ConfigError, match=rf"{served} .*front"):
+        run_file(tmp_path / "robot.json", served, "lift", Person([]), seconds=1.0)
+    with pytest.raises(ConfigError, match="chosen where it is served"):
+        run_file(tmp_path / "robot.json", served, "lift", Person([]), seconds=1.0, think=False)
 
 
 def test_a_robot_that_fits_is_accepted(arm):

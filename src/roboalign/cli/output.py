@@ -22,7 +22,7 @@ __all__ = [
     "require_file_target",
 ]
 
-POLICY_HELP = "Bundle, checkpoint or run folder; http://host:port; module:name or file.py:name; expert; random."
+POLICY_HELP = "Bundle, checkpoint or run folder; ws://host:port; module:name or file.py:name; expert; random."
 """Who can act, for the verbs that take a policy."""
 
 BACKEND_HELP = "What runs a bundle: auto, cpu, tensorrt, onnx-cuda, onnx-tensorrt, torch; never another in its place."
@@ -91,8 +91,10 @@ def policy_ref(
         thought_age=thought_age,
         backend=backend,
     )
-    if ref.kind == "remote" and (actions != "flow" or not think):
-        raise ConfigError(f"how {policy} acts was chosen where it is served; give --actions and --no-think there")
+    if ref.kind == "remote" and (actions != "flow" or not think or backend != "auto"):
+        raise ConfigError(
+            f"how {policy} acts was chosen where it is served; give --actions, --no-think and --backend there"
+        )
     return ref
 
 

@@ -1,5 +1,6 @@
-"""`roboalign serve`: a policy over HTTP, for `roboalign eval http://...` and for robots."""
+"""`roboalign serve`: a policy over a websocket, for `roboalign eval ws://...`, openpi's client, vla-eval and robots."""
 
+import os
 import signal
 from types import FrameType
 from typing import Annotated
@@ -20,38 +21,46 @@ def serve(
         ),
     ] = None,
     port: Annotated[int, typer.Option("--port", help="Port; 0 lets the system choose one.")] = 8350,
-    host: Annotated[str, typer.Option("--host", help="Address; 0.0.0.0 lets the network in.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address; 0.0.0.0 lets the network in, with ROBOALIGN_TOKEN.")
+    ] = "127.0.0.1",
     robot: Annotated[str, typer.Option("--robot", help="Arm whose limits the policy is told.")] = "panda",
     sessions: Annotated[int, typer.Option("--sessions", help="Clients at a time; each gets a copy.")] = 4,
+    max_rate: Annotated[float, typer.Option("--max-rate", help="Messages of a client in a second.")] = 200.0,
     actions: Annotated[
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before each chunk.")] = True,
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
 ) -> None:
-    """Serve a policy over HTTP until Ctrl-C.
+    """Serve a policy over a websocket (openpi's protocol, vla-eval's at /vla-eval) until Ctrl-C.
 
-    No password, no encryption: it answers this machine only, unless --host says otherwise.
+    It answers this machine only; for others, set ROBOALIGN_TOKEN here and there. Nothing is encrypted.
     """
-    from roboalign.sdk.evaluation import PolicyServer
-    from roboalign.sdk.evaluation.server import is_loopback, robot_spec
+    from roboalign.sdk.serving.server import PolicyServer, ServerConfig
+    from roboalign.sdk.serving.wire import TOKEN_VARIABLE
+    from roboalign.sdk.sim.robots import find_robot
 
     ref = policy_ref(policy, actions=actions, think=think, backend=backend)
-    spec = robot_spec(robot)
-    # Opened once before anybody asks: a wrong path is found now.
-    ref.open_alone(spec).close()
-    server = PolicyServer(
-        lambda: ref.open_alone(spec), ref.describe(), host=host, port=port, max_sessions=sessions
-    ).open()
-    if not is_loopback(host):
-        print_note(f"note: everybody who reaches {host} can use this policy; there is no password")
-    print(server.url, flush=True)
-    print_note(f"serving {ref.name}; Ctrl-C stops it")
+    config = ServerConfig(
+        host=host,
+        port=port,
+        max_sessions=sessions,
+        max_rate_hz=max_rate,
+        token=os.environ.get(TOKEN_VARIABLE) or None,
+    )
+    spec = find_robot(robot).spec(96)
+    server = PolicyServer(lambda: ref.open_alone(spec), ref.describe(), spec, config).open()
     # SIGINT too: a shell makes a background job ignore it, and then nothing but a kill would stop the server.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+
+    def tell() -> None:
+        print(server.url, flush=True)
+        print_note(f"serving {ref.name}; Ctrl-C stops it")
+
     try:
-        server.serve()
+        server.serve(tell)
     except KeyboardInterrupt:
         print_note("stopped")
 

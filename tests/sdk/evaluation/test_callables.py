@@ -67,7 +67,7 @@ def observation():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a.b:make", True), ("dir/file.py:Make", True), ("http://host:80", False), ("runs/x", False), ("a:b c", False)],
+    [("a.b:make", True), ("dir/file.py:Make", True), ("ws://host:80", False), ("runs/x", False), ("a:b c", False)],
 )
 def test_names_of_code_are_told_from_folders_and_addresses(text, expected):
     assert is_callable_name(text) is expected

@@ -53,7 +53,7 @@ def test_tables_name_the_policy():
     [
         (None, "bundle"),
         ("expert", "expert"),
-        ("http://127.0.0.1:8350", "remote"),
+        ("ws://127.0.0.1:8350", "remote"),
         ("package.module:make", "callable"),
         ("policies/mine.py:Mine", "callable"),
     ],

@@ -87,7 +87,7 @@ def test_a_scene_without_a_second_one_is_refused():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "remote", "path": "http://x:1", "has_shuffled_thoughts": True}, "a remote policy has no thoughts"),
+        ({"kind": "remote", "path": "ws://x:1", "has_shuffled_thoughts": True}, "a remote policy has no thoughts"),
         ({"kind": "bundle", "think": False, "thought_age": 1}, "a policy that does not think has no thoughts"),
         ({"kind": "bundle", "thought_age": 1, "has_shuffled_thoughts": True}, "either about another scene or old"),
         ({"kind": "bundle", "thought_age": -1}, "thought_age is -1, expected 0 or more"),
