@@ -191,7 +191,7 @@ class Manifest:
     policy: PolicySpec
     """How to act with it."""
     graphs: Mapping[str, GraphSpec]
-    """By role: `prefill`, `step`, `flow`."""
+    """By role: `prefill`, `step`, `flow`, and `vision` where it is a graph of its own."""
     files: Mapping[str, FileRecord]
     """Every file except the manifest."""
     parity: ParityRecord | None = None
