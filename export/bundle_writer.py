@@ -20,7 +20,7 @@ from roboalign import __version__
 from roboalign.export.calibration import Inputs, given_inputs
 from roboalign.export.export_config import ExportConfig
 from roboalign.export.graph_check import check_graph, rules_of
-from roboalign.export.graph_set import write_graphs
+from roboalign.export.graph_set import graph_maker, write_graphs
 from roboalign.export.half_range import measure_range
 from roboalign.export.info import parity_words
 from roboalign.export.parity import check_parity, record_vectors
@@ -51,7 +51,6 @@ from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
 from roboalign.trainer.folders import move_into_place, temporary_dir
-from roboalign.trainer.nano import NanoForConditionalGeneration
 
 __all__ = ["PLAN_NAME", "export"]
 
@@ -61,6 +60,7 @@ PLAN_NAME = "plan.json"
 _COPIED = (
     "config.json",
     "preprocessor_config.json",
+    "prompt_format.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "fast.json",
@@ -183,11 +183,7 @@ def _write_parts(
             shutil.copyfile(source.path / part, work / part)
     model = backend.backbone.model
     kind = str(model.config.model_type)
-    if not isinstance(model, NanoForConditionalGeneration):
-        raise ConfigError(
-            f"{source.path} holds a {kind} model; graphs are written for nano and smol models, which "
-            "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
-        )
+    graph_maker(kind)  # says what it has none for, before anything is measured
     codes = round_weights(work, backend, config, plan, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
     say(f"tracing the graphs of {source.path} ({config.precision} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None

@@ -23,10 +23,10 @@ from roboalign.trainer.backend import TorchBackend
 
 __all__ = ["KEPT", "PARTS", "PartLoss", "Rounded", "answers", "modules_of", "round_parts"]
 
-PARTS: Mapping[str, tuple[str, str]] = {
-    "vision": ("model", "model.vision."),
-    "decoder": ("model", "model.language_model."),
-    "head": ("head", ""),
+PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "vision": ("model", ("model.vision.", "model.visual.")),
+    "decoder": ("model", ("model.language_model.",)),
+    "head": ("head", ("",)),
 }
 """By name: the file that holds the part's weights (without its ending), and how their names begin."""
 
