@@ -35,6 +35,7 @@ _MAKERS = {
     "roboalign_nano": "roboalign.export.graph_set:nano_parts",
     "roboalign_smol": "roboalign.export.graph_set:nano_parts",
     "qwen2_5_vl": "roboalign.export.qwen_set:qwen_parts",
+    "qwen3_vl": "roboalign.export.qwen_set:qwen3_parts",
 }
 """By model type, what makes the graphs: the counterpart of the adapters in `trainer/backbone.py`."""
 

@@ -173,7 +173,7 @@ def run_size(folder: Path) -> ModelSize:
     )
 
 
-_OWN_GRAPHS = ("roboalign_nano", "roboalign_smol", "qwen2_5_vl")
+_OWN_GRAPHS = ("roboalign_nano", "roboalign_smol", "qwen2_5_vl", "qwen3_vl")
 """Model types that `export/graph_set.py` makes graphs of, which needs torch and is not asked here."""
 
 

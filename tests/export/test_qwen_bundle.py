@@ -1,4 +1,4 @@
-"""A tiny random Qwen2.5-VL as a bundle: patches and positions as transformers makes them, and parity that can fail."""
+"""Tiny random Qwen-VL models as bundles: patches and positions as transformers makes them; parity can fail."""
 
 import logging
 import subprocess
@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from tests.bundles import some_observations
 from tests.qwen_runs import write_qwen_run
+from tests.stub_board import stub_board
 from tests.trainer.tiny_qwen import backbone
 from transformers import Qwen2VLImageProcessorPil
 
 from roboalign.export import ExportConfig, export
+from roboalign.export.build import build
 from roboalign.export.parity import BARS, check_parity
 from roboalign.sdk.backends import feeds
 from roboalign.sdk.bundle import read_bundle
@@ -93,11 +95,11 @@ def test_a_processor_of_other_steps_is_refused() -> None:
         member.prompt_format = member.prompt_format
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def bundle(request, tmp_path_factory) -> Path:
     """A bundle for the CPU; read only."""
     folder = tmp_path_factory.mktemp("qwen")
-    run = write_qwen_run(folder / "head-qwen", "qwen2_5_vl")
+    run = write_qwen_run(folder / "head-qwen", request.param)
     return export(ExportConfig(run=run, out=folder / "bundle"), observations=some_observations(), say=lambda _l: None)
 
 
@@ -162,3 +164,16 @@ class TestBundle:
         graphs = {role: spec for role, spec in found.manifest.graphs.items() if role != "vision"}
         with pytest.raises(BundleError, match="has no 'vision' graph"):
             feeds.check_interfaces(replace(found, manifest=replace(found.manifest, graphs=graphs)))
+
+
+@pytest.mark.slow
+def test_engines_of_the_stub_act_as_onnxruntime_does(tmp_path, monkeypatch) -> None:
+    """The image stays on the device between two engines; building compares every token and action."""
+    run = write_qwen_run(tmp_path / "head-qwen", "qwen3_vl")
+    config = ExportConfig(run=run, target="jetson", out=tmp_path / "bundle")
+    folder = export(config, observations=some_observations(), say=lambda _line: None)
+    lines: list[str] = []
+    with stub_board(monkeypatch) as board:
+        build(folder, say=lines.append, root=board.write(tmp_path / "board"))
+    assert any("vision.onnx: built" in line for line in lines)
+    assert any(line.startswith("compared: 100.00% of") for line in lines)
