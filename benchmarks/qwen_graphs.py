@@ -125,7 +125,7 @@ def graphs(
     prefilled = {"input_ids": ids, "length": length, "position": position, "image": image}
     logits, hidden = (1, shape.vocab_size), (1, prompt, shape.hidden_size)
     rows = (*kv[:2], prompt, kv[3])
-    stepped = {"token": torch.tensor([5]), "length": length, "position": length, "kv": torch.zeros(kv)}
+    stepped = {"token": torch.tensor([5]), "length": length, "position": length.clone(), "kv": torch.zeros(kv)}
     read = {name: prefilled[name] for name in ("input_ids", "position", "image")}
     return {
         "vision": (QwenVisionGraph(model, (side, side)), {"patches": patches}, {"image": tuple(image.shape)}),

@@ -21,7 +21,7 @@ from roboalign import __version__
 from roboalign.export.calibration import Inputs, given_inputs
 from roboalign.export.export_config import ExportConfig
 from roboalign.export.graph_check import check_graph, rules_of
-from roboalign.export.graph_set import write_graphs
+from roboalign.export.graph_set import is_one_line, graph_maker, write_graphs
 from roboalign.export.half_range import measure_range
 from roboalign.export.info import parity_words
 from roboalign.export.modelopt import modelopt_version
@@ -56,7 +56,6 @@ from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
 from roboalign.trainer.folders import move_into_place, temporary_dir
-from roboalign.trainer.nano import NanoForConditionalGeneration
 
 __all__ = ["PLAN_NAME", "export"]
 
@@ -66,6 +65,7 @@ PLAN_NAME = "plan.json"
 _COPIED = (
     "config.json",
     "preprocessor_config.json",
+    "prompt_format.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "fast.json",
@@ -214,19 +214,21 @@ def _write_parts(
             shutil.copyfile(source.path / part, work / part)
     model = backend.backbone.model
     kind = str(model.config.model_type)
-    if not isinstance(model, NanoForConditionalGeneration):
-        raise ConfigError(
-            f"{source.path} holds a {kind} model; graphs are written for nano and smol models, which "
-            "have one axis of positions and pictures of one size; run it with sdk.Policy.load(..., backend='torch')"
-        )
+    graph_maker(kind)  # says what it has none for, before anything is measured
     codes = round_weights(work, backend, config, plan, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
+    if config.has_products and not is_one_line(kind):
+        raise ConfigError(
+            f"{config.precision} is written for nano and smol models, and {source.path} holds a {kind} model; export "
+            "it with --precision fp16, or prepare it with --edge-llm-python"
+        )
     products = narrow_products(work, backend, config, plan, inputs, say) if config.has_products else None
     stored = config.precision if products is None else "fp16"
     say(f"tracing the graphs of {source.path} ({stored} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
     in_half = plan.arithmetic != "float32"
     # Boards get none: each engine would hold the decoder's weights once more.
-    windows = [size for size in WINDOWS if plan.target == "cpu" and size <= backend.spec.max_thought_tokens]
+    has_windows = plan.target == "cpu" and is_one_line(kind)
+    windows = [size for size in WINDOWS if has_windows and size <= backend.spec.max_thought_tokens]
     graphs = write_graphs(
         model,
         backend.head,

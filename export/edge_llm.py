@@ -110,7 +110,8 @@ def _check_plan(config: EdgeLlmConfig, root: Path, say: Callable[[str], None]) -
         raise ConfigError(
             f"TensorRT Edge-LLM {SERVER_VERSION} is for JetPack 7.2 and later, found {found}; {WITHOUT_EDGE_LLM}"
         )
-    plan = plan_export(run_size(config.run), replace(place, options=options), config.precision)
+    size = replace(run_size(config.run), has_own_graphs=False)  # it is Edge-LLM that runs it, whatever we could write
+    plan = plan_export(size, replace(place, options=options), config.precision)
     if plan.refusals:
         raise ConfigError(f"the plan is refused: {'; '.join(plan.refusals)}")
     for line in plan_lines(plan):

@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import torch
+from transformers import PreTrainedModel
 
+from roboalign.export.graph_part import (
+    GraphMaker,
+    GraphPart,
+    describe,
+    make_input,
+    make_output,
+    prefill_outputs,
+    step_part,
+)
 from roboalign.export.graphs import ExtendGraph, FlowGraph, PrefillGraph, StepGraph, decoder_shape
 from roboalign.export.onnx_files import write_graph
 from roboalign.export.products import Products
 from roboalign.export.rounding import QuantizedWeight
 from roboalign.export.weights import write_weights
 from roboalign.sdk.bundle import EXTEND_ROLE, GraphSpec, PolicySpec, TensorSpec
-from roboalign.sdk.errors import CheckFailed
+from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.trainer.flow import FlowHead
-from roboalign.trainer.nano import NanoForConditionalGeneration
 
-__all__ = ["prefill_interface", "write_graphs"]
+__all__ = ["graph_maker", "is_one_line", "nano_parts", "write_graphs"]
 
-_Interface = tuple[list[tuple[TensorSpec, torch.Tensor]], list[TensorSpec]]
+_MAKERS = {
+    "roboalign_nano": "roboalign.export.graph_set:nano_parts",
+    "roboalign_smol": "roboalign.export.graph_set:nano_parts",
+    "qwen2_5_vl": "roboalign.export.qwen_set:qwen_parts",
+    "qwen3_vl": "roboalign.export.qwen_set:qwen3_parts",
+}
+"""By model type, what makes the graphs: the counterpart of the adapters in `trainer/backbone.py`."""
 
 
 def write_graphs(
-    model: NanoForConditionalGeneration,
+    model: PreTrainedModel,
     head: FlowHead,
     spec: PolicySpec,
     folder: Path,
@@ -36,7 +53,7 @@ def write_graphs(
     products: Products | None = None,
     windows: Sequence[int] = (),
 ) -> dict[str, GraphSpec]:
-    """Writes the graphs of a policy with their weights; returns their descriptions by role.
+    """Writes each graph of a policy and the weights that they share; returns the descriptions by role.
 
     Args:
         model: backbone.
@@ -56,24 +73,20 @@ def write_graphs(
         "model": write_weights(model, folder / "model.safetensors", precision, codes=codes.get("model", {})),
         "head": write_weights(head, folder / "head.safetensors", precision, codes=codes.get("head", {})),
     }
+    make = graph_maker(str(model.config.model_type))
     layer = head.config.layer
-    parts: dict[str, tuple[torch.nn.Module, str, _Interface]] = {
-        "prefill": (PrefillGraph(model, layer), "model", prefill_interface(model, spec)),
-        "step": (StepGraph(model, layer), "model", _step_interface(model, spec)),
-        **{
-            f"{EXTEND_ROLE}{window}": (ExtendGraph(model, layer), "model", _extend_interface(model, spec, window))
-            for window in windows
-        },
-        "flow": (FlowGraph(head), "head", _flow_interface(spec)),
-    }
+    extend = {f"{EXTEND_ROLE}{window}": _extend_part(model, spec, layer, window) for window in windows}
+    parts = {**make(model, spec, layer), **extend, "flow": _flow_part(head, spec)}
     graphs: dict[str, GraphSpec] = {}
     used: set[str] = set()
-    for role, (module, weights, interface) in parts.items():
-        inputs, outputs = _narrowed(interface) if in_half else interface
+    for role, part in parts.items():
+        inputs, outputs = part.inputs, part.outputs
+        if in_half:
+            inputs, outputs = [(_half(spec), tensor) for spec, tensor in inputs], [_half(spec) for spec in outputs]
         path = folder / f"{role}.onnx"
-        narrow = products if weights == "model" else None
+        narrow = products if part.weights == "model" else None
         graphs[role], names = write_graph(
-            module, inputs, outputs, path, tables[weights], in_half=in_half, products=narrow
+            part.module, inputs, outputs, path, tables[part.weights], in_half=in_half, products=narrow
         )
         used |= names
     unused = [
@@ -84,95 +97,76 @@ def write_graphs(
     return graphs
 
 
-_CARRIED = ("hidden", "kv", "kv_new")
+_CARRIED = ("image", "hidden", "kv", "kv_new")
 """What one graph hands to another. The host makes or reads everything else, in float32."""
-
-
-def _narrowed(interface: _Interface) -> _Interface:
-    """Returns an interface whose carried tensors are float16."""
-    inputs, outputs = interface
-    return [(_half(spec), tensor) for spec, tensor in inputs], [_half(spec) for spec in outputs]
 
 
 def _half(spec: TensorSpec) -> TensorSpec:
     return replace(spec, dtype="float16") if spec.name in _CARRIED else spec
 
 
-def prefill_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:
-    shape, size, prompt = decoder_shape(model), spec.image_size_px, spec.max_prompt_tokens
+def is_one_line(model_type: str) -> bool:
+    """Returns whether a backbone's positions have one axis, which some graphs and some calibration need."""
+    return graph_maker(model_type) is nano_parts
+
+
+def graph_maker(model_type: str) -> GraphMaker:
+    """Returns what makes the graphs of a backbone; of one that has none, a ConfigError."""
+    if model_type not in _MAKERS:
+        known = ", ".join(sorted(name.removeprefix("roboalign_") for name in _MAKERS))
+        raise ConfigError(
+            f"no graphs are written for a {model_type} model, expected one of {known}; "
+            "run it with sdk.Policy.load(..., backend='torch')"
+        )
+    module, _, name = _MAKERS[model_type].partition(":")
+    return cast(GraphMaker, getattr(import_module(module), name))
+
+
+def nano_parts(model: PreTrainedModel, spec: PolicySpec, layer: int) -> dict[str, GraphPart]:
+    """Returns `prefill`, which sees the picture itself, and `step` of a nano or smol model."""
+    size, prompt = spec.image_size_px, spec.max_prompt_tokens
     ids = torch.zeros((1, prompt), dtype=torch.int64)
     # Tracing needs a valid prompt: one word, then the picture's placeholders.
     ids[0, 0] = model.config.bos_token_id
     ids[0, 1 : 1 + spec.prompt.num_image_tokens] = model.config.image_token_id
     length = torch.tensor([1 + spec.prompt.num_image_tokens])
     inputs = [
-        (_spec("input_ids", ids, "token ids, padded on the right"), ids),
-        (_spec("length", length, "tokens in the prompt"), length),
-        _float("pixel_values", (1, 3, size, size), "(pixel / 255 - mean) / std, planes red green blue"),
+        (describe("input_ids", ids, "token ids, padded on the right"), ids),
+        (describe("length", length, "tokens in the prompt"), length),
+        make_input("pixel_values", (1, 3, size, size), "(pixel / 255 - mean) / std, planes red green blue"),
     ]
-    rows = (2 * shape.num_layers, shape.num_kv_heads, prompt, shape.head_dim)
-    outputs = [
-        _out("logits", (1, shape.vocab_size), "scores of the next token"),
-        _out("hidden", (1, prompt, shape.hidden_size), "hidden states of the tapped layer"),
-        _out("kv", rows, "keys and values of each layer in turn"),
-    ]
-    return inputs, outputs
+    prefill = PrefillGraph(model, layer)
+    return {
+        "prefill": GraphPart(module=prefill, weights="model", inputs=inputs, outputs=prefill_outputs(model, spec)),
+        "step": step_part(StepGraph(model, layer), model, spec, has_position=False),
+    }
 
 
-def _step_interface(model: NanoForConditionalGeneration, spec: PolicySpec) -> _Interface:
-    token = torch.tensor([5])
-    described = _spec("token", token, "token id")
-    return _decode_interface(model, spec, (described, token), "the rows to put into kv at `length`")
-
-
-def _extend_interface(model: NanoForConditionalGeneration, spec: PolicySpec, window: int) -> _Interface:
-    tokens = torch.full((window,), 5)
-    described = _spec("tokens", tokens, "token ids, padded on the right")
-    return _decode_interface(model, spec, (described, tokens), "the rows to put into kv from `length` on")
-
-
-def _decode_interface(
-    model: NanoForConditionalGeneration, spec: PolicySpec, tokens: tuple[TensorSpec, torch.Tensor], rows: str
-) -> _Interface:
-    shape, count = decoder_shape(model), len(tokens[1])
-    length = torch.tensor([spec.max_prompt_tokens])
+def _extend_part(model: PreTrainedModel, spec: PolicySpec, layer: int, window: int) -> GraphPart:
+    shape = decoder_shape(model)
+    tokens, length = torch.full((window,), 5), torch.tensor([spec.max_prompt_tokens])
     cache = (2 * shape.num_layers, shape.num_kv_heads, spec.max_tokens, shape.head_dim)
     inputs = [
-        tokens,
-        (_spec("length", length, "tokens read before"), length),
-        _float("kv", cache, "keys and values of each layer in turn"),
+        (describe("tokens", tokens, "token ids, padded on the right"), tokens),
+        (describe("length", length, "tokens read before these"), length),
+        make_input("kv", cache, "keys and values of each layer in turn"),
     ]
     outputs = [
-        _out("logits", (count, shape.vocab_size), "scores of what follows each token"),
-        _out("hidden", (count, shape.hidden_size), "hidden states of the tapped layer"),
-        _out("kv_new", (*cache[:2], count, cache[3]), rows),
+        make_output("logits", (window, shape.vocab_size), "scores of what follows each token"),
+        make_output("hidden", (window, shape.hidden_size), "hidden states of the tapped layer"),
+        make_output("kv_new", (*cache[:2], window, cache[3]), "the rows to put into kv from `length` on"),
     ]
-    return inputs, outputs
+    return GraphPart(module=ExtendGraph(model, layer), weights="model", inputs=inputs, outputs=outputs)
 
 
-def _flow_interface(spec: PolicySpec) -> _Interface:
+def _flow_part(head: FlowHead, spec: PolicySpec) -> GraphPart:
     chunk = (1, spec.horizon, len(spec.action_names))
     length = torch.tensor([spec.max_prompt_tokens])
     inputs = [
-        _float("hidden", (1, spec.max_tokens, spec.hidden_size), "hidden states of the tapped layer"),
-        (_spec("length", length, "tokens read"), length),
-        _float("state", (1, len(spec.state_names)), "by name: m, rad", spec.state_names),
-        _float("noise", chunk, "standard normal", spec.action_names),
+        make_input("hidden", (1, spec.max_tokens, spec.hidden_size), "hidden states of the tapped layer"),
+        (describe("length", length, "tokens read"), length),
+        make_input("state", (1, len(spec.state_names)), "by name: m, rad", spec.state_names),
+        make_input("noise", chunk, "standard normal", spec.action_names),
     ]
-    return inputs, [_out("actions", chunk, "by name: m and rad per control period, 1 = open", spec.action_names)]
-
-
-def _spec(name: str, tensor: torch.Tensor, unit: str, fields: tuple[str, ...] = ()) -> TensorSpec:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return TensorSpec(name=name, shape=tuple(tensor.shape), dtype=dtype, unit=unit, fields=fields)
-
-
-def _float(
-    name: str, shape: tuple[int, ...], unit: str, fields: tuple[str, ...] = ()
-) -> tuple[TensorSpec, torch.Tensor]:
-    tensor = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    return _spec(name, tensor, unit, fields), tensor
-
-
-def _out(name: str, shape: tuple[int, ...], unit: str, fields: tuple[str, ...] = ()) -> TensorSpec:
-    return TensorSpec(name=name, shape=shape, dtype="float32", unit=unit, fields=fields)
+    outputs = [make_output("actions", chunk, "by name: m and rad per control period, 1 = open", spec.action_names)]
+    return GraphPart(module=FlowGraph(head), weights="head", inputs=inputs, outputs=outputs)

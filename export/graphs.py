@@ -12,6 +12,7 @@ vocabulary, C 2 x layers (keys and values of each layer in turn), T horizon, A a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +73,7 @@ def rotate(x_HLK: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor) -> t
 
 
 class DecoderGraph(nn.Module):
-    """The layers of a model's decoder (Llama, or Qwen2), run on explicit keys and values."""
+    """The layers of a model's decoder (Llama, Qwen2 or Qwen3), run on explicit keys and values."""
 
     def __init__(self, model: PreTrainedModel, tap_layer: int) -> None:
         super().__init__()
@@ -90,9 +91,13 @@ class DecoderGraph(nn.Module):
         position: torch.Tensor,
         may_see: torch.Tensor,
         past: torch.Tensor | None,
+        added: Sequence[torch.Tensor] = (),
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns the last hidden states (normalised), those of the tapped layer, and the new rows [C, H, L, K]."""
-        states, rows = self.run_layers(x_LD, position, may_see, past, self.shape.num_layers)
+        """Returns the last hidden states (normalised), those of the tapped layer, and the new rows [C, H, L, K].
+
+        What is `added`, float[L, D], enters behind the first layers.
+        """
+        states, rows = self.run_layers(x_LD, position, may_see, past, self.shape.num_layers, added)
         return self.model.model.language_model.norm(states[-1]), states[self.tap_layer], rows
 
     def run_layers(
@@ -102,6 +107,7 @@ class DecoderGraph(nn.Module):
         may_see: torch.Tensor,
         past: torch.Tensor | None,
         num_layers: int,
+        added: Sequence[torch.Tensor] = (),
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Returns what goes in and what comes out of each of the first layers, and their new rows."""
         text = self.model.model.language_model
@@ -116,6 +122,8 @@ class DecoderGraph(nn.Module):
             new_rows.extend(rows)
             x_LD = x_LD + mixed
             x_LD = x_LD + layer.mlp(layer.post_attention_layernorm(x_LD))
+            if index < len(added):
+                x_LD = x_LD + added[index]
             states.append(x_LD)
         return states, torch.stack(new_rows)
 
@@ -130,11 +138,13 @@ class DecoderGraph(nn.Module):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         length = x_LD.shape[0]
         shape = self.shape
-        query = attention.q_proj(x_LD).view(length, shape.num_heads, shape.head_dim).transpose(0, 1)
+        query = attention.q_proj(x_LD).view(length, shape.num_heads, shape.head_dim)
         key, value = (
-            part(x_LD).view(length, shape.num_kv_heads, shape.head_dim).transpose(0, 1)
-            for part in (attention.k_proj, attention.v_proj)
+            part(x_LD).view(length, shape.num_kv_heads, shape.head_dim) for part in (attention.k_proj, attention.v_proj)
         )
+        if hasattr(attention, "q_norm"):  # Qwen3
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        query, key, value = (part.transpose(0, 1) for part in (query, key, value))
         query, key = rotate(query, cos_LK, sin_LK), rotate(key, cos_LK, sin_LK)
         rows = [key, value]
         if past is not None:

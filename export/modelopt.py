@@ -20,8 +20,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from roboalign.export.graph_set import prefill_interface
-from roboalign.export.graphs import PrefillGraph
+from roboalign.export.graph_set import nano_parts
 from roboalign.export.onnx_files import WEIGHT_PREFIX, write_graph
 from roboalign.export.products import ProductScales, product_nodes, read_scales
 from roboalign.export.rounding import quantizable
@@ -131,8 +130,8 @@ def find_scales(
         path, out = Path(folder) / "sequence.onnx", Path(folder) / "quantized.onnx"
         table = write_weights(model, Path(folder) / "model.safetensors", "fp32")
         whole = replace(backend.spec, max_prompt_tokens=backend.spec.max_tokens)
-        inputs, outputs = prefill_interface(model, whole)
-        write_graph(PrefillGraph(model, backend.head.config.layer), inputs, outputs, path, table)
+        part = nano_parts(model, whole, backend.head.config.layer)["prefill"]
+        write_graph(part.module, part.inputs, part.outputs, path, table)
         graph = onnx.load(path, load_external_data=False).graph
         nodes = {name: weight for name, (_, weight) in product_nodes(graph, WEIGHT_PREFIX).items() if weight in wanted}
         data = Path(folder) / "inputs.npz"

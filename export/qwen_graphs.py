@@ -4,7 +4,7 @@ As in `export/graphs.py`, shapes are fixed, keys and values are explicit, and a 
 of the vision encoder and the places of its patches follow from the size of the picture and are constants. The decoder
 takes positions as an input, since they are the host's to count: a picture advances time, row and column differently,
 so that text behind it goes on at the largest position so far plus one, which is *not* the number of tokens read.
-Qwen3-VL is not written: its pictures also enter behind the first layers.
+Qwen3-VL's graphs are in `export/qwen3_graphs.py`.
 
 Shape suffixes: N patches, I image tokens, P longest prompt, L longest sequence, D hidden size, W width of the vision
 encoder, H heads, K head size, V vocabulary, C 2 x layers.
@@ -22,7 +22,7 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 
 from roboalign.export.graphs import DecoderGraph, rotate
 
-__all__ = ["QwenPrefillGraph", "QwenReadGraph", "QwenStepGraph", "QwenVisionGraph"]
+__all__ = ["QwenDecoder", "QwenPrefillGraph", "QwenReadGraph", "QwenStepGraph", "QwenVisionGraph", "attend"]
 
 
 class QwenVisionGraph(nn.Module):
@@ -44,7 +44,6 @@ class QwenVisionGraph(nn.Module):
         self.unit = merge**2
         self.lengths: Sequence[int] = (ends[1:] - ends[:-1]).tolist()
         self.full_layers = frozenset(config.fullatt_block_indexes)
-        self.num_heads = config.num_heads
         self.register_buffer("window_index", index, persistent=False)
         self.register_buffer("back_index", torch.argsort(index), persistent=False)
         self.register_buffer("places", self._by_window(places, index), persistent=False)
@@ -64,32 +63,34 @@ class QwenVisionGraph(nn.Module):
         angles_NK = torch.cat((half, half), dim=1)
         cos_NK, sin_NK = angles_NK.cos(), angles_NK.sin()
         for index, block in enumerate(visual.blocks):
-            is_full = index in self.full_layers
-            x_NW = x_NW + self._attend(block.attn, block.norm1(x_NW), cos_NK, sin_NK, is_full=is_full)
+            lengths = [x_NW.shape[0]] if index in self.full_layers else self.lengths
+            x_NW = x_NW + attend(block.attn, block.norm1(x_NW), cos_NK, sin_NK, lengths)
             x_NW = x_NW + block.mlp(block.norm2(x_NW))
         return cast(torch.Tensor, visual.merger(x_NW).index_select(0, self.back_index))
 
-    def _attend(
-        self, attention: Any, x_NW: torch.Tensor, cos_NK: torch.Tensor, sin_NK: torch.Tensor, *, is_full: bool
-    ) -> torch.Tensor:
-        length, width = x_NW.shape
-        head_dim = width // self.num_heads
-        parts = attention.qkv(x_NW).reshape(length, 3, self.num_heads, head_dim).permute(1, 2, 0, 3)
-        query, key = rotate(parts[0], cos_NK, sin_NK), rotate(parts[1], cos_NK, sin_NK)
-        query, value = query * head_dim**-0.5, parts[2]
-        lengths = [length] if is_full else self.lengths
-        if len(set(lengths)) == 1:
-            # Windows of one size are a batch.
-            split = (self.num_heads, len(lengths), lengths[0], head_dim)
-            query, key, value = (part.reshape(split) for part in (query, key, value))
-            mixed = ((query @ key.transpose(2, 3)).softmax(dim=3) @ value).reshape(self.num_heads, length, head_dim)
-        else:
-            pieces = zip(*(torch.split(part, list(lengths), dim=1) for part in (query, key, value)), strict=True)
-            mixed = torch.cat([(q @ k.transpose(1, 2)).softmax(dim=2) @ v for q, k, v in pieces], dim=1)
-        return cast(torch.Tensor, attention.proj(mixed.transpose(0, 1).reshape(length, width)))
+
+def attend(
+    attention: Any, x_NW: torch.Tensor, cos_NK: torch.Tensor, sin_NK: torch.Tensor, lengths: Sequence[int]
+) -> torch.Tensor:
+    """Returns what a vision encoder's attention makes of patches that see those of their window alone."""
+    length, width = x_NW.shape
+    num_heads = attention.num_heads
+    head_dim = width // num_heads
+    parts = attention.qkv(x_NW).reshape(length, 3, num_heads, head_dim).permute(1, 2, 0, 3)
+    query, key = rotate(parts[0], cos_NK, sin_NK), rotate(parts[1], cos_NK, sin_NK)
+    query, value = query * head_dim**-0.5, parts[2]
+    if len(set(lengths)) == 1:
+        # Windows of one size are a batch.
+        split = (num_heads, len(lengths), lengths[0], head_dim)
+        query, key, value = (part.reshape(split) for part in (query, key, value))
+        mixed = ((query @ key.transpose(2, 3)).softmax(dim=3) @ value).reshape(num_heads, length, head_dim)
+    else:
+        pieces = zip(*(torch.split(part, list(lengths), dim=1) for part in (query, key, value)), strict=True)
+        mixed = torch.cat([(q @ k.transpose(1, 2)).softmax(dim=2) @ v for q, k, v in pieces], dim=1)
+    return cast(torch.Tensor, attention.proj(mixed.transpose(0, 1).reshape(length, width)))
 
 
-class _QwenDecoder(DecoderGraph):
+class QwenDecoder(DecoderGraph):
     """Qwen2.5-VL's decoder: pairs of a head turn by time, row or column."""
 
     def angles(self, position: torch.Tensor, inv_freq: torch.Tensor) -> torch.Tensor:
@@ -114,7 +115,7 @@ class _QwenDecoder(DecoderGraph):
         return place.unsqueeze(0) <= place.unsqueeze(1)
 
 
-class QwenPrefillGraph(_QwenDecoder):
+class QwenPrefillGraph(QwenDecoder):
     """ids [1, P], length [1], position int64[3, P], image [I, D] -> logits [1, V], hidden [1, P, D], kv [C, H, P, K].
 
     Prompts are padded on the right. Positions are those of the model's `get_rope_index`; padding has any.
@@ -129,7 +130,7 @@ class QwenPrefillGraph(_QwenDecoder):
         return logits, tapped.unsqueeze(0), rows
 
 
-class QwenStepGraph(_QwenDecoder):
+class QwenStepGraph(QwenDecoder):
     """token [1], length [1], position int64[1], kv [C, H, L, K] -> logits [1, V], hidden [1, D], new rows [C, H, 1, K].
 
     `length` counts tokens, which is where the rows go; `position` is the largest one read so far plus one.
@@ -145,7 +146,7 @@ class QwenStepGraph(_QwenDecoder):
         return cast(Any, self.model).lm_head(last), tapped, rows
 
 
-class QwenReadGraph(_QwenDecoder):
+class QwenReadGraph(QwenDecoder):
     """ids [1, P], position int64[3, P], image [I, D] -> hidden [1, P, D] after the tapped layer, before any norm.
 
     For a head that acts without a thought: the layers behind the tapped one, the final norm and the output rows are

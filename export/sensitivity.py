@@ -34,10 +34,10 @@ from roboalign.trainer.backend import TorchBackend
 
 __all__ = ["KEPT", "PARTS", "PartLoss", "Rounded", "answers", "modules_of", "narrow_parts", "round_parts"]
 
-PARTS: Mapping[str, tuple[str, str]] = {
-    "vision": ("model", "model.vision."),
-    "decoder": ("model", "model.language_model."),
-    "head": ("head", ""),
+PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "vision": ("model", ("model.vision.", "model.visual.")),
+    "decoder": ("model", ("model.language_model.",)),
+    "head": ("head", ("",)),
 }
 """By name: the file that holds the part's weights (without its ending), and how their names begin."""
 
@@ -219,7 +219,7 @@ def _fold(
     """Scales the inputs of the layers of the parts that may be rounded; returns their moments afterwards."""
     found: dict[str, dict[str, Moments]] = {}
     for file, module in modules.items():
-        prefixes = tuple(PARTS[part][1] for part in parts if PARTS[part][0] == file)
+        prefixes = tuple(prefix for part in parts if PARTS[part][0] == file for prefix in PARTS[part][1])
         chosen = {name: sums for name, sums in calibration.moments[file].items() if name.startswith(prefixes)}
         found[file] = {**calibration.moments[file], **fold_scales(module, chosen, bits)}
     return Calibration(moments=found, rounding=calibration.rounding)

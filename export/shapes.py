@@ -171,8 +171,12 @@ def run_size(folder: Path) -> ModelSize:
         prompt_tokens=image_tokens + TEXT_TOKENS,
         context_tokens=context,
         head=head,
-        has_own_graphs=kind.startswith("roboalign_"),
+        has_own_graphs=kind in _OWN_GRAPHS,
     )
+
+
+_OWN_GRAPHS = ("roboalign_nano", "roboalign_smol", "qwen2_5_vl", "qwen3_vl")
+"""Model types that `export/graph_set.py` makes graphs of, which needs torch and is not asked here."""
 
 
 def _pictures(config: Mapping[str, Mapping[str, int]]) -> tuple[int | None, int]:

@@ -48,8 +48,8 @@ _ONNX_DTYPES = {
 }
 
 MAX_INLINE_BYTES = 65536
-"""Constants that are no weights (masks, positions, shapes) stay inside a graph; more is a weight in disguise. In a
-large model they may take a hundredth of the weights: the angles of a thousand patches are 0.6 MB."""
+"""Constants that are no weights (positions, shapes) stay inside a graph; more is a weight in disguise. In a large model
+they may take a hundredth of the weights: the angles of a thousand patches are 0.6 MB. Masks are not counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +157,8 @@ def share_weights(graph: onnx.ModelProto, table: Mapping[str, StoredTensor], pre
     for tensor in graph.graph.initializer:
         stored = table.get(tensor.name.removeprefix(prefix)) if tensor.name.startswith(prefix) else None
         if stored is None:
-            inline_bytes += len(tensor.raw_data)
+            is_mask = tensor.data_type == TensorProto.BOOL  # of a long prompt's tokens by themselves, and no weight
+            inline_bytes += 0 if is_mask else len(tensor.raw_data)
             continue
         shape = stored.shape[::-1] if stored.layout is not None and stored.layout.block else stored.shape
         if tuple(tensor.dims) != shape:

@@ -2,6 +2,7 @@
 
     manifest.json       what this file describes: graphs, names, units, statistics, hashes, parity
     prefill.onnx, step.onnx, flow.onnx    plain ONNX operators; their weights lie in the two files below
+    vision.onnx         where the picture is cut into patches, what sees them; `prefill` sees the picture otherwise
     model.safetensors, head.safetensors   each weight once, shared by the graphs
     tokenizer.json, fast.json, config.json, head.json, README.md
 
@@ -198,7 +199,10 @@ def require_robot(manifest: Manifest, names: Collection[str], where: str | Path)
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Writes `manifest.json` into a folder, sealed with a digest of itself, and returns its path."""
     path = folder / MANIFEST_NAME
-    path.write_text(sealed_text(asdict(manifest)), encoding="utf-8")
+    content = asdict(manifest)
+    if manifest.policy.prompt.patches is None:
+        del content["policy"]["prompt"]["patches"]  # as in the files from before there were any
+    path.write_text(sealed_text(content), encoding="utf-8")
     return path
 
 

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from roboalign.sdk.errors import ConfigError, DataError
+from roboalign.sdk.patches import PatchFormat
 from roboalign.sdk.types import STATE_NAMES, FloatArray, ImageArray
 
-__all__ = ["FORMS", "PACES", "TASKS", "PromptFormat"]
+__all__ = ["FORMS", "PACES", "TASKS", "UNSAID", "PromptFormat"]
 
 PACES = ("quick", "slow")
 """`quick` answers at once; `slow` thinks first."""
@@ -26,6 +27,9 @@ TASKS = ("ask", "act")
 
 FORMS = ("nano", "chat", "qwen")
 """`nano` closes a prompt with two flags, `<slow><act>`; `chat` (SmolLM2) and `qwen` say them in a turn of a chat."""
+
+UNSAID: Mapping[str, object] = {"form": FORMS[0], "patches": None}
+"""Fields that are not written while they are so, as in the files from before there was anything else."""
 
 _LAYOUTS = {
     "nano": "<bos>{text}{state}{image}<{pace}><{task}>",
@@ -62,6 +66,8 @@ class PromptFormat:
     """Divides what is left."""
     form: str = "nano"
     """How the parts are put together, one of `FORMS`."""
+    patches: PatchFormat | None = None
+    """How the picture is cut for a model that takes patches; None where it takes the picture whole."""
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -142,20 +148,27 @@ class PromptFormat:
         scaled = (image.astype(np.float32) / 255.0 - self.pixel_mean) / self.pixel_std
         return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
+    def image_of(self, pixel_values: FloatArray) -> ImageArray:
+        """Returns the uint8[size, size, 3] that `pixel_values` was made from."""
+        scaled = (pixel_values.transpose(1, 2, 0) * self.pixel_std + self.pixel_mean) * 255.0
+        image: ImageArray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return image
+
     def to_json(self) -> dict[str, object]:
         """Returns a JSON-able description; `from_json` reads it back. The first form goes without saying."""
         data = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        if self.form == FORMS[0]:
-            del data["form"]  # as in the files that were written before there were two
-        return data
+        return {key: value for key, value in data.items() if key not in UNSAID or value != UNSAID[key]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> PromptFormat:
         """Builds the format from `to_json`'s result; unknown or missing fields are a ConfigError."""
         known = {f.name for f in fields(cls)}
-        data = {"form": FORMS[0], **data}
+        data = {**UNSAID, **data}
         if set(data) != known:
             odd = sorted(set(data) ^ known)
             raise ConfigError(f"prompt format has missing or unknown fields {odd}; it was written by another version")
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        if isinstance(patches := data["patches"], Mapping):
+            fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in patches.items()}
+            values["patches"] = PatchFormat(**fixed)  # type: ignore[arg-type]  # from to_json, as above
         return cls(**values)  # type: ignore[arg-type]  # checked by name above, values come from to_json

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Union, cast, get_args, get_origin, get_type_hints
 
 from roboalign.sdk.errors import BundleError
-from roboalign.sdk.prompt import FORMS, PromptFormat
+from roboalign.sdk.prompt import UNSAID, PromptFormat
 
 __all__ = ["from_json"]
 
@@ -48,7 +48,7 @@ def from_json(kind: object, value: object, where: str, *, absent: Mapping[type, 
 def _dataclass(kind: type, value: Mapping[str, object], where: str, absent: Mapping[type, frozenset[str]]) -> object:
     names = {f.name for f in fields(kind)} - absent.get(kind, frozenset())
     if kind is PromptFormat:
-        value = {"form": FORMS[0], **value}  # as in the files that were written before there were two
+        value = {**UNSAID, **value}
     if set(value) != names:
         raise BundleError(f"{where} has missing or unknown fields {sorted(set(value) ^ names)}")
     hints = get_type_hints(kind)

@@ -24,12 +24,13 @@ from roboalign.trainer.nano import (
 )
 from roboalign.trainer.vocabulary import add_action_tokens
 
-__all__ = ["some_observations", "tiny_bundle", "tiny_run", "write_run"]
+__all__ = ["flow_head", "some_observations", "step_codec", "tiny_bundle", "tiny_run", "write_run"]
 
 TEXTS = ("put the red block in the blue bowl", "push the green cylinder to the left", "next go down to the block .")
 
 
-def _codec() -> FastCodec:
+def step_codec() -> FastCodec:
+    """An action codec of random steps."""
     rng = np.random.default_rng(0)
     steps = rng.normal(size=(300, 8, 5)).astype(np.float32).cumsum(axis=1)
     return FastCodec.fit(steps * np.array([0.01, 0.01, 0.01, 0.05, 0.3], np.float32), rate_hz=10.0, vocab_size=256)
@@ -51,11 +52,12 @@ def _make_lively(model: NanoForConditionalGeneration) -> None:
                 parameter.normal_(std=0.5)
 
 
-def _head(codec: FastCodec) -> FlowHead:
+def flow_head(codec: FastCodec, *, hidden_size: int = 64) -> FlowHead:
+    """A head of random weights that fits the codec."""
     low, high = (tuple(float(v) for v in limit) for limit in (codec.config.low, codec.config.high))
     head = FlowHead(
         FlowHeadConfig(
-            hidden_size=64,
+            hidden_size=hidden_size,
             layer=1,
             horizon=8,
             action_low=low,
@@ -77,11 +79,11 @@ def _head(codec: FastCodec) -> FlowHead:
 def write_run(path: Path, *, stage: str = "head", seed: int = 0) -> Path:
     """Writes a checkpoint; `stage="sft"` has no head, `stage="base"` no codec either."""
     model, processor = _model(seed)
-    codec = None if stage == "base" else _codec()
+    codec = None if stage == "base" else step_codec()
     if codec is not None:
         add_action_tokens(model, processor.tokenizer, codec.vocab_size)
     _make_lively(model)
-    head = _head(codec) if codec is not None and stage == "head" else None
+    head = flow_head(codec) if codec is not None and stage == "head" else None
     notes = {"thought_budget": 12}
     meta = CheckpointMeta(stage=stage, recipe="tiny", seeds={"all": seed}, notes=notes, robot="panda")
     save_checkpoint(path, model=model, processor=processor, meta=meta, codec=codec, head=head)

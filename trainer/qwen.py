@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin, Qwen2VLImageProcessorPil
 
-from roboalign.sdk.errors import BundleError
+from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.patches import PatchFormat
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import FloatArray
 from roboalign.trainer.backbone import HuggingFaceBackbone, PromptInputs
@@ -30,11 +31,30 @@ _VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", _IMAGE_TOKEN, "<|video_p
 _FORMAT_FILE = "prompt_format.json"
 
 
-def _num_tokens(image_processor: Any, size_px: int) -> int:
-    """Returns how many tokens the policy's picture becomes."""
+_SETTINGS = {"do_resize": True, "resample": 3, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True}
+"""How `PatchFormat` makes patches; 3 is the bicubic filter. Every published Qwen-VL has these."""
+
+
+def _patch_format(image_processor: Any, size_px: int, image_token_id: int) -> PatchFormat:
+    """Returns how the policy's picture is cut; a processor of other steps is a ConfigError."""
+    found = {name: getattr(image_processor, name) for name in _SETTINGS}
+    if found != _SETTINGS or not np.isclose(image_processor.rescale_factor, 1 / 255, rtol=1e-9):
+        raise ConfigError(
+            f"the picture processor has {found} and scales by {image_processor.rescale_factor}, expected {_SETTINGS} "
+            "and 1/255, which is what a robot's runtime does; restore its preprocessor_config.json"
+        )
     blank = np.zeros((size_px, size_px, 3), np.uint8)
-    grid = image_processor(images=[blank], return_tensors="pt")["image_grid_thw"]
-    return int(grid.prod()) // int(image_processor.merge_size) ** 2
+    _, rows, columns = image_processor(images=[blank], return_tensors="np")["image_grid_thw"][0].tolist()
+    return PatchFormat(
+        rows=rows,
+        columns=columns,
+        patch_px=int(image_processor.patch_size),
+        merge=int(image_processor.merge_size),
+        frames=int(image_processor.temporal_patch_size),
+        mean=tuple(map(float, image_processor.image_mean)),
+        std=tuple(map(float, image_processor.image_std)),
+        image_token_id=image_token_id,
+    )
 
 
 class QwenProcessor(ProcessorMixin):
@@ -47,10 +67,20 @@ class QwenProcessor(ProcessorMixin):
         prompt_format: PromptFormat | None = None,
         chat_template: str | None = None,
     ) -> None:
-        fmt = prompt_format or PromptFormat(form="qwen")
-        self.prompt_format = replace(fmt, num_image_tokens=_num_tokens(image_processor, fmt.image_size_px))
         self.image_token_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.prompt_format = prompt_format or PromptFormat(form="qwen")
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How observations become prompts, with the patches that this model's pictures have."""
+        return self._prompt_format
+
+    @prompt_format.setter
+    def prompt_format(self, wanted: PromptFormat) -> None:
+        patches = _patch_format(self.image_processor, wanted.image_size_px, self.image_token_id)
+        rows, columns = patches.grid
+        self._prompt_format = replace(wanted, num_image_tokens=rows * columns, patches=patches)
 
     def __call__(self, images: Any = None, text: Any = None, **_unused: Any) -> BatchFeature:
         """Returns left-padded ids and the type of each token, and patches of the pictures where there are any."""
@@ -113,9 +143,8 @@ class QwenBackbone(HuggingFaceBackbone):
 
     def picture_inputs(self, pixel_values: FloatArray, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns what the model takes besides ids and mask: Qwen's own patches of the picture."""
-        fmt, processor = self.prompt_format, cast(QwenProcessor, self.processor)
-        scaled = (pixel_values.transpose(1, 2, 0) * fmt.pixel_std + fmt.pixel_mean) * 255.0
-        picture = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        processor = cast(QwenProcessor, self.processor)
+        picture = self.prompt_format.image_of(pixel_values)
         pixels = dict(processor.image_processor(images=[picture], return_tensors="pt"))
         return {**pixels, "mm_token_type_ids": (input_ids == processor.image_token_id).long()}
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Decoding
+from roboalign.sdk.backends.feeds import check_interfaces, prompt_feed, step_feed
 from roboalign.sdk.bundle import EXTEND_ROLE, Bundle, GraphSpec, PolicySpec, read_bundle
 from roboalign.sdk.errors import BackendError, BundleError, missing_extra
 from roboalign.sdk.types import FloatArray
@@ -47,6 +48,8 @@ class _Cache:
     """[C, H, max_tokens, K] keys and values of each layer in turn."""
     hidden: _Carried
     """[max_tokens, D] output of the tapped layer."""
+    offset: int
+    """Position of a token behind the prompt, minus its place in the sequence."""
 
 
 class OnnxBackend:
@@ -63,21 +66,11 @@ class OnnxBackend:
         open_graph: Callable[[Bundle, GraphSpec, int], OnnxGraph] | None = None,
     ) -> None:
         """Opens the graphs; `open_graph` may open them in another way, e.g. to look at what they compute."""
+        check_interfaces(bundle)
         self._bundle = bundle
         open_graph = open_graph or partial(OnnxGraph, providers=self.providers)
         self._graphs = {role: open_graph(bundle, spec, threads) for role, spec in bundle.manifest.graphs.items()}
-        for role in ("prefill", "step"):
-            if role not in self._graphs:
-                raise BundleError(
-                    f"bundle {bundle.path} has no {role!r} graph, only {', '.join(sorted(self._graphs))}; "
-                    "export it again"
-                )
-        kv = [spec for spec in self._graphs["step"].spec.inputs if spec.name == "kv"]
-        if not kv:
-            raise BundleError(
-                f"the graph 'step' of bundle {bundle.path} takes no 'kv', the keys and values; export it again"
-            )
-        self._kv = kv[0]
+        self._kv = next(spec for spec in self._graphs["step"].spec.inputs if spec.name == "kv")
         self._windows = {
             graph.spec.inputs[0].shape[0]: graph for role, graph in self._graphs.items() if role.startswith(EXTEND_ROLE)
         }
@@ -99,31 +92,26 @@ class OnnxBackend:
 
     def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
         """Reads a prompt and a picture."""
-        length = len(prompt_ids)
-        ids = np.zeros((1, self.spec.max_prompt_tokens), np.int64)
-        ids[0, :length] = prompt_ids
-        feed: _Feed = {"input_ids": ids, "length": np.array([length], np.int64), "pixel_values": pixel_values[None]}
-        logits, rows_PD, rows_CHPK = self._graph("prefill").run(feed)
+        length, feed = len(prompt_ids), prompt_feed(self.spec, prompt_ids, pixel_values)
+        image = {"image": self._graph("vision").run(feed.vision)[0]} if feed.vision else {}
+        logits, rows_PD, rows_CHPK = self._graph("prefill").run({**feed.prefill, **image})
         hidden = np.zeros((self.spec.max_tokens, self.spec.hidden_size), rows_PD.dtype)
         hidden[:length] = rows_PD[0, :length]
         kv = np.zeros(self._kv.shape, self._kv.dtype)
         kv[:, :, :length] = rows_CHPK[:, :, :length]
-        return Decoding(logits=logits[0], length=length, cache=_Cache(kv=kv, hidden=hidden))
+        cache = _Cache(kv=kv, hidden=hidden, offset=feed.offset)
+        return Decoding(logits=logits[0], length=length, cache=cache)
 
     def step(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token."""
         cache = cast(_Cache, decoding.cache)
-        position = decoding.length
-        feed: _Feed = {
-            "token": np.array([token_id], np.int64),
-            "length": np.array([position], np.int64),
-            "kv": cache.kv,
-        }
-        logits, row_1D, rows_CH1K = self._graph("step").run(feed)
-        cache.kv[:, :, position] = rows_CH1K[:, :, 0]
-        cache.hidden[position] = row_1D[0]
+        place = decoding.length
+        feed = step_feed(self.spec, token_id, place, cache.offset)
+        logits, row_1D, rows_CH1K = self._graph("step").run({**feed, "kv": cache.kv})
+        cache.kv[:, :, place] = rows_CH1K[:, :, 0]
+        cache.hidden[place] = row_1D[0]
         decoding.logits = logits[0]
-        decoding.length = position + 1
+        decoding.length = place + 1
 
     @property
     def windows(self) -> tuple[int, ...]:

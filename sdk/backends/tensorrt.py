@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.backends.cuda_runtime import Array, Cuda
+from roboalign.sdk.backends.feeds import check_interfaces, prompt_feed, step_feed
 from roboalign.sdk.backends.tensorrt_engine import Engine, EngineReader, load_tensorrt
 from roboalign.sdk.board import detect_board
 from roboalign.sdk.bundle import Bundle, GraphSpec, PolicySpec, TensorSpec, read_bundle
@@ -30,17 +32,13 @@ from roboalign.sdk.types import FloatArray
 __all__ = ["TensorRtBackend"]
 
 _CACHES = {"kv": ("step", "kv"), "hidden": ("flow", "hidden")}
-"""What stays on the device between graphs, and the input that it is."""
+"""What a sequence leaves on the device, and the input that it is."""
+
+_IMAGE = "image"
+"""What the graph of the patches leaves on the device for that of the prompt, where there is one."""
 
 _RESULTS = ("logits", "actions")
 """Outputs that the host reads."""
-
-_INTERFACES = {
-    "prefill": ({"input_ids", "length", "pixel_values"}, {"logits", "hidden", "kv"}),
-    "step": ({"token", "length", "kv"}, {"logits", "hidden", "kv_new"}),
-    "flow": ({"hidden", "length", "state", "noise"}, {"actions"}),
-}
-"""Inputs and outputs of each graph that this version knows how to fill and read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +46,8 @@ class _Sequence:
     """Which sequence the device's cache holds."""
 
     number: int
+    offset: int
+    """Position of a token behind the prompt, minus its place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +71,9 @@ class TensorRtBackend:
         try:
             _check_machine(engines, trt, cuda)
             graphs = bundle.manifest.graphs
-            for role, spec in graphs.items():
-                _check_interface(bundle, role, spec)
+            check_interfaces(bundle)
             caches = {name: _cache(cuda, bundle, *place) for name, place in _CACHES.items() if place[0] in graphs}
+            bound = {**caches, _IMAGE: _cache(cuda, bundle, "prefill", _IMAGE)} if "vision" in graphs else caches
             reader = EngineReader(trt)
             self._runs = {}
             for role, spec in graphs.items():
@@ -81,10 +81,7 @@ class TensorRtBackend:
                     raise BundleError(f"{folder} has no engine for {role!r}; build it again")
                 content = read_engine(folder, engines.engines[role])
                 engine = reader.read(content, spec, str(folder / engines.engines[role].file))
-                self._runs[role] = _Run(cuda, role, spec, engine, caches)
-            for role in ("prefill", "step"):
-                if role not in self._runs:
-                    raise BundleError(f"bundle {bundle.path} has no {role!r} graph; export it again")
+                self._runs[role] = _Run(cuda, role, spec, engine, bound)
         except BaseException:
             cuda.close()
             raise
@@ -122,10 +119,12 @@ class TensorRtBackend:
     def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
         """Reads a prompt and a picture; the sequence that was decoded before ends here."""
         run, length = self._run("prefill"), len(prompt_ids)
-        run.inputs["input_ids"][...] = 0
-        run.inputs["input_ids"][0, :length] = prompt_ids
-        run.inputs["length"][...] = length
-        run.inputs["pixel_values"][0] = pixel_values
+        feed = prompt_feed(self.spec, prompt_ids, pixel_values)
+        if feed.vision:
+            seen = self._run("vision")
+            seen.fill(feed.vision)
+            seen.launch()  # into what the prompt's graph reads, on the same stream
+        run.fill(feed.prefill)
         for cache in self._caches.values():
             # Rows from the length on are zero, as in the other backends: a masked NaN would still be one.
             self._cuda.fill_zero(cache.address, prod(cache.spec.shape) * cache.item_bytes)
@@ -135,14 +134,13 @@ class TensorRtBackend:
             self._keep_rows(run.kept["hidden"], "hidden", 0, length)
         self._cuda.synchronize()
         self._number += 1
-        return Decoding(logits=run.result("logits"), length=length, cache=_Sequence(self._number))
+        return Decoding(logits=run.result("logits"), length=length, cache=_Sequence(self._number, feed.offset))
 
     def step(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token."""
         run, position = self._run("step"), decoding.length
-        self._check_current(decoding)
-        run.inputs["token"][...] = token_id
-        run.inputs["length"][...] = position
+        sequence = self._check_current(decoding)
+        run.fill(step_feed(self.spec, token_id, position, sequence.offset))
         run.launch()
         self._keep_rows(run.kept["kv_new"], "kv", position, 1)
         if "hidden" in self._caches:
@@ -200,9 +198,11 @@ class TensorRtBackend:
             raise BackendError(f"the tensorrt backend of {self._bundle.path} {state}; load the policy again")
         return run
 
-    def _check_current(self, decoding: Decoding) -> None:
-        if cast(_Sequence, decoding.cache).number != self._number:
+    def _check_current(self, decoding: Decoding) -> _Sequence:
+        sequence = cast(_Sequence, decoding.cache)
+        if sequence.number != self._number:
             raise BackendError("another prompt was read since; the tensorrt backend holds one sequence at a time")
+        return sequence
 
 
 class _Run:
@@ -214,12 +214,16 @@ class _Run:
         self._results: dict[str, Array] = {}
         addresses: dict[str, int] = {}
         for tensor in spec.inputs:
-            if _CACHES.get(tensor.name) == (role, tensor.name):
+            if tensor.name == _IMAGE or _CACHES.get(tensor.name) == (role, tensor.name):
                 addresses[tensor.name] = caches[tensor.name].address
                 continue
             addresses[tensor.name] = cuda.allocate(_num_bytes(tensor))
             self.inputs[tensor.name] = cuda.pin(tensor.shape, tensor.dtype)
         for tensor in spec.outputs:
+            if tensor.name == _IMAGE:
+                addresses[tensor.name] = caches[_IMAGE].address
+                _check_image(tensor, caches[_IMAGE].spec)
+                continue
             addresses[tensor.name] = cuda.allocate(_num_bytes(tensor))
             if tensor.name in _RESULTS:
                 self._results[tensor.name] = cuda.pin(tensor.shape, tensor.dtype)
@@ -235,8 +239,14 @@ class _Run:
             for name, array in self._results.items():
                 cuda.download(array, addresses[name])
 
-        self.inputs["length"][...] = 1  # the first run has to be one that could happen
+        if "length" in self.inputs:
+            self.inputs["length"][...] = 1  # the first run has to be one that could happen
         self.launch: Callable[[], None] = engine.capture(cuda, work)
+
+    def fill(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        """Copies what the host gives into the inputs of these names."""
+        for name, value in feed.items():
+            self.inputs[name][...] = value
 
     def result(self, name: str) -> FloatArray:
         """Returns a copy of an output without its first dimension; read it after `synchronize`."""
@@ -255,14 +265,11 @@ def _cache(cuda: Cuda, bundle: Bundle, role: str, name: str) -> _Buffer:
     raise BundleError(f"graph {role!r} of bundle {bundle.path} has no input {name!r}; export it again")
 
 
-def _check_interface(bundle: Bundle, role: str, spec: GraphSpec) -> None:
-    """An input that nobody fills would be zero, and nobody would notice."""
-    found = tuple({tensor.name for tensor in side} for side in (spec.inputs, spec.outputs))
-    if found != _INTERFACES.get(role):
-        names = " -> ".join(", ".join(sorted(side)) for side in found)
+def _check_image(given: TensorSpec, taken: TensorSpec) -> None:
+    if (given.shape, given.dtype) != (taken.shape, taken.dtype):
         raise BundleError(
-            f"graph {role!r} of bundle {bundle.path} is {names}, which this version does not know how to run; upgrade "
-            "roboalign, or export the bundle again"
+            f"graph 'vision' gives {given.name!r} as {given.dtype} {given.shape}, and 'prefill' reads {taken.dtype} "
+            f"{taken.shape}; export the bundle again"
         )
 
 

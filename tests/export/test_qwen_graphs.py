@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's graphs against transformers' own model, of a few thousand random parameters: equal, and its traps."""
+"""Graphs of Qwen2.5-VL and Qwen3-VL against transformers' own tiny random models: equal, and their traps."""
 
 import logging
 from pathlib import Path
@@ -8,10 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tests.trainer.tiny_qwen import backbone
+from tests.trainer.tiny_qwen import backbone, make_lively
 
 from roboalign.export.graph_check import GraphRules, check_graph
 from roboalign.export.onnx_files import write_graph
+from roboalign.export.qwen3_graphs import Qwen3PrefillGraph, Qwen3StepGraph, Qwen3VisionGraph
 from roboalign.export.qwen_graphs import QwenPrefillGraph, QwenReadGraph, QwenStepGraph, QwenVisionGraph
 from roboalign.export.weights import write_weights
 from roboalign.sdk.bundle import TensorSpec
@@ -25,23 +26,28 @@ PROMPT, LONGEST, TAP = 96, 104, 2
 @pytest.fixture(scope="module")
 def member() -> HuggingFaceBackbone:
     made = backbone("qwen2_5_vl", num_actions=None)
-    with torch.no_grad():  # at the usual scale a random model answers everything alike
-        for parameter in made.model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6)
+    make_lively(made.model)
     return made
 
 
-@pytest.fixture(scope="module")
-def prompt(member: HuggingFaceBackbone) -> PromptInputs:
+def prompt_of(member: HuggingFaceBackbone) -> PromptInputs:
     picture = np.random.default_rng(0).integers(0, 256, (84, 112, 3)).astype(np.uint8)
     return member.encode_prompts(["put the red block away"], [None], [picture], pace="slow", task="act")
 
 
-@pytest.fixture(scope="module")
-def grid(prompt: PromptInputs) -> tuple[int, int]:
+def grid_of(prompt: PromptInputs) -> tuple[int, int]:
     _, rows, columns = prompt.extra["image_grid_thw"][0].tolist()
     return rows, columns
+
+
+@pytest.fixture(scope="module")
+def prompt(member: HuggingFaceBackbone) -> PromptInputs:
+    return prompt_of(member)
+
+
+@pytest.fixture(scope="module")
+def grid(prompt: PromptInputs) -> tuple[int, int]:
+    return grid_of(prompt)
 
 
 def padded(member: HuggingFaceBackbone, prompt: PromptInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -138,6 +144,49 @@ def test_the_cut_decoder_gives_the_tapped_layer_before_any_norm(member, prompt, 
     assert not torch.allclose(member.decoder.norm(hidden), expected, atol=0.1)
 
 
+@pytest.fixture(scope="module")
+def third() -> HuggingFaceBackbone:
+    made = backbone("qwen3_vl", num_actions=None)
+    make_lively(made.model)
+    return made
+
+
+@torch.no_grad()
+def test_qwen3_reads_a_prompt_and_steps_as_the_model_does(third):
+    """The picture is no square and no multiple of the table of places; its features enter behind two layers."""
+    prompt = prompt_of(third)
+    ids, length, position = padded(third, prompt)
+    image = Qwen3VisionGraph(third.model, grid_of(prompt))(prompt.extra["pixel_values"])
+    assert image.shape[0] == 3
+    graph = Qwen3PrefillGraph(third.model, TAP)
+    logits, hidden, rows = graph(ids, length, position, image)
+    expected, state = third.prefill(prompt)
+    assert torch.allclose(logits, expected, atol=1e-3)
+    assert torch.allclose(hidden[:, : int(length)], third.hidden_after(prompt, TAP), atol=1e-3)
+    kv = torch.zeros((2 * third.num_layers, 1, LONGEST, 16))
+    kv[:, :, : int(length)] = rows[:, :, : int(length)]
+    found, _, _ = Qwen3StepGraph(third.model, TAP)(torch.tensor([40]), length, state.next_position, kv)
+    wanted, _ = third.step(torch.tensor([40]), state)
+    assert torch.allclose(found, wanted, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("trap", ["later features", "axes in sections"])
+def test_what_qwen3_does_otherwise_counts(third, trap):
+    """Without what enters later, or with Qwen2.5-VL's sections, the answer is another one."""
+    prompt = prompt_of(third)
+    ids, length, position = padded(third, prompt)
+    image = Qwen3VisionGraph(third.model, grid_of(prompt))(prompt.extra["pixel_values"])
+    if trap == "later features":
+        hidden = Qwen3PrefillGraph(third.model, TAP)(ids, length, position, image[:1])[1]
+    else:
+        graph = Qwen3PrefillGraph(third.model, TAP)
+        graph.angles = QwenPrefillGraph(third.model, TAP).angles
+        hidden = graph(ids, length, position, image)[1]
+    expected = third.hidden_after(prompt, TAP)
+    assert not torch.allclose(hidden[:, : int(length)], expected, atol=0.05)
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_all_four_are_written_in_half_precision_for_a_board(member, prompt, grid, tmp_path: Path):
@@ -158,7 +207,7 @@ def test_all_four_are_written_in_half_precision_for_a_board(member, prompt, grid
         ),
         "step": (
             QwenStepGraph(member.model, TAP),
-            {"token": torch.tensor([5]), "length": length, "position": length, "kv": kv},
+            {"token": torch.tensor([5]), "length": length, "position": length - 9, "kv": kv},
             ["logits", "hidden", "kv_new"],
         ),
         "read": (

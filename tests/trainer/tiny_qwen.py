@@ -78,9 +78,19 @@ def backbone(version: str, *, num_actions: int | None = None, tied: bool = True)
     return make_backbone(model, QwenProcessor(images, tokenizer))
 
 
-def folder(version: str, path: Path, *, tied: bool = True) -> Path:
+def make_lively(model: torch.nn.Module) -> None:
+    """Widens the weights: at the usual scale a random model answers everything alike."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+
+
+def folder(version: str, path: Path, *, tied: bool = True, is_lively: bool = False) -> Path:
     """Writes a model as it is published (no roboalign.json, no action tokens) and returns its folder."""
     member = backbone(version, tied=tied)
+    if is_lively:
+        make_lively(member.model)
     member.model.save_pretrained(path)
     member.processor.save_pretrained(path)
     (path / "prompt_format.json").unlink()
