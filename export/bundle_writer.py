@@ -21,7 +21,7 @@ from roboalign import __version__
 from roboalign.export.calibration import Inputs, given_inputs
 from roboalign.export.export_config import ExportConfig
 from roboalign.export.graph_check import check_graph, rules_of
-from roboalign.export.graph_set import is_one_line, graph_maker, write_graphs
+from roboalign.export.graph_set import graph_maker, is_one_line, write_graphs
 from roboalign.export.half_range import measure_range
 from roboalign.export.info import parity_words
 from roboalign.export.modelopt import modelopt_version
