@@ -74,9 +74,8 @@ _COPIED = (
 """Files that go into the bundle as they are; the last ones let PyTorch read the same folder."""
 
 
-WINDOWS = (8, 32)
-"""Tokens that a bundle for the CPU can read in one pass, where its thoughts are as long. Growing: a wrong guess costs
-a small pass, a long thought that still holds costs few."""
+WINDOWS = (16,)
+"""Tokens that a bundle for the CPU can read in one pass: a pass of 16 takes about as long as two steps."""
 
 _WATCHED_OBSERVATIONS = 16
 """On so many observations every float16 value is looked at."""
@@ -228,7 +227,9 @@ def _write_parts(
     in_half = plan.arithmetic != "float32"
     # Boards get none: each engine would hold the decoder's weights once more.
     has_windows = plan.target == "cpu" and is_one_line(kind)
-    windows = [size for size in WINDOWS if has_windows and size <= backend.spec.max_thought_tokens]
+    windows = [
+        size for size in WINDOWS if has_windows and size <= backend.spec.max_tokens - backend.spec.max_prompt_tokens
+    ]
     graphs = write_graphs(
         model,
         backend.head,

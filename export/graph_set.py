@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
+import onnx
 import torch
 from transformers import PreTrainedModel
 
@@ -88,6 +89,7 @@ def write_graphs(
         graphs[role], names = write_graph(
             part.module, inputs, outputs, path, tables[part.weights], in_half=in_half, products=narrow
         )
+        _drop_node_names(path)
         used |= names
     unused = [
         f"{s.file}:{name}" for t in tables.values() for name, s in t.items() if f"{s.file}:{s.offset}" not in used
@@ -95,6 +97,14 @@ def write_graphs(
     if unused:
         raise CheckFailed(f"{len(unused)} weights are used by no graph, first {unused[0]}; the graphs are incomplete")
     return graphs
+
+
+def _drop_node_names(path: Path) -> None:
+    """Takes the names of nodes out of a graph: a tenth of the file, and values are named too."""
+    graph = onnx.load(path, load_external_data=False)
+    for node in graph.graph.node:
+        node.ClearField("name")
+    onnx.save(graph, path)
 
 
 _CARRIED = ("image", "hidden", "kv", "kv_new")

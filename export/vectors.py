@@ -43,8 +43,8 @@ __all__ = [
 VECTORS_NAME = "parity.safetensors"
 """The file in the bundle."""
 
-NUM_VECTORS = 8
-"""Observations that are kept: 3 KB of picture each from the simulator, and ten times as much of answers."""
+NUM_VECTORS = 6
+"""Observations that are kept: 3 KB of picture each from the simulator, and five times as much of answers."""
 
 PARTS = ("prefill.logits", "prefill.hidden", "prefill.kv", "step.logits", "step.hidden", "step.kv")
 """What is compared of each graph, beside the actions."""
@@ -70,7 +70,8 @@ class Vectors:
     actions: FloatArray
     """float32[N, T, A] of the flow head, in their units."""
     parts: Mapping[str, FloatArray]
-    """By name of `PARTS`, stacked over the observations. Of hidden states, keys and values: at two positions."""
+    """By name of `PARTS`, stacked over the observations. Of hidden states, keys and values: at two positions. Files
+    keep the keys and values of the last layer, on which all others act."""
 
     def save(self, path: Path) -> None:
         """Writes the file."""
@@ -84,7 +85,7 @@ class Vectors:
             "joint_pos_rad": np.stack([seen.joint_pos_rad for seen in self.observations]),
             "noise": self.noise,
             "actions": self.actions,
-            **self.parts,
+            **{name: value[:, -2:] if name.endswith(".kv") else value for name, value in self.parts.items()},
         }
         text = {
             "instructions": [seen.instruction for seen in self.observations],
@@ -261,7 +262,11 @@ def compare_vectors(stored: Vectors, found: Vectors, spec: PolicySpec) -> Vector
         CheckFailed: shapes differ, or a number is not finite.
     """
     pairs = {"flow.actions": (stored.actions, found.actions)}
-    pairs |= {name: (value, found.parts[name]) for name, value in stored.parts.items() if name in found.parts}
+    for name, value in stored.parts.items():
+        if name in found.parts:
+            # Older files keep keys and values of all layers, newer ones those of the last.
+            start = -value.shape[1] if name.endswith(".kv") else 0
+            pairs[name] = (value, found.parts[name][:, start:])
     for name, (expected, value) in pairs.items():
         if expected.shape != value.shape or not np.isfinite(value).all():
             raise CheckFailed(

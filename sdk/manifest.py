@@ -196,7 +196,7 @@ class Manifest:
     policy: PolicySpec
     """How to act with it."""
     graphs: Mapping[str, GraphSpec]
-    """By role: `prefill`, `step`, `flow`; `vision` where it is a graph of its own; `extend8` reads 8 tokens at once."""
+    """By role: `prefill`, `step`, `flow`; `vision` where it is apart; `extend16` to read 16 tokens at once."""
     files: Mapping[str, FileRecord]
     """Every file except the manifest."""
     parity: ParityRecord | None = None

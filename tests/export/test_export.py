@@ -69,7 +69,7 @@ def test_the_manifest_states_what_a_robot_needs(bundle):
     manifest = read_bundle(bundle).manifest
     assert (manifest.target, manifest.built, manifest.precision, manifest.next_command) == ("cpu", True, "fp16", "")
     assert manifest.policy.max_thought_tokens == 12
-    assert set(manifest.graphs) == {"prefill", "step", "extend8", "flow"}  # and none of 32, longer than any thought
+    assert set(manifest.graphs) == {"prefill", "step", "extend16", "flow"}
     state = next(tensor for tensor in manifest.graphs["flow"].inputs if tensor.name == "state")
     assert (state.shape, state.fields) == ((1, 5), manifest.policy.state_names)
     assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
@@ -93,9 +93,9 @@ def test_parity_is_recorded_and_proves_something(bundle):
 def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundle, tmp_path, monkeypatch):
     """The negative control reads the padding of a window as if it were written."""
     errors = check_windows(bundle, 1e-4)
-    assert set(errors) == {"extend8"}
-    assert 0.0 < errors["extend8"] < 1e-5
-    assert read_bundle(bundle).manifest.parity.part_errors["extend8"] == errors["extend8"]
+    assert set(errors) == {"extend16"}
+    assert 0.0 < errors["extend16"] < 1e-5
+    assert read_bundle(bundle).manifest.parity.part_errors["extend16"] == errors["extend16"]
     extend = OnnxBackend.extend
 
     def late(self, decoding, ids):
@@ -105,7 +105,7 @@ def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundl
         return rows
 
     monkeypatch.setattr(OnnxBackend, "extend", late)
-    with pytest.raises(CheckFailed, match="parity failed: extend8 differs from as many steps by"):
+    with pytest.raises(CheckFailed, match="parity failed: extend16 differs from as many steps by"):
         check_windows(bundle, 1e-4)
 
 
@@ -128,7 +128,7 @@ def test_every_weight_is_stored_once_and_all_graphs_point_at_it(bundle):
                 places.add((entries(tensor)["location"], int(entries(tensor)["offset"])))
     stored = {name: load_file(bundle / name) for name in ("model.safetensors", "head.safetensors")}
     assert len(places) == sum(map(len, stored.values()))
-    assert (bundle / "extend8.onnx").stat().st_size < 65536
+    assert (bundle / "extend16.onnx").stat().st_size < 65536
     assert all(array.dtype == np.float16 for arrays in stored.values() for array in arrays.values())
 
 

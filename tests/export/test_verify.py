@@ -58,7 +58,7 @@ def test_an_export_keeps_what_pytorch_answered_and_how_far_every_part_is_from_it
     manifest = read_bundle(bundle).manifest
     record = manifest.parity
     assert record is not None
-    assert set(record.part_errors) == {*PARTS, "extend8"}
+    assert set(record.part_errors) == {*PARTS, "extend16"}
     assert 0.0 < max(record.part_errors.values()) < 1e-4
     assert set(record.field_errors) == set(manifest.policy.action_names)
     assert manifest.files[VECTORS_NAME].num_bytes < 2**20
