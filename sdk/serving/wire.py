@@ -33,7 +33,7 @@ MAX_TEXT_BYTES = 64 * 1024
 MAX_SIDE = 2**15
 """Longest side of an array; four of them multiply without overflow."""
 MAX_PICTURE_PIXELS = 4 * 1024 * 1024
-"""Largest compressed picture (vla-eval sends PNG): its size is looked at before it is decoded."""
+"""Pixels of all compressed pictures (vla-eval sends PNG) of a message: sizes are looked at before they are decoded."""
 _SENT = ("<f4", "|u1")
 _ACCEPTED = ("<f4", "<f8", "|u1")
 
@@ -100,7 +100,7 @@ class _Count:
     """Reads lists and maps of one message, and stops when there are too many things: one byte can be an object."""
 
     def __init__(self) -> None:
-        self._left = MAX_THINGS
+        self._left, self._pixels_left = MAX_THINGS, MAX_PICTURE_PIXELS
 
     def read_list(self, items: list[object]) -> list[object]:
         self._take(len(items))
@@ -114,7 +114,9 @@ class _Count:
         if "__npgeneric__" in names:
             return _scalar(row.get(names.get("data")))
         if "__image__" in names:
-            return _picture(row)
+            picture = _picture(row, self._pixels_left)
+            self._pixels_left -= math.prod(picture.shape[:2])
+            return picture
         return row
 
     def _take(self, num: int) -> None:
@@ -141,7 +143,7 @@ def _scalar(value: object) -> float:
     return value
 
 
-def _picture(row: Mapping[object, object]) -> NDArray[np.generic]:
+def _picture(row: Mapping[object, object], max_pixels: int) -> NDArray[np.generic]:
     """Returns a picture that vla-eval packed: `raw`, `png` or `jpeg`."""
     if row.get("format") == "raw":
         return _array(row.get("data"), row.get("dtype"), row.get("shape"))
@@ -152,8 +154,10 @@ def _picture(row: Mapping[object, object]) -> NDArray[np.generic]:
         raise DataError(f"a picture came as {row.get('format')!r:.40}, expected raw, png or jpeg, and its bytes")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-            if picture.width * picture.height > MAX_PICTURE_PIXELS:
-                raise DataError(f"a picture of {picture.size} came, at most {MAX_PICTURE_PIXELS} pixels are accepted")
+            if picture.width * picture.height > max_pixels:
+                raise DataError(
+                    f"a picture of {picture.size} came, at most {MAX_PICTURE_PIXELS} pixels are accepted in a message"
+                )
             return np.asarray(picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         if isinstance(err, DataError):

@@ -73,6 +73,8 @@ BAD_INPUT = {
     "no such rounding": ["export", "nowhere", "--precision", "int4", "--rounding", "up"],
     "no number for a part's error": ["export", "nowhere", "--precision", "int4", "--max-part-error", "nan"],
     "a rounding of full weights": ["export", "nano-policy", "--rounding", "awq"],
+    "a rounding of products": ["export", "nano-policy", "--precision", "int8-w8a8", "--rounding", "awq"],
+    "a tool of products for codes": ["export", "nano-policy", "--precision", "int8", "--modelopt-python", "nowhere"],
     "a loss of full weights": ["export", "nano-policy", "--max-part-error", "0.1"],
     "a check that Edge-LLM does": ["export", "nano-policy", "--edge-llm-python", "nowhere", "--check", "rtx"],
     "data that Edge-LLM does not take": ["export", "nano-policy", "--edge-llm-python", "nowhere", "--data", "demos"],

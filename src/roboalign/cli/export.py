@@ -105,12 +105,17 @@ def export(
         raise ConfigError("--model and --tensorrt are for plans only; add --dry-run")
     chosen = {"--check": check, "--data": data, "--build": build or None}
     rounded = {"--rounding": rounding, "--max-part-error": max_part_error}
+    tool = {"--modelopt-python": modelopt_python}
     if edge_llm_python is not None:
-        _refuse_unused({**chosen, **rounded}, "TensorRT Edge-LLM's own tools check, calibrate and build")
+        _refuse_unused({**chosen, **rounded, **tool}, "TensorRT Edge-LLM's own tools check, calibrate and build")
         _prepare_edge_llm(run, out, edge_llm_python, (target, board, jetpack), precision, as_json=as_json)
         return
     if precision in ("fp16", "fp32"):
         _refuse_unused(rounded, f"{precision} rounds no weights to codes; add --precision int8 or int4")
+    if precision in ("int8-w8a8", "fp8"):
+        _refuse_unused({"--rounding": rounding}, f"nvidia-modelopt finds the scales of {precision}")
+    else:
+        _refuse_unused(tool, f"{precision} needs no nvidia-modelopt; add --precision int8-w8a8 or fp8")
     from roboalign.export import ExportConfig
     from roboalign.export import export as write_bundle
     from roboalign.sdk.board import detect_board

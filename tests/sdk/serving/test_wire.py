@@ -98,6 +98,14 @@ def test_a_small_message_cannot_ask_for_much_memory():
     assert peak < 10 * len(body)
 
 
+def test_many_small_pictures_cannot_ask_for_much_memory_together():
+    """Two thousand pixels a side are eight kilobytes when they are black, and twelve megabytes when they are not."""
+    one = {"__image__": True, "format": "png", "data": png(Image.new("RGB", (2000, 2000))), "shape": []}
+    assert unpack(msgpack.packb([one]))[0].shape == (2000, 2000, 3)
+    with pytest.raises(DataError, match="at most 4194304 pixels are accepted in a message"):
+        unpack(msgpack.packb([one, one]))
+
+
 def test_a_message_that_is_too_long_is_refused(monkeypatch):
     monkeypatch.setattr(wire, "MAX_MESSAGE_BYTES", 10)
     with pytest.raises(DataError, match="at most 10"):
