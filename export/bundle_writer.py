@@ -115,6 +115,7 @@ def export(
     try:
         backend = TorchBackend.open(source.path, threads=config.threads)
         _check_ranges(backend.spec, source.path)
+        _check_kind(str(backend.backbone.model.config.model_type), config, source.path)
         if observations is not None:
             inputs = given_inputs(observations)
         else:
@@ -142,6 +143,22 @@ def _check_ranges(spec: PolicySpec, where: Path) -> None:
                 f"{where} was trained on data in which {name} is always {low:g}, so it has no range to measure errors "
                 "by; train on data in which every action field varies"
             )
+
+
+def _check_kind(kind: str, config: ExportConfig, where: Path) -> None:
+    """Refuses what this version does not write for a model, before anything is measured."""
+    graph_maker(kind)  # says what it has none for
+    if is_one_line(kind):
+        return
+    if config.has_products:
+        raise ConfigError(
+            f"{config.precision} is written for nano and smol models, and {where} holds a {kind} model; export it with "
+            "--precision fp16, or prepare it with --edge-llm-python"
+        )
+    if config.precision in QUANTIZED_BITS and config.rounding == "awq":
+        raise ConfigError(
+            f"awq knows the decoders of nano and smol models, and {where} holds a {kind} model; use --rounding gptq"
+        )
 
 
 def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> tuple[Path, ExportPlan]:
@@ -213,13 +230,7 @@ def _write_parts(
             shutil.copyfile(source.path / part, work / part)
     model = backend.backbone.model
     kind = str(model.config.model_type)
-    graph_maker(kind)  # says what it has none for, before anything is measured
     codes = round_weights(work, backend, config, plan, inputs, say).codes if config.precision in QUANTIZED_BITS else {}
-    if config.has_products and not is_one_line(kind):
-        raise ConfigError(
-            f"{config.precision} is written for nano and smol models, and {source.path} holds a {kind} model; export "
-            "it with --precision fp16, or prepare it with --edge-llm-python"
-        )
     products = narrow_products(work, backend, config, plan, inputs, say) if config.has_products else None
     stored = config.precision if products is None else "fp16"
     say(f"tracing the graphs of {source.path} ({stored} weights, {plan.arithmetic} arithmetic)")

@@ -24,6 +24,7 @@ from roboalign.export.receipt import (
     write_receipt,
 )
 from roboalign.export.vectors import VECTORS_NAME, VectorErrors, find_faults, measure_errors
+from roboalign.export.window_parity import check_windows
 from roboalign.sdk.bundle import MANIFEST_NAME, Manifest, file_digest, find_bundle, read_bundle, shipped_bundle_path
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
 from roboalign.sdk.evaluation import EvalConfig, compare, evaluate
@@ -38,8 +39,6 @@ EPISODES = 200
 of 60 scenes, since contacts amplify the last digits; with that noise 60 do not bound a loss to 10 points, 200 do."""
 
 _TASKS = ("place", "push")
-
-_FULL_WEIGHTS = ("fp16", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +133,7 @@ def _read(folder: Path) -> Manifest:
 
 
 def _check_reference(config: VerifyConfig, folder: Path, manifest: Manifest) -> None:
-    if config.reference is None and manifest.precision not in _FULL_WEIGHTS:
+    if config.reference is None and manifest.precision in ("int8", "int4"):
         raise ConfigError(
             f"the bundle holds {manifest.precision} weights: PyTorch on the same codes would not show what rounding "
             "costs; name the bundle in full weights with --reference, or ask for parity alone with --episodes 0"
@@ -166,6 +165,10 @@ def _measure_parity(
         faults.append(str(err))
         return None
     faults += find_faults(errors, manifest.thresholds)
+    try:
+        check_windows(folder, manifest.thresholds.part_error, backend=config.backend)
+    except CheckFailed as err:
+        faults.append(str(err))
     return errors
 
 

@@ -168,6 +168,15 @@ def test_a_part_that_the_backend_cannot_show_is_a_failure(
     assert receipt.faults == tuple(f"{name} was not measured" for name in unseen)
 
 
+def test_windows_that_read_otherwise_than_steps_are_a_failure(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extend = OnnxBackend.extend
+    monkeypatch.setattr(OnnxBackend, "extend", lambda self, decoding, ids: extend(self, decoding, ids) + 1)
+    receipt, _ = parity(bundle, tmp_path)
+    assert [fault[:46] for fault in receipt.faults] == ["parity failed: extend16 differs from as many s"]
+
+
 def test_too_few_tokens_alike_is_a_failure(bundle: Path, tmp_path: Path) -> None:
     stored = Vectors.load(bundle / VECTORS_NAME)
     folder = with_other_vectors(bundle, tmp_path / "mine", quick_tokens=((0,) * 40,) * len(stored.quick_tokens))
@@ -226,6 +235,11 @@ def test_codes_need_a_reference_in_full_weights(bundle: Path, tmp_path: Path) ->
     other = replace(read_bundle(bundle).manifest.robot, name="so101")
     with pytest.raises(ConfigError, match="the reference is for the robot so101, the bundle for panda"):
         parity(folder, tmp_path, episodes=60, reference=sealed_copy(bundle, tmp_path / "other", robot=other))
+
+
+def test_narrow_products_are_played_against_their_weights_which_are_full(bundle: Path, tmp_path: Path) -> None:
+    folder = sealed_copy(bundle, tmp_path / "narrow", precision="int8-w8a8")
+    module._check_reference(VerifyConfig(bundle=folder), folder, read_bundle(folder).manifest)
 
 
 def test_a_bundle_is_no_reference_of_itself(bundle: Path, tmp_path: Path) -> None:
