@@ -70,7 +70,13 @@ def write_graph(
     used = share_weights(graph, table, WEIGHT_PREFIX)
     if products is not None:
         kind, scales = products
-        quantize_products(graph.graph, scales, kind, WEIGHT_PREFIX)
+        there = {tensor.name.removeprefix(WEIGHT_PREFIX) for tensor in graph.graph.initializer}
+        narrowed = quantize_products(graph.graph, scales, kind, WEIGHT_PREFIX)
+        if left := sorted(scales.keys() & there - narrowed):
+            raise CheckFailed(
+                f"{path.name} multiplies {len(left)} of the weights that have scales for {kind} in float16, first "
+                f"{left[0]}: no product of it was found; use --precision fp16"
+            )
     opset = OPSET
     if any(stored.layout is not None for stored in table.values()):
         opset = CODES_OPSET
