@@ -19,7 +19,7 @@ from roboalign.sdk.bundle_check import sealed_text
 from roboalign.sdk.errors import RoboalignError
 from roboalign.sdk.policy import Policy
 
-GRAPHS = ("prefill.onnx", "step.onnx", "flow.onnx")
+GRAPHS = ("prefill.onnx", "step.onnx", "extend16.onnx", "flow.onnx")
 WEIGHTS = ("model.safetensors", "head.safetensors", "parity.safetensors")
 
 
@@ -133,7 +133,7 @@ def edit_the_manifest(broken: Broken) -> None:
 def spoil_a_type(broken: Broken) -> None:
     content = broken.manifest
     place = broken.rng.choice([p for p in leaves(content) if p[0] not in ("files", "manifest_sha256")])
-    change(content, place, lambda old: broken.rng.choice([None, {}, {"x": 1}]) if old != {} else [])
+    change(content, place, lambda old: broken.rng.choice([one for one in (None, {}, {"x": 1}) if one != old]))
     broken.seal(content, files=False)
 
 

@@ -165,7 +165,7 @@ def test_export_compiles_every_graph_and_records_it(
     assert sorted(asked) == [(f"{role}.onnx", c) for role in roles for c in ("12.0", "8.6")]
     compiled = json.loads((out / "plan.json").read_text())["compiled"]
     assert compiled["compiler"] == "tensorrt-rtx 0.stub"
-    assert set(compiled["capabilities"]) == {"flow.onnx", "prefill.onnx", "step.onnx"}
+    assert set(compiled["capabilities"]) == {f"{role}.onnx" for role in roles}
     monkeypatch.setenv("STUB_REFUSES", "1")
     with pytest.raises(CheckFailed, match=r"TensorRT-RTX refuses .*\.onnx for 8\.6: Cannot compile"):
         export(config, observations=observations, say=lambda line: None, root=stub)
