@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,8 +17,7 @@ from roboalign.export.half import WIDE_OPERATORS, compute_in_half
 from roboalign.export.half_range import measure_range
 from roboalign.export.parity import BARS, check_parity
 from roboalign.export.weights import stored_tensors
-from roboalign.sdk.backends.onnx import OnnxBackend
-from roboalign.sdk.bundle import Bundle, GraphSpec, TensorSpec, file_record, read_bundle, write_manifest
+from roboalign.sdk.bundle import TensorSpec, file_record, read_bundle, write_manifest
 from roboalign.sdk.bundle_check import SEAL_NAME, sealed_text
 from roboalign.sdk.errors import BundleError, CheckFailed
 from roboalign.sdk.policy import Policy
@@ -218,7 +216,7 @@ def test_a_step_without_keys_and_values_is_refused(half_export, tmp_path) -> Non
     step = manifest.graphs["step"]
     inputs = tuple(tensor for tensor in step.inputs if tensor.name != "kv")
     write_manifest(folder, replace(manifest, graphs={**manifest.graphs, "step": replace(step, inputs=inputs)}))
-    with pytest.raises(BundleError, match="graph 'step' .* which this version does not know how to run"):
+    with pytest.raises(BundleError, match=r"graph 'step' .* which this version does not know how to run"):
         Policy.load(folder)
 
 
