@@ -28,6 +28,7 @@ from roboalign.export.modelopt import modelopt_version
 from roboalign.export.parity import check_parity, record_vectors
 from roboalign.export.plan import ExportPlan, find_place, plan_export, written_precisions
 from roboalign.export.plan_table import plan_lines
+from roboalign.export.planner import WRITTEN_PRODUCTS
 from roboalign.export.products import Products
 from roboalign.export.quantize import find_inputs, narrow_products, open_narrow, round_weights
 from roboalign.export.rounding import QUANTIZED_BITS
@@ -336,11 +337,13 @@ def _card(manifest: Manifest, source: Source) -> str:
     policy, parity = manifest.policy, manifest.parity
     assert parity is not None
     state = "ready to run" if manifest.built else f"not built; on the target type: `{manifest.next_command}`"
+    has_products = manifest.arithmetic in WRITTEN_PRODUCTS.values()
+    weights = f"fp16 weights, multiplied in {manifest.arithmetic}" if has_products else f"{manifest.precision} weights"
     lines = [
         f"# {manifest.name} for {manifest.target}",
         "",
         f"A roboalign policy bundle (format {manifest.format_version}): {manifest.model}, stage {manifest.stage}, "
-        f"{manifest.precision} weights, {state}.",
+        f"{weights}, {state}.",
         "",
         f"It takes camera {', '.join(policy.camera_names)} at {policy.image_size_px} x {policy.image_size_px}, "
         f"the state ({', '.join(policy.state_names)}) and a sentence, and answers {policy.horizon} actions "

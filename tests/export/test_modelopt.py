@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from tests.bundles import some_observations
 
-from roboalign.export import ExportConfig, export, find_place, modelopt, plan_export, run_size
+from roboalign.export import ExportConfig, export, find_place, modelopt, onnx_files, plan_export, run_size
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.modelopt import modelopt_version
 from roboalign.export.products import ProductScales, computing, quantize_products
@@ -182,6 +182,18 @@ def test_a_decoder_multiplies_narrow_numbers(
     check_bundle(out, precision)
     assert "nvidia-modelopt 0.47.3 calibrates on 8 observations, given by the caller" in lines
     assert "  vision stays fp16" in lines
+
+
+def test_a_graph_that_leaves_a_product_in_float16_is_refused(
+    run: Path, tmp_path: Path, stub: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def miss_one(graph: onnx.GraphProto, scales: dict, kind: str, prefix: str) -> set[str]:
+        return quantize_products(graph, dict(sorted(scales.items())[1:]), kind, prefix)
+
+    monkeypatch.setattr(onnx_files, "quantize_products", miss_one)
+    with pytest.raises(CheckFailed, match=r"multiplies 1 of the weights that have scales for int8 in float16, first"):
+        write(config_of(run, tmp_path / "out", stub(), "int8-w8a8"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.modelopt
