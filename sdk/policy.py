@@ -94,8 +94,8 @@ class Policy:
                 name.
             actions: `flow` for the action head, `fast` for action tokens.
             think: write a thought before each chunk.
-            draft: read the thought before again where it still holds, instead of writing it anew; faster where the
-                bundle has graphs for it, and the tokens are the same.
+            draft: read the thought before again where it still holds, instead of writing it anew: fewer passes where
+                the bundle has graphs for it, and the same tokens.
             threads: CPU threads of the backend.
             seed: of the flow noise.
             robot: names of the robot that it will move; a bundle that names another one is refused before it is opened.
