@@ -40,6 +40,7 @@ from roboalign.trainer.rewards import find_reward
 from roboalign.trainer.rollout import TokenMask
 from roboalign.trainer.run import stage_run
 from roboalign.trainer.success import RolloutPool
+from roboalign.trainer.supervised import training_device
 from roboalign.trainer.watch import AlignWatch, ClosedLoop
 
 __all__ = ["AlignConfig", "ClosedLoop", "align"]
@@ -61,6 +62,7 @@ def align(config: AlignConfig, *, closed_loop: ClosedLoop | None = None) -> Path
     parent = load_checkpoint(config.sft, expect_stage="sft")
     codec = parent.load_codec()
     backbone = make_backbone(parent.load_model(), parent.load_processor())
+    backbone.model.to(training_device())
     fmt = backbone.processor.prompt_format
     table = load_frames(
         config.data,

@@ -289,7 +289,7 @@ def _group_by_prompt(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rank = longest.argsort(stable=True).argsort()
     order = rank[prompt.to(lengths.device)].argsort(stable=True)
     joined = {
-        name: torch.cat([batch[name] for batch in batches])[order]
+        name: torch.cat([batch[name] for batch in batches])[order.to(value.device)]
         for name, value in batches[0].items()
         if torch.is_tensor(value) and value.dim() > 0
     }

@@ -28,6 +28,7 @@ from roboalign.trainer.progress import MetricsLog, Timer, check_same_settings, l
 from roboalign.trainer.refusals import check_codec_range
 from roboalign.trainer.resume import load_training_state, save_training_state
 from roboalign.trainer.run import stage_run
+from roboalign.trainer.supervised import training_device
 
 __all__ = ["HeadConfig", "held_out_error", "kinds_drawn", "train_head"]
 
@@ -107,6 +108,7 @@ def train_head(config: HeadConfig) -> Path:
     parent = load_checkpoint(config.backbone, expect_stage=("sft", "align"))
     torch.set_num_threads(config.threads)
     backbone, codec = load_backbone(config.backbone), parent.load_codec()
+    backbone.model.to(training_device())
     if not 1 <= config.layer <= backbone.num_layers:
         raise ConfigError(f"HeadConfig.layer is {config.layer}, expected 1 to {backbone.num_layers}")
     size = backbone.prompt_format.image_size_px
@@ -198,6 +200,8 @@ def _fit(
     timer: Timer,
 ) -> None:
     """Trains the head in place; resumes from `work/state` when a state is there."""
+    device = training_device()
+    head.to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.peak_rate, weight_decay=config.weight_decay, fused=True)
     state = load_training_state(work / "state", model=head, optimizer=optimizer)
     first = state.step if state else 0
@@ -217,8 +221,9 @@ def _fit(
                 group["lr"] = rate
             rng = np.random.default_rng((config.seed, step))
             rows = rng.integers(len(train), size=config.batch_size)
-            hidden, mask = features.batch(rows, kinds_drawn(config, step))
-            loss = flow_loss(head, hidden, mask, states[rows], chunks[rows], rng, draws=config.draws)
+            batch = (*features.batch(rows, kinds_drawn(config, step)), states[rows], chunks[rows])
+            hidden, mask, state_BS, chunk_BTA = (part.to(device) for part in batch)
+            loss = flow_loss(head, hidden, mask, state_BS, chunk_BTA, rng, draws=config.draws)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -251,10 +256,12 @@ def held_out_error(
     head.eval()
     rows = np.random.default_rng((seed, 5)).permutation(len(held))[:count]
     noise = np.random.default_rng((seed, 6)).standard_normal(held.chunks[rows].shape).astype(np.float32)
-    wanted, result = torch.from_numpy(held.chunks[rows]), {}
+    device = head.position.device
+    wanted, states, start = (torch.from_numpy(a).to(device) for a in (held.chunks[rows], held.states[rows], noise))
+    result: dict[str, float] = {}
     for index, kind in enumerate(KINDS):
         hidden, mask = features.batch(rows, np.full(len(rows), index))
-        found = head.sample(hidden, mask, torch.from_numpy(held.states[rows]), torch.from_numpy(noise))
+        found = head.sample(hidden.to(device), mask.to(device), states, start)
         error = float((head.normalize(found) - head.normalize(wanted)).abs().mean())
         result["held_error" if kind == "fresh" else f"held_error_{kind}"] = error
         if kind == "fresh":
