@@ -8,7 +8,7 @@ stage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +27,17 @@ from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.inputs import PromptInputs
 from roboalign.trainer.rollout import pad_completions
 
-__all__ = ["ACTION_END", "ACTION_START", "SAMPLE_KINDS", "Batch", "Sample", "action_text", "collate", "make_sample"]
+__all__ = [
+    "ACTION_END",
+    "ACTION_START",
+    "SAMPLE_KINDS",
+    "Batch",
+    "Sample",
+    "action_text",
+    "check_kinds",
+    "collate",
+    "make_sample",
+]
 
 ACTION_START, ACTION_END = "<ACTION_START>", "<ACTION_END>"
 
@@ -73,6 +83,35 @@ class Batch:
 def action_text(token_ids: tuple[int, ...]) -> str:
     """Returns the answer that holds the codec's token ids."""
     return ACTION_START + "".join(f"<ACTION_{i}>" for i in token_ids) + ACTION_END
+
+
+def check_kinds(table: FrameTable, weights: Mapping[str, float]) -> None:
+    """Raises DataError when frames of a real robot do not say what the wanted kinds of sample are made of.
+
+    Args:
+        table: the frames; those with simulator truth give every kind.
+        weights: share of each kind; a kind of share 0 is not wanted.
+    """
+    if table.truths is not None:
+        return
+    num_silent = {
+        "question": sum(not words.questions for words in table.words) if table.words else len(table),
+        "thought": sum(not words.has_thought for words in table.words) if table.words else len(table),
+    }
+    needs = {"vqa": "question", "reason": "thought", "paired": "thought"}
+    wanted = {kind: share for kind, share in weights.items() if share > 0}
+    impossible = [kind for kind in sorted(wanted) if num_silent.get(needs.get(kind, ""), 0)]
+    if not impossible:
+        return
+    left = {kind: share for kind, share in wanted.items() if kind not in impossible}
+    total = sum(left.values())
+    shares = ",".join(f"{kind}={share / total:.2g}" for kind, share in left.items())
+    what = needs[impossible[0]]
+    raise DataError(
+        f"{table.name}: {num_silent[what]} of {len(table)} frames have no recorded {what}, which samples of the kind "
+        f"{impossible[0]} are made of; found the columns {', '.join(table.columns) or 'none'}; "
+        + (f"leave out {', '.join(impossible)}: --shares {shares}" if left else f"record a {what} with every frame")
+    )
 
 
 def make_sample(

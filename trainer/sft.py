@@ -28,7 +28,7 @@ from roboalign.trainer.lora import add_lora, merge_lora
 from roboalign.trainer.probe import answer_accuracy, probe_actions
 from roboalign.trainer.replies import keep_replies
 from roboalign.trainer.run import stage_run
-from roboalign.trainer.samples import SAMPLE_KINDS, Sample, make_sample
+from roboalign.trainer.samples import SAMPLE_KINDS, Sample, check_kinds, make_sample
 from roboalign.trainer.source import open_source
 from roboalign.trainer.supervised import FitConfig, draw_kinds, fit, training_device
 from roboalign.trainer.vocabulary import add_action_tokens, spread_action_rows
@@ -103,6 +103,9 @@ def train_sft(config: SftConfig) -> Path:
         max_frames=config.max_frames,
         rate_hz=config.rate_hz,
     )
+    weights = config.weights or PAIRINGS[config.pairing]
+    if config.mixture is None:
+        check_kinds(table, weights)
     train, held = table.split(config.held_share)
     codec = fit_codec(train, config)
     work = partial_dir(config.out)
@@ -114,7 +117,6 @@ def train_sft(config: SftConfig) -> Path:
     adapted = None
     if config.fit.lora is not None:
         adapted = add_lora(backbone, config.fit.lora, new_ids=range(num_known, len(backbone.tokenizer)))
-    weights = config.weights or PAIRINGS[config.pairing]
 
     def draw_from(frames: FrameTable, _step: int, count: int, rng: np.random.Generator) -> list[Sample]:
         kinds = draw_kinds(weights, count, rng)

@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.reply import parse_reply
-from roboalign.trainer.samples import SAMPLE_KINDS, Sample, action_text, collate, make_sample
+from roboalign.trainer.data.words import FrameWords
+from roboalign.trainer.frames import FrameTable
+from roboalign.trainer.samples import SAMPLE_KINDS, Sample, action_text, check_kinds, collate, make_sample
 from roboalign.trainer.sft import PAIRINGS
 from roboalign.trainer.supervised import draw_kinds
 
@@ -190,3 +193,27 @@ def test_a_choice_is_no_thought_before_an_action() -> None:
 def test_words_that_were_not_recorded_are_refused(kind, what) -> None:
     with pytest.raises(DataError, match=f"frames: frame 2 has no recorded {what}; found the columns none"):
         make_sample(TABLE, 2, kind, tiny.FORMAT, np.random.default_rng(0), style="recorded")
+
+
+def _recorded(*words: FrameWords) -> FrameTable:
+    return replace(TABLE.take(np.arange(len(words))), truths=None, words=words)
+
+
+_ASKED = FrameWords(instruction="go", questions=(("what is it", "a cup"),))
+_THOUGHT = FrameWords(instruction="go", thought="it is left")
+
+
+def test_a_kind_that_frames_say_nothing_for_is_refused_with_what_is_left() -> None:
+    table = _recorded(_THOUGHT, _THOUGHT, _ASKED)
+    with pytest.raises(DataError, match=r"2 of 3 frames have no recorded question.*leave out vqa: --shares action=1$"):
+        check_kinds(table, {"vqa": 0.5, "action": 0.5, "reason": 0.0})
+    with pytest.raises(DataError, match=r"leave out paired, vqa: --shares action=1$"):
+        check_kinds(table, {"vqa": 0.4, "paired": 0.4, "action": 0.2})
+    with pytest.raises(DataError, match=r"1 of 3 frames have no recorded thought.*; record a thought with every frame"):
+        check_kinds(table, {"paired": 1.0})
+
+
+def test_kinds_that_every_frame_says_something_for_pass() -> None:
+    check_kinds(_recorded(_THOUGHT, _THOUGHT), {"paired": 0.5, "reason": 0.3, "action": 0.2, "vqa": 0.0})
+    check_kinds(_recorded(_ASKED), {"vqa": 1.0})
+    check_kinds(TABLE, dict.fromkeys(SAMPLE_KINDS, 1.0))
