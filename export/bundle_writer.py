@@ -149,14 +149,7 @@ def _check_ranges(spec: PolicySpec, where: Path) -> None:
 def _check_kind(kind: str, config: ExportConfig, where: Path) -> None:
     """Refuses what this version does not write for a model, before anything is measured."""
     graph_maker(kind)  # says what it has none for
-    if is_one_line(kind):
-        return
-    if config.has_products:
-        raise ConfigError(
-            f"{config.precision} is written for nano and smol models, and {where} holds a {kind} model; export it with "
-            "--precision fp16, or prepare it with --edge-llm-python"
-        )
-    if config.precision in QUANTIZED_BITS and config.rounding == "awq":
+    if not is_one_line(kind) and config.precision in QUANTIZED_BITS and config.rounding == "awq":
         raise ConfigError(
             f"awq knows the decoders of nano and smol models, and {where} holds a {kind} model; use --rounding gptq"
         )

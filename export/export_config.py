@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roboalign.export.parity import BARS, ParityBar
-from roboalign.export.planner import WRITTEN_PRODUCTS
+from roboalign.export.planner import NVFP4_REASON, WRITTEN_PRODUCTS
 from roboalign.export.rounding import QUANTIZED_BITS, ROUNDINGS
 from roboalign.export.targets import target_names
 from roboalign.export.weights import PRECISIONS
@@ -72,10 +72,7 @@ class ExportConfig:
         if self.check not in CHECKS:
             raise ConfigError(f"check is {self.check!r}, expected one of {', '.join(CHECKS)}")
         if self.precision == "nvfp4":
-            raise ConfigError(
-                "precision nvfp4 is only planned (--dry-run): nvidia-modelopt quantises to it on a CUDA GPU alone, and "
-                "no graph of it is written; use fp8"
-            )
+            raise ConfigError(f"precision {NVFP4_REASON}")
         known = sorted({*PRECISIONS, *WRITTEN_PRODUCTS})
         if self.precision not in known:
             raise ConfigError(f"precision is {self.precision!r}, expected one of {', '.join(known)}")

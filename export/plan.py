@@ -269,7 +269,12 @@ def coded_parts(plan: ExportPlan) -> tuple[str, ...]:
 def _notes(size: ModelSize, place: Place, precision: str) -> list[str]:
     notes = [place.note] if place.note else []
     if not size.has_own_graphs:
-        notes.append("this version writes no graphs for this model; only the plan is made")
+        notes.append(
+            "only the plan is made, from published sizes; a run of this family with an action head is exported by "
+            "'roboalign export RUN', with graphs and a plan of its own"
+            if size.vision
+            else "only the plan is made, from published sizes: this version writes no graphs for a model without eyes"
+        )
         if any(jetpack is not None and jetpack.edge_llm for _, jetpack in place.options):
             notes.append(
                 "for TensorRT Edge-LLM, 'roboalign export RUN --edge-llm-python PYTHON' prepares it; its server gives "

@@ -32,7 +32,7 @@ def plan_lines(plan: ExportPlan) -> list[str]:
         lines += _part_table(one)
     lines += [line for reason in plan.refusals for line in _wrap("refused", reason)]
     lines += [line for note in plan.notes for line in _wrap("note", note)]
-    if plan.next_command:
+    if plan.next_command and not plan.refusals:
         lines += _wrap("then type", f"{plan.next_command}    (on the board, in the bundle's folder)")
     return lines
 

@@ -17,6 +17,7 @@ __all__ = [
     "CODES_OPSET",
     "EDGE_LLM",
     "MEASURED_BUILDS",
+    "NVFP4_REASON",
     "OPSET_OF",
     "ORT_CPU",
     "PRECISIONS",
@@ -42,6 +43,11 @@ WRITTEN_CODES = ("int8", "int4")
 
 WRITTEN_PRODUCTS = {"int8-w8a8": "int8", "fp8": "fp8"}
 """What it can have a TensorRT multiply, weights and activations alike, and the type of the GPU that this takes."""
+
+NVFP4_REASON = (
+    "nvfp4 is not written: nvidia-modelopt quantises to it on a CUDA GPU alone; on Thor use fp8, or, for a Qwen model, "
+    "--edge-llm-python"
+)
 
 TENSORRT, ORT_TENSORRT, EDGE_LLM, ORT_CPU = "TensorRT", "ORT + TensorRT", "TensorRT Edge-LLM", "onnxruntime CPU"
 
@@ -158,6 +164,7 @@ def plan_board(
     build_gb = max((part.build_gb for part in parts), default=0.0)
     usable_gb = None if target.memory_gb is None else USABLE_SHARE * target.memory_gb
     by_type = _type_refusals(target, precision, jetpack, tensorrt, opset)
+    unwritten = _unwritten(size, precision) if is_plain and not by_type else ()
     return BoardPlan(
         target=target.name,
         jetpack=jetpack.name if jetpack else None,
@@ -170,7 +177,7 @@ def plan_board(
         build_gb=build_gb,
         run_gb=run_gb,
         usable_gb=usable_gb,
-        refusals=(*by_type, *_memory_refusals(size, target, precision, run_gb, build_gb, usable_gb)),
+        refusals=(*by_type, *unwritten, *_memory_refusals(size, target, precision, run_gb, build_gb, usable_gb)),
         prediction=None if by_type else predict(size, target, precision),
     )
 
@@ -295,6 +302,19 @@ def _type_refusals(
         )
         found.append(Refusal("opset", reason))
     return tuple(found)
+
+
+def _unwritten(size: ModelSize, precision: str) -> tuple[Refusal, ...]:
+    """What the machine could run, and this version cannot write."""
+    if precision == "nvfp4":
+        return (Refusal("type", NVFP4_REASON),)
+    if precision in WRITTEN_PRODUCTS and size.has_own_graphs and not size.has_own_products:
+        reason = (
+            f"{precision} is written for nano and smol models, and this is {size.name}; use --precision fp16, or "
+            "prepare it with --edge-llm-python"
+        )
+        return (Refusal("type", reason),)
+    return ()
 
 
 def _memory_refusals(

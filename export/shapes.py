@@ -77,6 +77,8 @@ class ModelSize:
     """None for a model without an action head."""
     has_own_graphs: bool
     """Whether this version writes graphs for it, with keys and values as explicit tensors."""
+    has_own_products: bool
+    """Whether it writes graphs for it that multiply narrow numbers."""
 
     @property
     def num_parameters(self) -> int:
@@ -119,6 +121,7 @@ def model_size(name: str) -> ModelSize:
         context_tokens=CONTEXT_TOKENS,
         head=HeadSize(weights=_head_weights(hidden), layers=_HEAD_LAYERS, steps=_HEAD_STEPS, horizon=_HEAD_HORIZON),
         has_own_graphs=False,
+        has_own_products=False,
     )
 
 
@@ -172,10 +175,12 @@ def run_size(folder: Path) -> ModelSize:
         context_tokens=context,
         head=head,
         has_own_graphs=kind in _OWN_GRAPHS,
+        has_own_products=kind in _OWN_PRODUCTS,
     )
 
 
-_OWN_GRAPHS = ("roboalign_nano", "roboalign_smol", "qwen2_5_vl", "qwen3_vl")
+_OWN_PRODUCTS = ("roboalign_nano", "roboalign_smol")
+_OWN_GRAPHS = (*_OWN_PRODUCTS, "qwen2_5_vl", "qwen3_vl")
 """Model types that `export/graph_set.py` makes graphs of, which needs torch and is not asked here."""
 
 

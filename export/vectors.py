@@ -54,6 +54,12 @@ _METADATA_KEY = "roboalign.parity"
 _PNG, _NUMBERS = "png.", "image."
 """How the names of pictures begin, now and in earlier versions."""
 
+_MAX_PIXELS = 2**26
+"""A larger picture is no camera's: little PNG can hold a lot of it."""
+
+_UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""What a file of other content leads to."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vectors:
@@ -131,7 +137,7 @@ class Vectors:
                 actions=stored["actions"],
                 parts={name: stored[name] for name in PARTS},
             )
-        except (OSError, ValueError, KeyError, IndexError, TypeError, SafetensorError) as err:
+        except (*_UNREADABLE, SafetensorError) as err:
             raise BundleError(f"{path} holds no parity vectors ({err}); export the bundle again") from err
 
 
@@ -322,8 +328,16 @@ def _from_png(files: NDArray[np.uint8], sizes: Sequence[int]) -> list[NDArray[np
 
     if sum(sizes) != files.size:
         raise ValueError(f"pictures take {files.size} bytes, expected {sum(sizes)}")
-    parts = np.split(files, np.cumsum(sizes)[:-1])
-    return [np.array(Image.open(io.BytesIO(part.tobytes()), formats=["PNG"]), np.uint8) for part in parts]
+    pictures = []
+    for part in np.split(files, np.cumsum(sizes)[:-1]):
+        try:
+            with Image.open(io.BytesIO(part.tobytes()), formats=["PNG"]) as picture:
+                if picture.width * picture.height > _MAX_PIXELS:
+                    raise ValueError(f"a picture of {picture.size} is among them, at most {_MAX_PIXELS} pixels are")
+                pictures.append(np.array(picture, np.uint8))
+        except (SyntaxError, Image.DecompressionBombError) as err:
+            raise ValueError(f"a picture cannot be read: {err}") from err
+    return pictures
 
 
 def draw_noise(count: int, spec: PolicySpec) -> FloatArray:

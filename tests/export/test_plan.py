@@ -1,7 +1,7 @@
 """Plans: which part goes where, what is refused and why, and that the text fits a terminal."""
 
-import dataclasses
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,14 @@ from tests.boards import NANO, THOR, write_board
 from roboalign.export import all_targets, find_target
 from roboalign.export.plan import ExportPlan, find_place, plan_export
 from roboalign.export.plan_table import plan_lines
-from roboalign.export.planner import MEASURED_BUILDS, PRECISIONS, build_memory_gb, plan_board
+from roboalign.export.planner import (
+    MEASURED_BUILDS,
+    NVFP4_REASON,
+    PRECISIONS,
+    WRITTEN_PRODUCTS,
+    build_memory_gb,
+    plan_board,
+)
 from roboalign.export.shapes import ModelSize, model_names, model_size, run_size
 from roboalign.export.targets import find_jetpack
 from roboalign.sdk.bundle import shipped_bundle_path
@@ -98,7 +105,7 @@ def test_memory_to_build_is_never_below_what_was_measured_and_not_half_as_much_a
 @pytest.mark.parametrize(("model", "layers", "row"), [("qwen2.5-vl-3b", 2, 2), ("qwen2.5-vl-7b", 1, 3)])
 def test_a_plan_of_the_shapes_that_were_measured_says_as_much(model: str, layers: int, row: int) -> None:
     full = model_size(model)
-    size = dataclasses.replace(full, decoder=full.decoder * layers // full.layers, layers=layers)
+    size = replace(full, decoder=full.decoder * layers // full.layers, layers=layers)
     parts = plan(size, "agx-orin-64gb", jetpack="6.2").boards[0].parts
     (prefill,) = (part for part in parts if part.part == "prefill")
     _, weights_gb, peak_gb = MEASURED_BUILDS[row]
@@ -150,7 +157,7 @@ def test_a_portable_plan_has_a_row_for_every_board_and_jetpack(nano: ModelSize) 
 def test_a_portable_bundle_is_refused_only_when_no_board_can_run_it() -> None:
     found = plan(SEVEN_B, "jetson")
     assert {board.target for board in found.boards if not board.refusals} == {"agx-orin-64gb", "agx-thor"}
-    giant = dataclasses.replace(SEVEN_B, decoder=200 * 10**9)
+    giant = replace(SEVEN_B, decoder=200 * 10**9)
     assert len(plan(giant, "jetson").refusals) > 1
 
 
@@ -207,6 +214,31 @@ def test_host_is_the_gpu_that_is_there() -> None:
 def test_host_without_a_gpu_is_refused(answer: str) -> None:
     with pytest.raises(ConfigError, match="nvidia-smi shows none; use --target cpu"):
         find_place("host", query_gpu=lambda: answer)
+
+
+def test_nvfp4_is_planned_for_edge_llm_alone(nano: ModelSize) -> None:
+    """Nothing here writes it; NVIDIA's own tools do, for the boards on which they run a Qwen model."""
+    for size, more in ((nano, {}), (nano, {"jetpack": "7.0"}), (SEVEN_B, {"jetpack": "7.1"})):
+        found = plan(size, "agx-thor", "nvfp4", **more)
+        assert found.refusals == (NVFP4_REASON,)
+        assert not any(line.startswith("then type") for line in plan_lines(found))
+    here = find_place("host", query_gpu=lambda: "NVIDIA GeForce RTX 5090, 12.0, 32607\n")
+    assert plan_export(nano, here, "nvfp4").refusals == (NVFP4_REASON,)
+    assert plan(SEVEN_B, "agx-thor", "nvfp4").refusals == ()
+
+
+@pytest.mark.parametrize("precision", WRITTEN_PRODUCTS)
+def test_products_of_a_model_that_has_none_are_refused_by_its_plan(nano: ModelSize, precision: str) -> None:
+    qwen = replace(nano, name="qwen3_vl in run", has_own_products=False)
+    (reason,) = plan(qwen, "agx-thor", precision).refusals
+    assert reason.startswith(f"{precision} is written for nano and smol models, and this is qwen3_vl in run")
+    assert plan(nano, "agx-thor", precision).refusals == ()
+    assert plan(replace(qwen, has_own_graphs=False), "agx-thor", precision).refusals == ()  # Edge-LLM's to do
+
+
+def test_a_plan_from_published_sizes_says_what_a_run_of_that_family_gets() -> None:
+    assert any("'roboalign export RUN', with graphs" in note for note in plan(SEVEN_B, "cpu").notes)
+    assert any("no graphs for a model without eyes" in note for note in plan(model_size("qwen3-0.6b"), "cpu").notes)
 
 
 def test_an_unknown_type_is_refused() -> None:

@@ -90,7 +90,7 @@ def test_ours_are_counted_from_their_files() -> None:
     assert stored - 2 * size.num_parameters == pytest.approx(10_000, abs=10_000)
     config = json.loads((folder / "config.json").read_text())
     assert size.kv_values == 2 * config["num_hidden_layers"] * config["num_attention_heads"] * config["head_dim"]
-    assert size.has_own_graphs
+    assert (size.has_own_graphs, size.has_own_products) == (True, True)
     assert size.is_tied
 
 
@@ -120,7 +120,7 @@ def test_a_qwen_checkpoint_is_sized_too(tmp_path: Path) -> None:
     size = run_size(tmp_path)
     assert (size.vision, size.embed, size.decoder, size.is_tied) == (300, 700, 900, False)
     assert (size.patches, size.image_tokens, size.kv_values) == (1024, 256, 2 * 2 * 2 * 16)
-    assert size.has_own_graphs  # which published sizes do not say
+    assert (size.has_own_graphs, size.has_own_products) == (True, False)  # which published sizes do not say
     assert size.head is None
 
 

@@ -3,6 +3,9 @@
 import json
 import shutil
 import socket
+import struct
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,13 +82,43 @@ def test_pictures_are_kept_without_loss_in_a_tenth_of_their_bytes(tmp_path: Path
     assert saved > 0.85 * sum(picture.nbytes for picture in pictures)
 
 
-def test_pictures_that_are_cut_short_are_no_vectors(tmp_path: Path) -> None:
+def header_of(width: int, height: int) -> bytes:
+    """A PNG that states a size and ends: what follows is never read when the size is refused."""
+    fields = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunk = b"IHDR" + fields
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(fields)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda png: png[:-1], "pictures take"),
+        (
+            lambda png: header_of(30_000, 30_000) + png[33:],
+            "a picture cannot be read: Image size",
+        ),  # Pillow's own limit
+        (lambda png: header_of(8_192, 8_193) + png[33:], r"a picture of \(8192, 8193\) is among them"),
+        (lambda png: png[:12] + b"IEND" + png[16:], "cannot identify image file"),
+        (lambda png: png[:41] + b"\0" * 8 + png[49:], "broken PNG file|broken data stream|unrecognized data stream"),
+        (lambda png: png[:24] + b"\x10\0" + png[26:], "a picture cannot be read|expected uint8|cannot identify"),
+    ],
+)
+def test_pictures_that_are_none_are_no_vectors(tmp_path: Path, spoil: Callable[[bytes], bytes], message: str) -> None:
     path = tmp_path / "vectors.safetensors"
     Vectors.load(shipped_bundle_path() / VECTORS_NAME).save(path)
     with safe_open(path, "numpy") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file({**tensors, "png.front": tensors["png.front"][:-1]}, path, metadata=metadata)
-    with pytest.raises(BundleError, match=r"holds no parity vectors .pictures take"):
+    spoilt = np.frombuffer(spoil(tensors["png.front"].tobytes()), np.uint8)
+    save_file({**tensors, "png.front": spoilt}, path, metadata=metadata)
+    with pytest.raises(BundleError, match=f"holds no parity vectors .*({message})"):
+        Vectors.load(path)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"instructions": 3}', "[" * 100_000, "{}", "7"])
+def test_text_of_another_shape_is_no_vectors(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "vectors.safetensors"
+    save_file({"state": np.zeros((1, 5), np.float32)}, path, metadata={"roboalign.parity": text})
+    with pytest.raises(BundleError, match="holds no parity vectors"):
         Vectors.load(path)
 
 
