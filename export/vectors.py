@@ -33,6 +33,7 @@ __all__ = [
     "VECTORS_NAME",
     "VectorErrors",
     "Vectors",
+    "action_difference",
     "answer_vectors",
     "compare_vectors",
     "draw_noise",
@@ -150,7 +151,7 @@ class VectorErrors:
     fields: Mapping[str, float]
     """Largest difference of each action field, in its own unit."""
     action_share: float
-    """Largest difference of any action field, as a share of that field's range."""
+    """Difference that the asked share of the values of each action field stays within, as a share of its range."""
     parts: Mapping[str, float]
     """Largest difference by name of `PARTS`, as a share of the largest stored value."""
     num_tokens: int
@@ -248,7 +249,19 @@ def answer_vectors(
     )
 
 
-def measure_errors(bundle: Path, spec: PolicySpec, backend: str, *, threads: int = 1) -> VectorErrors:
+def action_difference(shares: FloatArray, quantile: float) -> float:
+    """Returns the difference that a share of each action field's values stays within, of the worst field.
+
+    Args:
+        shares: float32[N, T, A] differences as shares of the field's range; of no answer the difference is 0.
+        quantile: 1.0 is the largest difference.
+    """
+    return float(np.quantile(shares, quantile, axis=(0, 1)).max()) if len(shares) else 0.0
+
+
+def measure_errors(
+    bundle: Path, spec: PolicySpec, backend: str, *, threads: int = 1, action_quantile: float = 1.0
+) -> VectorErrors:
     """Returns how far a backend on this machine is from the answers that the bundle holds.
 
     Raises:
@@ -258,10 +271,10 @@ def measure_errors(bundle: Path, spec: PolicySpec, backend: str, *, threads: int
     """
     stored = Vectors.load(bundle / VECTORS_NAME)
     found = answer_vectors(bundle, backend, stored.observations, stored.noise, tokens=stored.tokens, threads=threads)
-    return compare_vectors(stored, found, spec)
+    return compare_vectors(stored, found, spec, action_quantile=action_quantile)
 
 
-def compare_vectors(stored: Vectors, found: Vectors, spec: PolicySpec) -> VectorErrors:
+def compare_vectors(stored: Vectors, found: Vectors, spec: PolicySpec, *, action_quantile: float = 1.0) -> VectorErrors:
     """Returns how far the answers of one backend are from those of another.
 
     Raises:
@@ -278,15 +291,15 @@ def compare_vectors(stored: Vectors, found: Vectors, spec: PolicySpec) -> Vector
             raise CheckFailed(
                 f"parity failed: {name} is {list(value.shape)}, expected {list(expected.shape)} finite numbers"
             )
-    per_field = np.abs(found.actions - stored.actions).max(axis=(0, 1))
+    errors = np.abs(found.actions - stored.actions)
     span = np.asarray(spec.action_high, np.float32) - np.asarray(spec.action_low, np.float32)
     rows = [(a, b) for a, b in zip(stored.tokens + stored.quick_tokens, found.tokens + found.quick_tokens, strict=True)]
     num = sum(len(row) for row, _ in rows)
     same = sum(a == b for row, other in rows for a, b in zip(row, other, strict=False))
     return VectorErrors(
         num_observations=len(stored.observations),
-        fields={name: float(error) for name, error in zip(spec.action_names, per_field, strict=True)},
-        action_share=float((per_field / span).max()),
+        fields={name: float(error) for name, error in zip(spec.action_names, errors.max(axis=(0, 1)), strict=True)},
+        action_share=action_difference(errors / span, action_quantile),
         parts={name: _share(*pairs[name]) for name in PARTS if name in pairs},
         num_tokens=num,
         same_tokens=same / num,

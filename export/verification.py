@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from roboalign.export.parity import BARS
 from roboalign.export.receipt import (
     FORMAT_VERSION,
     RECEIPT_SUFFIX,
@@ -160,7 +161,8 @@ def _measure_parity(
         missing.append("parity: the bundle holds no answers of PyTorch; export it again with this version")
         return None
     try:
-        errors = measure_errors(folder, manifest.policy, config.backend)
+        quantile = BARS[manifest.arithmetic].action_quantile
+        errors = measure_errors(folder, manifest.policy, config.backend, action_quantile=quantile)
     except CheckFailed as err:
         faults.append(str(err))
         return None

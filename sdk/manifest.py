@@ -81,7 +81,8 @@ class Thresholds:
     """What `roboalign verify` accepts."""
 
     action_error: float
-    """Largest difference of an action from PyTorch's, as a share of its field's range."""
+    """Largest difference of an action from PyTorch's, as a share of its field's range: of all of them, or of 95 % of
+    each field's where products are narrow."""
     part_error: float
     """Largest difference of a graph's output from PyTorch's, as a share of the largest value of that output."""
     same_tokens: float
@@ -104,7 +105,7 @@ class ParityRecord:
     max_action_error: float
     """Largest difference of any action field, as a share of that field's range, where both sides thought alike."""
     tolerance: float
-    """Largest difference that was accepted."""
+    """Largest difference that was accepted: of all actions, or of 95 % of each field's where products are narrow."""
     action_spread: float
     """Largest variation of any action field over the observations, as a share of its range."""
     num_tokens: int

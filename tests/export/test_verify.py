@@ -18,7 +18,15 @@ from roboalign.cli.main import main
 from roboalign.export import VerifyConfig, read_receipt, receipt_table, verify
 from roboalign.export import verification as module
 from roboalign.export.receipt import ClosedLoop, Receipt, write_receipt
-from roboalign.export.vectors import PARTS, VECTORS_NAME, Vectors, answer_vectors, compare_vectors, draw_noise
+from roboalign.export.vectors import (
+    PARTS,
+    VECTORS_NAME,
+    Vectors,
+    action_difference,
+    answer_vectors,
+    compare_vectors,
+    draw_noise,
+)
 from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.bundle import Manifest, file_record, read_bundle, shipped_bundle_path, write_manifest
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, DataError
@@ -328,3 +336,12 @@ def test_the_table_of_the_docs_is_made_of_the_receipts() -> None:
     table = receipt_table(ROOT / "docs" / "receipts")
     assert table in (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
     assert "| verified |" in table
+
+
+def test_the_difference_of_actions_is_that_of_the_worst_field_and_of_the_asked_share() -> None:
+    shares = np.zeros((10, 2, 3), np.float32)
+    shares[:, 0, 1] = np.arange(10) / 100
+    shares[0, 0, 2] = 0.5
+    assert action_difference(shares, 1.0) == pytest.approx(0.5)
+    assert action_difference(shares, 0.95) == pytest.approx(0.08, abs=1e-3)  # of field 1; one of twenty strays in 2
+    assert action_difference(shares[:0], 1.0) == 0.0
