@@ -14,7 +14,7 @@ from roboalign.sdk.bundle import PolicySpec, shipped_bundle_path
 from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.errors import BackendError, ConfigError, DataError
 from roboalign.sdk.policy import Policy
-from roboalign.sdk.thinking import Thinking
+from roboalign.sdk.thinking import Aside, Thinking
 from roboalign.sdk.types import FloatArray, Observation
 
 BESIDE = Thinking(mode="beside", max_age_s=20.0)
@@ -412,4 +412,23 @@ def test_an_action_waits_for_the_pass_that_is_being_made_and_for_no_other(backen
         backend.gate.set()
         acting.join(10.0)
         assert backend.passes[1:3] == ["prompt", "flow"]
+    assert thinker_threads() == []
+
+
+def test_between_two_actions_there_is_always_a_pass():
+    class Busy:
+        is_busy, num_passes = True, 0
+
+        def work(self) -> bool:
+            self.num_passes += 1
+            return True
+
+    thinker = Busy()
+    aside = Aside(thinker)
+    counts = []
+    for _ in range(200):
+        with aside.acting():
+            counts.append(thinker.num_passes)
+    aside.close()
+    assert min(np.diff(counts)) >= 1
     assert thinker_threads() == []
