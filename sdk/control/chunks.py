@@ -33,7 +33,7 @@ _GRIPPER = ACTION_NAMES.index("gripper_open")
 def blend_weights(num_actions: int, overlap: int, delay: int) -> FloatArray:
     """Returns float32[num_actions], the old chunk's weight: 1 before `delay`, falling to 0 where the overlap ends.
 
-    >>> blend_weights(6, overlap=4, delay=2).round(2).tolist()
+    >>> [round(float(weight), 2) for weight in blend_weights(6, overlap=4, delay=2)]
     [1.0, 1.0, 0.37, 0.08, 0.0, 0.0]
     """
     place, delay = np.arange(num_actions), min(delay, overlap)

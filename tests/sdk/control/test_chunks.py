@@ -45,7 +45,7 @@ def test_one_chunk_alone_is_given_out_as_it_is(strategy):
         ("hold", [3, 4, 13, 14, None]),
         ("switch", [11, 12, 13, 14, None]),
         ("ensemble", [6.98, 7.98, 13, 14, None]),  # the older one weighs exp(0.01) times as much
-        ("blend", [8.0584, 11.3069, 13, 14, None]),  # weights 0.3677 and 0.0864 of the old one
+        ("blend", [8.0584, 11.3860, 13, 14, None]),  # weights 0.3677 and 0.0768 of the old one
     ],
 )
 def test_a_late_chunk_goes_on_where_it_would_be_by_now(strategy, expected):
