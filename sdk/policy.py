@@ -36,6 +36,7 @@ from roboalign.sdk.bundle import (
     require_robot,
 )
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError
+from roboalign.sdk.guided import Committed, GuidedHead
 from roboalign.sdk.thinking import Aside, Thinker, Thinking, resolve_thinking
 from roboalign.sdk.turn import NoAnswerError, Turn, Vocabulary, Writing
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation, ThoughtUse
@@ -95,6 +96,7 @@ class Policy:
         self._is_closed = False
         self._vocabulary = Vocabulary(backend)
         self._thinker = Thinker(self._turn, self._thinking, backend.spec.max_thought_tokens, clock)
+        self._guided_head: GuidedHead | None = None
         self._aside = None if is_driven else Aside(self._thinker)
 
     @classmethod
@@ -177,6 +179,7 @@ class Policy:
         thought_about: Observation | None = None,
         words: Sequence[int] | None = None,
         noise: FloatArray | None = None,
+        committed: Committed | None = None,
     ) -> ActionChunk:
         """Returns the next actions, or a hold with its reason. Blocks while the model runs.
 
@@ -186,21 +189,24 @@ class Policy:
                 scene (a control of what thoughts are worth).
             words: ids of the thought to write instead of the model's own, to compare two backends word by word.
             noise: float32[T, A] that the flow head starts from instead of the seeded one.
+            committed: what is left of the chunk before, which this one goes on from (`sdk/guided.py`).
 
         Raises:
             DataError: the observation lacks a camera, or holds what cannot be right.
-            ConfigError: a policy that does not think was told what to think about.
+            ConfigError: a policy that does not think was told what to think about, or there is no head to guide.
         """
         if (thought_about is not None or words is not None) and not self._think:
             raise ConfigError("this policy does not think, so it takes no thought; load it with think=True")
         if (thought_about is not None or words is not None) and self._thinking.mode == "beside":
             raise ConfigError("a policy that thinks beside its actions takes no thought; load it with think=True")
+        if committed is not None and self._actions != "flow":
+            raise ConfigError("only the flow head can go on from committed actions; act with actions='flow'")
         if self._is_closed:
             raise BackendError("this policy is closed; load it again with Policy.load")
         drawn = self._noise()
         noise = drawn if noise is None else noise
         if self._thinking.mode == "beside":
-            return self._act_beside(observation, noise)
+            return self._act_beside(observation, noise, committed)
         turn = self._turn()
         use: ThoughtUse | None = None
         try:
@@ -212,12 +218,12 @@ class Policy:
                 turn.write_thought(self._writing(), self._last_thought)
                 self._last_thought = turn.written
                 use = ThoughtUse(status="fresh", id=self._num_calls, age_s=0.0, image_age_s=turn.time_s)
-            actions = self._actions_of(turn, observation, noise)
+            actions = self._actions_of(turn, observation, noise, committed)
         except NoAnswerError as problem:
             return replace(turn.hold(str(problem)), thought_use=use)
         return replace(turn.chunk(actions, self._actions), thought_use=use)
 
-    def _act_beside(self, observation: Observation, noise: FloatArray) -> ActionChunk:
+    def _act_beside(self, observation: Observation, noise: FloatArray, committed: Committed | None) -> ActionChunk:
         """Acts on the newest finished thought, and lets the next one begin."""
         turn, seen_s = self._turn(), self._clock()
         with self._alone():
@@ -227,7 +233,7 @@ class Policy:
                 turn.read(observation, think=thought is not None)
                 if thought is not None:
                     turn.write_words(thought.words)
-                chunk = turn.chunk(self._actions_of(turn, observation, noise), self._actions)
+                chunk = turn.chunk(self._actions_of(turn, observation, noise, committed), self._actions)
             except NoAnswerError as problem:
                 chunk = turn.hold(str(problem))
             if self._thinker.wants(observation.instruction):
@@ -236,8 +242,19 @@ class Policy:
                 self._thinker.begin(observation, seen_s=seen_s, prompt=prompt)
         return replace(chunk, thought_use=use)
 
-    def _actions_of(self, turn: Turn, observation: Observation, noise: FloatArray) -> FloatArray:
-        return turn.flow(observation.state, noise) if self._actions == "flow" else turn.write_actions()
+    def _actions_of(
+        self, turn: Turn, observation: Observation, noise: FloatArray, committed: Committed | None
+    ) -> FloatArray:
+        if self._actions == "fast":
+            return turn.write_actions()
+        if committed is None:
+            return turn.flow(observation.state, noise)
+        return turn.flow_guided(self._guided(), observation.state, noise, committed)
+
+    def _guided(self) -> GuidedHead:
+        if self._guided_head is None:
+            self._guided_head = GuidedHead.load(self._backend.folder)
+        return self._guided_head
 
     def _turn(self) -> Turn:
         return Turn(self._backend, self._vocabulary, self._clock, self._windows)

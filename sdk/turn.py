@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.backends import Backend, Decoding, WindowBackend
+from roboalign.sdk.backends import Backend, Decoding, InspectableBackend, WindowBackend
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.draft import Draft
-from roboalign.sdk.errors import BundleError, DataError, missing_extra
+from roboalign.sdk.errors import BundleError, ConfigError, DataError, missing_extra
 from roboalign.sdk.fast import FastCodec
+from roboalign.sdk.guided import Committed, GuidedHead
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation
 
 if TYPE_CHECKING:
@@ -253,6 +254,16 @@ class Turn:
         """Returns the actions of the flow head on everything read and written so far."""
         assert self._decoding is not None
         actions = self._backend.flow(self._decoding, state, noise)
+        self.lap("action")
+        return actions
+
+    def flow_guided(self, head: GuidedHead, state: FloatArray, noise: FloatArray, committed: Committed) -> FloatArray:
+        """Returns the same actions where nothing is committed, else such that go on from what is."""
+        assert self._decoding is not None
+        if not isinstance(self._backend, InspectableBackend):
+            raise ConfigError("this backend does not show its hidden states, so its head cannot be guided")
+        hidden = self._backend.inspect(self._decoding)["hidden"]
+        actions = head.sample(hidden, state, noise, committed)
         self.lap("action")
         return actions
 

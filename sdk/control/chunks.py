@@ -19,10 +19,11 @@ from roboalign.sdk.types import ACTION_NAMES, FloatArray
 
 __all__ = ["CHUNK_STRATEGIES", "ChunkQueue", "DelayEstimate", "Seam", "Seams", "blend_weights", "pool_seams"]
 
-CHUNK_STRATEGIES = ("hold", "switch", "ensemble", "blend")
+CHUNK_STRATEGIES = ("hold", "switch", "ensemble", "blend", "rtc")
 """What happens where a new chunk overlaps the one before: `hold` uses the old one up first, `switch` takes the new one
 at once, `ensemble` averages all chunks that have an action for the moment (ACT, arXiv 2304.13705, section 4), `blend`
-goes from the old to the new one with the soft mask of real-time chunking (arXiv 2506.07339, equation 5)."""
+goes from the old to the new one with the soft mask of real-time chunking (arXiv 2506.07339, equation 5), `rtc` takes
+the new one at once too, which the policy has made to go on from what is `left` of the old one."""
 
 _ENSEMBLE_DECAY = 0.01  # ACT's m: weight exp(-m i) for the i-th chunk, the oldest first
 _WINDOW = 100  # latencies that an estimate looks back on
@@ -114,6 +115,14 @@ class ChunkQueue:
         """Whether the latest action was the first one that another chunk has a part in."""
         return self._is_seam
 
+    @property
+    def left(self) -> FloatArray:
+        """float32[N, A], what is left of the newest chunk: what a policy is given to go on from."""
+        if self.num_left == 0:
+            return np.zeros((0, len(ACTION_NAMES)), np.float32)
+        newest = self._rows[-1]
+        return newest.actions[self.count - newest.made_at :]
+
     def clear(self) -> None:
         """Drops everything that is left."""
         self._rows = []
@@ -123,7 +132,7 @@ class ChunkQueue:
         row = _Row(actions, made_at)
         if row.end <= self.count:
             return
-        if self._strategy == "switch":
+        if self._strategy in ("switch", "rtc"):
             self._rows = [row]
         elif self._strategy == "blend":
             self._rows = [self._blended(row)]

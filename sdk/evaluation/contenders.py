@@ -11,12 +11,13 @@ from typing import Literal, cast
 
 from roboalign.sdk.backends import backend_names, choose_backend, find_backend
 from roboalign.sdk.bundle import find_bundle, read_bundle, require_robot
+from roboalign.sdk.control.chunks import CHUNK_STRATEGIES
 from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.errors import BundleError, ConfigError, missing_extra, unknown_name
 from roboalign.sdk.evaluation.callables import callable_fingerprint, is_callable_name, load_callable
 from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy
-from roboalign.sdk.evaluation.latency import WAIT, LatencyProfile, LatePace, LatePolicy, TimedBackend
+from roboalign.sdk.evaluation.latency import WAIT, LatencyProfile, LatePolicy, TimedBackend
 from roboalign.sdk.evaluation.results import JsonValue
 from roboalign.sdk.evaluation.thoughts import ShuffledThoughts, StaleThoughts, ThinkingPolicy
 from roboalign.sdk.policy import Policy
@@ -123,7 +124,11 @@ class PolicyRef:
         if self.chunks is not None:
             if not self.is_late:
                 raise ConfigError("a chunk strategy needs a latency, or thinking beside the actions")
-            LatePace(lambda: False, FakeClock(), self.chunks)
+            choices = (WAIT, *CHUNK_STRATEGIES)
+            if self.chunks not in choices:
+                raise ConfigError(unknown_name("chunk strategy", self.chunks, choices))
+            if self.chunks == "rtc" and self.actions != "flow":
+                raise ConfigError("chunks 'rtc' guide the flow head; act with actions 'flow', or choose 'blend'")
 
     def _check_thoughts(self) -> None:
         if not self.has_shuffled_thoughts and self.thought_age == 0:

@@ -10,25 +10,26 @@ what waits for it waits here too. Left out: cameras, buses, and other work on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 
-from roboalign.sdk.backends import Backend, Decoding, WindowBackend
+from roboalign.sdk.backends import Backend, Decoding, InspectableBackend, WindowBackend
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.control.chunks import CHUNK_STRATEGIES, ChunkQueue, DelayEstimate, Seams
 from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.evaluation.controls import Wrapper
 from roboalign.sdk.evaluation.episodes import HOLD_STEPS, EpisodeRun
+from roboalign.sdk.guided import Committed
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation
 
-__all__ = ["WAIT", "LatePace", "LatePolicy", "LatencyProfile", "TimedBackend"]
+__all__ = ["WAIT", "LatePace", "LatePolicy", "LatencyProfile", "Paced", "TimedBackend"]
 
 WAIT = "wait"
 """The strategy of a policy that is waited for."""
@@ -129,6 +130,13 @@ class TimedBackend:
         self._clock.advance(self._profile.action_s)
         return self._backend.flow(decoding, state, noise)
 
+    def inspect(self, decoding: Decoding) -> Mapping[str, FloatArray]:
+        """Shows what a head that is guided needs; that head takes as long as the one that is not."""
+        self._clock.advance(self._profile.action_s)
+        if not isinstance(self._backend, InspectableBackend):
+            raise ConfigError("this backend does not show its hidden states, so its head cannot be guided")
+        return self._backend.inspect(decoding)
+
     def close(self) -> None:
         """Closes the wrapped backend."""
         self._backend.close()
@@ -140,16 +148,26 @@ class LatePolicy(Wrapper):
     def __init__(self, policy: Policy, clock: FakeClock, strategy: str) -> None:
         """Takes who acts, the clock that its passes move, and `WAIT` or one of `CHUNK_STRATEGIES`."""
         super().__init__(policy)
-        self._pace = LatePace(policy.think_on, clock, strategy)
+        self._committed: Committed | None = None
+        self._pace = LatePace(self, clock, strategy)
 
     @property
     def pace(self) -> LatePace:
         """How time passes."""
         return self._pace
 
+    def think_on(self) -> bool:
+        """Makes one pass of the thought beside; returns whether there was one to make."""
+        return cast(Policy, self._policy).think_on()
+
+    def commit(self, committed: Committed) -> None:
+        """Says what the next chunk has to go on from."""
+        self._committed = committed
+
     def act(self, observation: Observation, *, thought_about: Observation | None = None) -> ActionChunk:
         """Asks the policy; the clock moves."""
-        return cast(Policy, self._policy).act(observation, thought_about=thought_about)
+        committed, self._committed = self._committed, None
+        return cast(Policy, self._policy).act(observation, thought_about=thought_about, committed=committed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,15 +179,25 @@ class _Asked:
     ready_s: float
 
 
+class Paced(Protocol):
+    """What a pace drives; `LatePolicy` has it."""
+
+    def think_on(self) -> bool:
+        """Makes one pass of a thought beside the actions; returns whether there was one to make."""
+
+    def commit(self, committed: Committed) -> None:
+        """Says what the next chunk has to go on from."""
+
+
 class LatePace:
     """Plays an episode on a simulated clock: control periods pass while the policy computes."""
 
-    def __init__(self, think_on: Callable[[], bool], clock: FakeClock, strategy: str) -> None:
-        """`think_on` makes one pass of a thought beside the actions, if there is one to make."""
+    def __init__(self, policy: Paced, clock: FakeClock, strategy: str) -> None:
+        """Takes who computes, the clock that this moves, and how its chunks follow one another."""
         choices = (WAIT, *CHUNK_STRATEGIES)
         if strategy not in choices:
             raise ConfigError(unknown_name("chunk strategy", strategy, choices))
-        self._think_on, self._clock, self._strategy = think_on, clock, strategy
+        self._policy, self._clock, self._strategy = policy, clock, strategy
         self._delay = DelayEstimate()
         self._has_worked = False
 
@@ -189,7 +217,7 @@ class LatePace:
             self._think_until(now_s)
             is_due = queue.num_left == 0 or self._is_early_enough(queue, queue.count - newest, replan_every, rate_hz)
             if asked is None and standing == 0 and is_due:
-                asked = self._ask(run, queue.count, now_s)
+                asked = self._ask(run, queue, now_s)
             if asked is not None and asked.ready_s <= now_s + _EARLY_S:
                 newest = asked.made_at
                 if asked.chunk.source == "hold":
@@ -212,18 +240,21 @@ class LatePace:
                 asked = None
         run.seams = seams.result()
 
-    def _ask(self, run: EpisodeRun, made_at: int, now_s: float) -> _Asked:
+    def _ask(self, run: EpisodeRun, queue: ChunkQueue, now_s: float) -> _Asked:
         if not self._has_worked:
-            self._think_on()  # as in `thinking.Aside`: between two actions there is room for one pass
+            self._policy.think_on()  # as in `thinking.Aside`: between two actions there is room for one pass
         self._clock.sleep_until(now_s)
+        if self._strategy == "rtc":
+            delay = self._delay.steps(run.env.robot_spec.control_rate_hz)
+            self._policy.commit(Committed(actions=queue.left, delay=delay))
         chunk = run.ask()
         self._has_worked = False
         self._delay.add(self._clock.now() - now_s)
-        return _Asked(chunk=chunk, made_at=made_at, ready_s=self._clock.now())
+        return _Asked(chunk=chunk, made_at=queue.count, ready_s=self._clock.now())
 
     def _think_until(self, time_s: float) -> None:
         """Lets the thinker work until a moment, as far as it has something to do."""
-        while self._clock.now() < time_s - _EARLY_S and self._think_on():
+        while self._clock.now() < time_s - _EARLY_S and self._policy.think_on():
             self._has_worked = True
 
     def _is_early_enough(self, queue: ChunkQueue, num_used: int, replan_every: int | None, rate_hz: float) -> bool:

@@ -23,8 +23,9 @@ class SlowWalk:
         self.clock, self.act_s, self.hold_at = FakeClock(), act_s, hold_at
         self.asked_s: list[float] = []
         self.told: list[str] = []
+        self.committed = []
         self.left, self.num_passes = thoughts, 0
-        self.pace = LatePace(self.think_on, self.clock, strategy)
+        self.pace = LatePace(self, self.clock, strategy)
 
     def think_on(self) -> bool:
         if self.left == 0:
@@ -32,6 +33,9 @@ class SlowWalk:
         self.left, self.num_passes = self.left - 1, self.num_passes + 1
         self.clock.advance(0.03)
         return True
+
+    def commit(self, committed) -> None:
+        self.committed.append(committed)
 
     def reset(self) -> None:
         pass
@@ -83,6 +87,16 @@ def test_switching_asks_again_after_a_period_in_which_it_can_think():
     _, rows = play(policy)
     assert rows[:11] == [None] * 2 + [(1, i) for i in range(5)] + [(2, i) for i in range(2, 5)] + [(3, 2)]
     assert policy.asked_s[:3] == [0.0, 0.5, 0.8]
+
+
+def test_guided_chunks_are_told_what_is_left_and_how_much_of_it_is_applied_meanwhile():
+    policy = SlowWalk(0.15, "rtc")
+    _, rows = play(policy)
+    first, second = policy.committed[:2]
+    assert (len(first.actions), first.delay) == (0, 0)
+    assert [(int(a[1]), int(a[2])) for a in second.actions] == [(1, i) for i in range(3, 8)]
+    assert second.delay == 2
+    assert rows[:11] == [None] * 2 + [(1, i) for i in range(5)] + [(2, i) for i in range(2, 5)] + [(3, 2)]
 
 
 def test_replan_every_says_when_to_ask():
