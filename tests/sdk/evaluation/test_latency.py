@@ -1,5 +1,7 @@
 """Injected latencies, without physics and with a scripted policy; the shipped model once, on the simulated scene."""
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 from evaluation_fakes import MAX_STEPS, LineEnv
@@ -7,10 +9,18 @@ from evaluation_fakes import MAX_STEPS, LineEnv
 from roboalign.export.board_latency import board_latency
 from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.evaluation.caveats import caveats
 from roboalign.sdk.evaluation.contenders import PolicyRef
 from roboalign.sdk.evaluation.controls import BlindPolicy
 from roboalign.sdk.evaluation.episodes import HOLD_STEPS, run_episode
 from roboalign.sdk.evaluation.latency import LatencyProfile, LatePace
+from roboalign.sdk.evaluation.results import (
+    episode_from_json,
+    episode_to_json,
+    read_report,
+    summarize_episodes,
+    write_report_json,
+)
 from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.thinking import Thinking
 from roboalign.sdk.types import ActionChunk
@@ -225,3 +235,31 @@ def test_a_row_says_how_it_thinks_and_what_its_passes_take():
     row = ref.describe()
     assert row["thinking"]["mode"] == "beside"
     assert (row["latency"]["name"], row["chunks"]) == ("thor", "switch")
+
+
+def late_report(**changes):
+    latency = LatencyProfile(prefill_s=0.25, name="some board")
+    episodes = [play(SlowWalk(0.25, "hold"))[0], play(SlowWalk(0.25, "wait"))[0]]
+    policy = {"kind": "bundle", "latency": asdict(latency), "chunks": "hold"}
+    return summarize_episodes([replace(episode, **changes) for episode in episodes], policy=policy, config={})
+
+
+def test_a_report_says_what_became_of_time_thoughts_and_seams():
+    episode = late_report(thought_statuses={"none": 1, "fresh": 3}, latency_s={"thought_age": (0.5, 1.5)}, stood=5)
+    said = " ".join(caveats(episode))
+    assert "(some board; chunks: hold)" in said
+    assert "the arm stood still in 25.0 % of the control periods" in said
+    assert "Thoughts: none 25 %, fresh 75 %; the picture behind one was 1.00 s old" in said
+    assert "Mean change at the seams of chunks" in said
+
+
+def test_a_report_of_a_late_policy_survives_its_file(tmp_path):
+    report = late_report()
+    assert report.seams["velocity"].num_across == 2
+    assert read_report(write_report_json(report, tmp_path / "report.json")) == report
+
+
+def test_an_episode_of_a_late_policy_survives_its_line():
+    episode = replace(play(SlowWalk(0.25, "hold"))[0], latency_s={})
+    assert episode.seams["velocity"].num_across == 2
+    assert episode_from_json(episode_to_json(episode)) == episode
