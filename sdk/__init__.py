@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from roboalign.sdk.reply import parse_reply, write_reply
     from roboalign.sdk.robot import Robot
     from roboalign.sdk.serving.remote import RemotePolicy
-    from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, ActionChunk, Applied, Observation, RobotSpec
+    from roboalign.sdk.thinking import Thinking
+    from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, ActionChunk, Applied, Observation, RobotSpec, ThoughtUse
 
 __all__ = [
     "ACTION_NAMES",
@@ -48,6 +49,8 @@ __all__ = [
     "RobotError",
     "RobotSpec",
     "RobotTimeout",
+    "Thinking",
+    "ThoughtUse",
     "parse_reply",
     "write_reply",
 ]
@@ -63,6 +66,8 @@ _MODULE_OF = {
     "RemotePolicy": "serving.remote",
     "Robot": "robot",
     "RobotSpec": "types",
+    "Thinking": "thinking",
+    "ThoughtUse": "types",
     "parse_reply": "reply",
     "write_reply": "reply",
 }

@@ -6,6 +6,9 @@ under the length constraint (`actions="fast"`). Decoding is greedy, and the flow
 how many calls there were since `reset`, so equal calls give equal answers. Whatever goes wrong inside the model
 becomes a hold with its reason.
 
+A policy that thinks `beside` its actions answers with the newest thought that is finished, and goes on thinking between
+its answers (`sdk/thinking.py`); every chunk says which thought it had and how old that was.
+
 Where the backend reads several tokens in one pass, the thought before is the draft of the next one (`sdk/draft.py`):
 what the model would write again costs one pass, not one a token, and the tokens are the same.
 """
@@ -13,6 +16,8 @@ what the model would write again costs one pass, not one a token, and the tokens
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -31,8 +36,10 @@ from roboalign.sdk.bundle import (
     require_robot,
 )
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError
-from roboalign.sdk.turn import NoAnswerError, Turn, Vocabulary
-from roboalign.sdk.types import ActionChunk, FloatArray, Observation
+from roboalign.sdk.guided import Committed, GuidedHead
+from roboalign.sdk.thinking import Aside, Thinker, Thinking, resolve_thinking
+from roboalign.sdk.turn import NoAnswerError, Turn, Vocabulary, Writing
+from roboalign.sdk.types import ActionChunk, FloatArray, Observation, ThoughtUse
 
 __all__ = ["ACTIONS", "Policy"]
 
@@ -54,16 +61,33 @@ class Policy:
         *,
         actions: Literal["flow", "fast"] = "flow",
         think: bool = True,
+        thinking: Thinking | None = None,
         draft: bool = True,
         seed: int = 0,
         clock: Callable[[], float] = perf_counter,
+        is_driven: bool = False,
     ) -> None:
+        """Wraps an open backend; see `load`.
+
+        Args:
+            backend: belongs to the policy from now on.
+            actions: see `load`.
+            think: see `load`.
+            thinking: see `load`.
+            draft: see `load`.
+            seed: see `load`.
+            clock: seconds; of latencies, ages and budgets.
+            is_driven: thoughts beside the actions are written by who calls `think_on`, not by a thread; for clocks that
+                are simulated.
+        """
         if actions not in ACTIONS:
             raise ConfigError(f"actions is {actions!r}, expected one of {', '.join(ACTIONS)}")
         _check_abilities(backend, actions)
         self._backend = backend
         self._actions = actions
-        self._think = think
+        self._thinking = resolve_thinking(think, thinking)
+        self._think = self._thinking.mode != "off"
+        self._thinking.check_budget(backend.spec.max_thought_tokens)
         self._windows = backend.windows if draft and isinstance(backend, WindowBackend) else ()
         self._last_thought: tuple[int, ...] = ()
         self._seed = seed
@@ -71,6 +95,9 @@ class Policy:
         self._num_calls = 0
         self._is_closed = False
         self._vocabulary = Vocabulary(backend)
+        self._thinker = Thinker(self._turn, self._thinking, backend.spec.max_thought_tokens, clock)
+        self._guided_head: GuidedHead | None = None
+        self._aside = None if is_driven else Aside(self._thinker)
 
     @classmethod
     def load(
@@ -80,6 +107,7 @@ class Policy:
         backend: str = "auto",
         actions: Literal["flow", "fast"] = "flow",
         think: bool = True,
+        thinking: Thinking | None = None,
         draft: bool = True,
         threads: int = 1,
         seed: int = 0,
@@ -93,7 +121,8 @@ class Policy:
             backend: `auto` (tensorrt where engines for this very board lie in the bundle, else onnx), or a registered
                 name.
             actions: `flow` for the action head, `fast` for action tokens.
-            think: write a thought before each chunk.
+            think: write a thought before each chunk; False is short for a `thinking` that is off.
+            thinking: when to think, how long at most, and how old a thought may be.
             draft: read the thought before again where it still holds, instead of writing it anew: fewer passes where
                 the bundle has graphs for it, and the same tokens.
             threads: CPU threads of the backend.
@@ -112,7 +141,7 @@ class Policy:
         factory = find_backend(choose_backend(folder) if backend == "auto" else backend)
         opened = factory.open(folder, threads=threads)
         try:
-            return cls(opened, actions=actions, think=think, draft=draft, seed=seed)
+            return cls(opened, actions=actions, think=think, thinking=thinking, draft=draft, seed=seed)
         except BaseException:
             opened.close()
             raise
@@ -127,10 +156,21 @@ class Policy:
         """Who acts: `flow` or `fast`. Print it beside every figure."""
         return self._actions
 
+    @property
+    def thinking(self) -> Thinking:
+        """When the policy thinks, how long at most, and how old a thought may be."""
+        return self._thinking
+
     def reset(self) -> None:
         """Starts a new episode: the noise begins anew, and nothing was thought."""
+        with self._alone():
+            self._thinker.reset()
         self._num_calls = 0
         self._last_thought = ()
+
+    def think_on(self) -> bool:
+        """Makes one pass of the thought beside; returns whether there was one to make. For `is_driven` policies."""
+        return self._thinker.work()
 
     def act(
         self,
@@ -139,6 +179,7 @@ class Policy:
         thought_about: Observation | None = None,
         words: Sequence[int] | None = None,
         noise: FloatArray | None = None,
+        committed: Committed | None = None,
     ) -> ActionChunk:
         """Returns the next actions, or a hold with its reason. Blocks while the model runs.
 
@@ -148,34 +189,87 @@ class Policy:
                 scene (a control of what thoughts are worth).
             words: ids of the thought to write instead of the model's own, to compare two backends word by word.
             noise: float32[T, A] that the flow head starts from instead of the seeded one.
+            committed: what is left of the chunk before, which this one goes on from (`sdk/guided.py`).
 
         Raises:
             DataError: the observation lacks a camera, or holds what cannot be right.
-            ConfigError: a policy that does not think was told what to think about.
+            ConfigError: a policy that does not think was told what to think about, or there is no head to guide.
         """
         if (thought_about is not None or words is not None) and not self._think:
             raise ConfigError("this policy does not think, so it takes no thought; load it with think=True")
+        if (thought_about is not None or words is not None) and self._thinking.mode == "beside":
+            raise ConfigError("a policy that thinks beside its actions takes no thought; load it with think=True")
+        if committed is not None and self._actions != "flow":
+            raise ConfigError("only the flow head can go on from committed actions; act with actions='flow'")
         if self._is_closed:
             raise BackendError("this policy is closed; load it again with Policy.load")
-        turn = Turn(self._backend, self._vocabulary, self._clock, self._windows)
         drawn = self._noise()
         noise = drawn if noise is None else noise
+        if self._thinking.mode == "beside":
+            return self._act_beside(observation, noise, committed)
+        turn = self._turn()
+        use: ThoughtUse | None = None
         try:
             given = words if thought_about is None else self._thought_about(thought_about)
             turn.read(observation, think=self._think)
             if self._think and given is not None:
                 turn.write_words(given)
             elif self._think:
-                turn.write_thought(self._last_thought)
+                turn.write_thought(self._writing(), self._last_thought)
                 self._last_thought = turn.written
-            actions = turn.flow(observation.state, noise) if self._actions == "flow" else turn.write_actions()
+                use = ThoughtUse(status="fresh", id=self._num_calls, age_s=0.0, image_age_s=turn.time_s)
+            actions = self._actions_of(turn, observation, noise, committed)
         except NoAnswerError as problem:
-            return turn.hold(str(problem))
-        return turn.chunk(actions, self._actions)
+            return replace(turn.hold(str(problem)), thought_use=use)
+        return replace(turn.chunk(actions, self._actions), thought_use=use)
+
+    def _act_beside(self, observation: Observation, noise: FloatArray, committed: Committed | None) -> ActionChunk:
+        """Acts on the newest finished thought, and lets the next one begin."""
+        turn, seen_s = self._turn(), self._clock()
+        with self._alone():
+            turn.lap("wait")
+            thought, use = self._thinker.use(observation.instruction, self._clock())
+            try:
+                turn.read(observation, think=thought is not None)
+                if thought is not None:
+                    turn.write_words(thought.words)
+                chunk = turn.chunk(self._actions_of(turn, observation, noise, committed), self._actions)
+            except NoAnswerError as problem:
+                chunk = turn.hold(str(problem))
+            if self._thinker.wants(observation.instruction):
+                # Without a thought the prompt was another one (`<quick>`), so the thinker has to read its own.
+                prompt = turn.give_prompt() if thought is not None else None
+                self._thinker.begin(observation, seen_s=seen_s, prompt=prompt)
+        return replace(chunk, thought_use=use)
+
+    def _actions_of(
+        self, turn: Turn, observation: Observation, noise: FloatArray, committed: Committed | None
+    ) -> FloatArray:
+        if self._actions == "fast":
+            return turn.write_actions()
+        if committed is None:
+            return turn.flow(observation.state, noise)
+        return turn.flow_guided(self._guided(), observation.state, noise, committed)
+
+    def _guided(self) -> GuidedHead:
+        if self._guided_head is None:
+            self._guided_head = GuidedHead.load(self._backend.folder)
+        return self._guided_head
+
+    def _turn(self) -> Turn:
+        return Turn(self._backend, self._vocabulary, self._clock, self._windows)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._aside is None else self._aside.acting()
+
+    def _writing(self) -> Writing:
+        return self._thinking.writing(self.spec.max_thought_tokens, self._num_calls)
 
     def close(self) -> None:
-        """Frees the model; may be called twice."""
+        """Frees the model, once the pass that is being made has ended; may be called twice."""
         self._is_closed = True
+        if self._aside is not None:
+            self._aside.close()
         self._backend.close()
 
     def __enter__(self) -> Policy:
@@ -187,9 +281,9 @@ class Policy:
         self.close()
 
     def _thought_about(self, observation: Observation) -> tuple[int, ...]:
-        turn = Turn(self._backend, self._vocabulary, self._clock, self._windows)
+        turn = self._turn()
         turn.read(observation, think=True)
-        turn.write_thought(self._last_thought)
+        turn.write_thought(self._writing(), self._last_thought)
         return turn.written
 
     def _noise(self) -> FloatArray:

@@ -1,26 +1,31 @@
-"""One call of `Policy.act`, step by step: read, think, act; and the words and markers that it needs for that."""
+"""One call of `Policy.act`, step by step: read, think, act; and the words and markers that it needs for that.
+
+A thought can be written in one go, or pass by pass (`thought_passes`), which is how it is written beside the actions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.backends import Backend, Decoding, WindowBackend
+from roboalign.sdk.backends import Backend, Decoding, InspectableBackend, WindowBackend
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.draft import Draft
-from roboalign.sdk.errors import BundleError, DataError, missing_extra
+from roboalign.sdk.errors import BundleError, ConfigError, DataError, missing_extra
 from roboalign.sdk.fast import FastCodec
+from roboalign.sdk.guided import Committed, GuidedHead
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["NoAnswerError", "Turn", "Vocabulary"]
+__all__ = ["NoAnswerError", "Turn", "Vocabulary", "Writing"]
 
 
 class NoAnswerError(Exception):
@@ -76,6 +81,20 @@ class Vocabulary:
         return self._thought_mask
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writing:
+    """How long a thought may become, and how its words are chosen."""
+
+    max_tokens: int
+    """Words after which it is closed."""
+    max_s: float = math.inf
+    """Seconds after which it is closed; looked at before each pass."""
+    temperature: float = 0.0
+    """0 takes the best word; above, words are drawn from the scores divided by it."""
+    rng: np.random.Generator | None = None
+    """Draws the words; needed above temperature 0."""
+
+
 class Turn:
     """One call of `Policy.act`: the sequence being written, and the time it takes."""
 
@@ -90,8 +109,10 @@ class Turn:
         self._started = self._lap_from = clock()
         self._latency: dict[str, float] = {}
         self._decoding: Decoding | None = None
+        self._prompt: tuple[int, FloatArray] = (0, np.zeros(0, np.float32))
         self._tokens: list[int] = []
-        self._thought: str | None = None
+        self.thought: str | None = None
+        """The thought as text; None before it is closed."""
         self.written: tuple[int, ...] = ()
         """Words of the thought."""
 
@@ -114,44 +135,74 @@ class Turn:
                 f"the instruction makes a prompt of {len(ids)} tokens, at most {self._spec.max_prompt_tokens} fit; "
                 "say it shorter"
             )
-        self._decoding = self._backend.prefill(ids, prompt.pixel_values(observation.images[name]))
-        self._lap("vision_prompt")
+        self.resume(self._backend.prefill(ids, prompt.pixel_values(observation.images[name])))
+        self.lap("vision_prompt")
 
-    def write_thought(self, drafted: Sequence[int] = ()) -> None:
-        """Writes `<think> ... </think>`; a thought that reaches the budget is closed there.
+    def resume(self, decoding: Decoding) -> None:
+        """Goes on behind a prompt that was read already; the sequence belongs to this turn from now on."""
+        self._decoding = decoding
+        self._prompt = decoding.length, np.array(decoding.logits)
 
-        What is `drafted` is read in windows where the model would write it too; the tokens are those without it.
+    def give_prompt(self) -> Decoding | None:
+        """Forgets all but the prompt and gives the sequence away; None where the backend cannot forget.
+
+        Nothing can be written in this turn afterwards.
         """
-        draft = Draft(drafted, windows=self._windows)
-        budget = self._spec.max_thought_tokens
+        decoding, self._decoding = self._decoding, None
+        if decoding is None or not isinstance(self._backend, WindowBackend):
+            return None
+        length, logits = self._prompt
+        if decoding.length > length:
+            self._backend.rewind(decoding, length, logits)
+        return decoding
+
+    def write_thought(self, writing: Writing, drafted: Sequence[int] = ()) -> None:
+        """Writes `<think> ... </think>`; a thought that reaches its budget is closed there."""
+        for _ in self.thought_passes(writing, drafted):
+            pass
+
+    def thought_passes(self, writing: Writing, drafted: Sequence[int] = ()) -> Iterator[None]:
+        """Writes `<think> ... </think>`, and comes back after each pass; when it ends, the thought is closed.
+
+        What is `drafted` is read in windows where the model would write it too; the tokens are those without it. Drawn
+        words have no draft.
+        """
+        is_greedy = writing.temperature == 0.0
+        draft = Draft(drafted if is_greedy else (), windows=self._windows if is_greedy else ())
+        end_s = math.inf if math.isinf(writing.max_s) else self._clock() + writing.max_s
         self._feed(self._words.think_open)
+        yield
         written: list[int] = []
-        while len(written) < budget and (token := self._next_word()) != self._words.think_close:
-            run = draft.propose(token, room=min(budget - len(written), self._room()))
+        while len(written) < writing.max_tokens and (math.isinf(end_s) or self._clock() < end_s):
+            token = self._next_word(writing)
+            if token == self._words.think_close:
+                break
+            run = draft.propose(token, room=min(writing.max_tokens - len(written), self._room()))
             num_agreed = self._read_agreed(run)
             draft.report(num_agreed)
             written += run[:num_agreed]
-        self._end_thought(written)
+            yield
+        self._feed(self._words.think_close)
+        self._keep_thought(written)
 
     def write_words(self, given: Sequence[int]) -> None:
-        """Writes `<think> ... </think>` with the words that are given, instead of the model's own."""
-        closing = self._words.think_close
+        """Writes `<think> ... </think>` with the words that are given, in as few passes as the backend has."""
+        opening, closing = self._words.think_open, self._words.think_close
         words = list(given[: given.index(closing)] if closing in given else given)
-        self._feed(self._words.think_open)
+        marked = [opening, *words, closing]
         size = max(self._windows, default=1)
-        for start in range(0, len(words), size):
-            run = words[start : start + size]
+        for start in range(0, len(marked), size):
+            run = marked[start : start + size]
             if len(run) == 1:
                 self._feed(run[0])
             else:
                 self._extend(run)
-        self._end_thought(words)
+        self._keep_thought(words)
 
-    def _end_thought(self, words: Sequence[int]) -> None:
-        self._feed(self._words.think_close)
+    def _keep_thought(self, words: Sequence[int]) -> None:
         self.written = tuple(words)
-        self._thought = self._words.tokenizer.decode(list(words), skip_special_tokens=False).strip()
-        self._lap("thought")
+        self.thought = self._words.tokenizer.decode(list(words), skip_special_tokens=False).strip()
+        self.lap("thought")
 
     def _read_agreed(self, run: Sequence[int]) -> int:
         """Reads tokens of which the first is the model's own, up to where it would write another; returns how many."""
@@ -196,14 +247,24 @@ class Turn:
         decoded = self._words.codec.decode(written)
         if decoded.actions is None:
             raise NoAnswerError(f"the action tokens are {decoded.status}: {decoded.num_coefficients} coefficients")
-        self._lap("action")
+        self.lap("action")
         return decoded.actions
 
     def flow(self, state: FloatArray, noise: FloatArray) -> FloatArray:
         """Returns the actions of the flow head on everything read and written so far."""
         assert self._decoding is not None
         actions = self._backend.flow(self._decoding, state, noise)
-        self._lap("action")
+        self.lap("action")
+        return actions
+
+    def flow_guided(self, head: GuidedHead, state: FloatArray, noise: FloatArray, committed: Committed) -> FloatArray:
+        """Returns the same actions where nothing is committed, else such that go on from what is."""
+        assert self._decoding is not None
+        if not isinstance(self._backend, InspectableBackend):
+            raise ConfigError("this backend does not show its hidden states, so its head cannot be guided")
+        hidden = self._backend.inspect(self._decoding)["hidden"]
+        actions = head.sample(hidden, state, noise, committed)
+        self.lap("action")
         return actions
 
     def chunk(self, actions: FloatArray, source: str) -> ActionChunk:
@@ -214,22 +275,29 @@ class Turn:
             actions=actions,
             rate_hz=self._spec.rate_hz,
             source=source,
-            thought=self._thought,
+            thought=self.thought,
             tokens=tuple(self._tokens),
             latency_s=self._finished_latency(),
         )
 
     def hold(self, reason: str) -> ActionChunk:
         """Returns the answer that asks the robot to stay."""
-        held = ActionChunk.hold(reason, rate_hz=self._spec.rate_hz, thought=self._thought, tokens=tuple(self._tokens))
+        held = ActionChunk.hold(reason, rate_hz=self._spec.rate_hz, thought=self.thought, tokens=tuple(self._tokens))
         return replace(held, latency_s=self._finished_latency())
 
     def _logits(self) -> FloatArray:
         assert self._decoding is not None
         return self._decoding.logits
 
-    def _next_word(self) -> int:
-        return self._best_word(self._logits())
+    def _next_word(self, writing: Writing) -> int:
+        logits = self._logits()
+        best = self._best_word(logits)
+        if writing.temperature == 0.0:
+            return best
+        assert writing.rng is not None
+        scores = (logits.astype(np.float64) - float(logits[best])) / writing.temperature
+        weights = np.where(self._words.thought_mask(len(logits)), np.exp(np.minimum(scores, 0.0)), 0.0)
+        return int(writing.rng.choice(len(weights), p=weights / weights.sum()))
 
     def _best_word(self, logits: FloatArray) -> int:
         return self._best(logits, self._words.thought_mask(len(logits)))
@@ -255,10 +323,16 @@ class Turn:
     def _too_long(self) -> NoAnswerError:
         return NoAnswerError(f"the answer is longer than the {self._spec.max_tokens} tokens that the model can hold")
 
-    def _lap(self, part: str) -> None:
+    def lap(self, part: str) -> None:
+        """Books the time since the part before."""
         now = self._clock()
         self._latency[part] = now - self._lap_from
         self._lap_from = now
+
+    @property
+    def time_s(self) -> float:
+        """Seconds from the start of the turn to the end of its last part."""
+        return self._lap_from - self._started
 
     def _finished_latency(self) -> dict[str, float]:
         return {**self._latency, "total": self._clock() - self._started}

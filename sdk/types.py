@@ -19,12 +19,14 @@ from roboalign.sdk.errors import ConfigError, DataError
 __all__ = [
     "ACTION_NAMES",
     "STATE_NAMES",
+    "THOUGHT_STATUSES",
     "ActionChunk",
     "Applied",
     "FloatArray",
     "ImageArray",
     "Observation",
     "RobotSpec",
+    "ThoughtUse",
 ]
 
 FloatArray = NDArray[np.float32]
@@ -139,6 +141,36 @@ class Observation:
         object.__setattr__(self, "images", MappingProxyType(dict(self.images)))
 
 
+THOUGHT_STATUSES = ("fresh", "held", "expired", "instruction_changed", "none", "failed")
+"""What became of the newest thought: `fresh` and `held` were acted on, the first time and again; `expired` and
+`instruction_changed` were dropped; `none` is finished yet; `failed` says that the thinker could not write one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThoughtUse:
+    """Which thought a chunk was made with, how old that was, and why there was none."""
+
+    status: str
+    """One of `THOUGHT_STATUSES`."""
+    id: int | None = None
+    """Number of the thought in its episode, from 1; None where there was none."""
+    age_s: float | None = None
+    """Time since it was finished, when the actions were begun."""
+    image_age_s: float | None = None
+    """Time since the policy was given the picture that it is about."""
+    reason: str | None = None
+    """Why no thought was used, or why none newer came; None where nothing is wrong."""
+
+    def __post_init__(self) -> None:
+        if self.status not in THOUGHT_STATUSES:
+            raise DataError(f"the thought's status is {self.status!r}, expected one of {', '.join(THOUGHT_STATUSES)}")
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the actions are conditioned on a thought."""
+        return self.status in ("fresh", "held")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActionChunk:
     """A policy's answer: the next T actions, and why."""
@@ -157,7 +189,9 @@ class ActionChunk:
     tokens: tuple[int, ...] = ()
     """Ids of the tokens that were generated, thought and action tokens alike."""
     latency_s: Mapping[str, float] = field(default_factory=dict)
-    """Seconds spent in each part (`vision_prompt`, `thought`, `action`, `total`)."""
+    """Seconds spent in each part (`vision_prompt`, `thought`, `action`, `total`); `wait` for a thinker's pass."""
+    thought_use: ThoughtUse | None = None
+    """Which thought it was and how old; None when the policy does not think, or was told what to think."""
 
     def __post_init__(self) -> None:
         actions = np.asarray(self.actions, dtype=np.float32)

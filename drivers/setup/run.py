@@ -31,6 +31,7 @@ from roboalign.sdk.policy import Policy
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
 from roboalign.sdk.serving.remote import RemotePolicy, is_address
+from roboalign.sdk.thinking import Thinking, resolve_thinking
 from roboalign.sdk.types import Observation, RobotSpec
 
 __all__ = [
@@ -242,6 +243,7 @@ def run_file(
     is_sure: bool = False,
     actions: str = "flow",
     think: bool = True,
+    thinking: Thinking | None = None,
     backend: str = "auto",
 ) -> LoopReport:
     """Loads a robot file and a bundle (or the address of a served policy), and runs the one on the other.
@@ -258,7 +260,8 @@ def run_file(
         )
     robot = load_robot(robot_file)
     names = _names(robot.parts.file)
-    with _open_policy(bundle, actions=actions, think=think, names=names, backend=backend) as policy:
+    when = resolve_thinking(think, thinking)
+    with _open_policy(bundle, actions=actions, thinking=when, names=names, backend=backend) as policy:
         check_fit(robot.spec, policy.spec, bundle)
         check_pace(warm_up(policy, robot.spec, sentence), robot.parts.file.park_after_s)
         return run_on_robot(
@@ -274,13 +277,13 @@ def run_file(
 
 
 def _open_policy(
-    bundle: str, *, actions: str, think: bool, names: tuple[str, ...], backend: str
+    bundle: str, *, actions: str, thinking: Thinking, names: tuple[str, ...], backend: str
 ) -> Policy | RemotePolicy:
     """Returns the policy of a bundle, or of the server at an address."""
     if not is_address(bundle):
         actor: Literal["flow", "fast"] = "fast" if actions == "fast" else "flow"
-        return Policy.load(bundle, backend=backend, actions=actor, think=think, robot=names)
-    if actions != "flow" or not think or backend != "auto":
+        return Policy.load(bundle, backend=backend, actions=actor, thinking=thinking, robot=names)
+    if actions != "flow" or thinking != Thinking() or backend != "auto":
         raise ConfigError(
             f"how {bundle} acts was chosen where it is served; give --actions, --no-think and --backend there"
         )

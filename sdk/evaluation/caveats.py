@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from roboalign.sdk.evaluation.results import EvalReport
 
@@ -24,10 +25,32 @@ def caveats(report: EvalReport) -> tuple[str, ...]:
         lines.append(f"{share:.1f} % of the answers could not be used and held the arm still, most often: {reason}.")
     if report.policy.get("think") and report.thought_share < 0.99:
         lines.append(f"Only {100 * report.thought_share:.0f} % of the answers came with a thought.")
+    lines += _lateness(report)
     workers = report.config.get("workers")
     if isinstance(workers, int) and workers > 1:
         lines.append(f"Latency was measured with {workers} processes at work; for latency run it with 1.")
     return tuple(lines)
+
+
+def _lateness(report: EvalReport) -> list[str]:
+    """Says what became of the thoughts and of the time, where the scene went on while the policy computed."""
+    latency = report.policy.get("latency")
+    if not isinstance(latency, Mapping):
+        return []
+    where = latency.get("name") or "no latency"
+    lines = [
+        f"The scene went on while the policy computed ({where}; chunks: {report.policy.get('chunks')}); for want of an "
+        f"action the arm stood still in {100 * report.stood_share:.1f} % of the control periods."
+    ]
+    total, age = sum(report.thought_statuses.values()), report.latency_s.get("thought_age")
+    if total and age is not None:
+        shares = ", ".join(f"{name} {100 * num / total:.0f} %" for name, num in report.thought_statuses.items())
+        lines.append(f"Thoughts: {shares}; the picture behind one was {age.p50:.2f} s old (95 %: {age.p95:.2f} s).")
+    seams = {name: seam for name, seam in report.seams.items() if math.isfinite(seam.ratio)}
+    if seams:
+        ratios = ", ".join(f"{name} {seam.ratio:.2f}" for name, seam in seams.items())
+        lines.append(f"Mean change at the seams of chunks, in changes inside a chunk: {ratios}.")
+    return lines
 
 
 def _privileges(report: EvalReport) -> list[str]:

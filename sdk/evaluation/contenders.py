@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, cast
 
-from roboalign.sdk.backends import backend_names
+from roboalign.sdk.backends import backend_names, choose_backend, find_backend
 from roboalign.sdk.bundle import find_bundle, read_bundle, require_robot
+from roboalign.sdk.control.chunks import CHUNK_STRATEGIES
+from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.errors import BundleError, ConfigError, missing_extra, unknown_name
 from roboalign.sdk.evaluation.callables import callable_fingerprint, is_callable_name, load_callable
 from roboalign.sdk.evaluation.controls import BlindPolicy, RandomPolicy, ShuffledInstruction, expert_policy
 from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy
+from roboalign.sdk.evaluation.latency import WAIT, LatencyProfile, LatePolicy, TimedBackend
 from roboalign.sdk.evaluation.results import JsonValue
 from roboalign.sdk.evaluation.thoughts import ShuffledThoughts, StaleThoughts, ThinkingPolicy
+from roboalign.sdk.policy import Policy
 from roboalign.sdk.serving.remote import RemotePolicy, is_address, served_policy
+from roboalign.sdk.thinking import Thinking, resolve_thinking
 from roboalign.sdk.types import RobotSpec
 
 __all__ = ["ACTORS", "ACT_FILE", "KINDS", "PolicyRef", "fingerprint", "named_policy"]
@@ -62,6 +67,13 @@ class PolicyRef:
     """Seed of the random policy and of the shuffles."""
     backend: str = "auto"
     """What runs a bundle, as `sdk.Policy.load` takes it: one that is named is used, or an error says why not."""
+    thinking: Thinking | None = None
+    """When it thinks, how long at most, and how old a thought may be; None goes by `think`."""
+    latency: LatencyProfile | None = None
+    """What each of its passes takes while the scene goes on; None lets the scene wait."""
+    chunks: str | None = None
+    """How chunks follow one another under a latency: `latency.WAIT` or one of `CHUNK_STRATEGIES`; None waits, unless
+    it thinks beside its actions: then `switch`."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -77,7 +89,9 @@ class PolicyRef:
             )
         if self.thought_age < 0:
             raise ConfigError(f"PolicyRef.thought_age is {self.thought_age}, expected 0 or more")
+        object.__setattr__(self, "think", resolve_thinking(self.think, self.thinking).mode != "off")
         self._check_thoughts()
+        self._check_latency()
         if self.backend != "auto":
             self._check_backend()
 
@@ -90,6 +104,31 @@ class PolicyRef:
             raise ConfigError(
                 f"a {self.kind} policy is not run by the backend {self.backend!r}; choose a backend {where}"
             )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the scene goes on while it computes; thinking beside the actions has no other clock to go by."""
+        return self.latency is not None or (self.thinking is not None and self.thinking.mode == "beside")
+
+    @property
+    def strategy(self) -> str:
+        """How its chunks follow one another where it is late."""
+        is_beside = self.thinking is not None and self.thinking.mode == "beside"
+        return self.chunks or ("switch" if is_beside else WAIT)
+
+    def _check_latency(self) -> None:
+        if (self.is_late or self.thinking is not None) and self.kind not in _MODELS:
+            raise ConfigError(
+                f"how a {self.kind} policy thinks is not chosen here, and its passes cannot be timed; give a bundle"
+            )
+        if self.chunks is not None:
+            if not self.is_late:
+                raise ConfigError("a chunk strategy needs a latency, or thinking beside the actions")
+            choices = (WAIT, *CHUNK_STRATEGIES)
+            if self.chunks not in choices:
+                raise ConfigError(unknown_name("chunk strategy", self.chunks, choices))
+            if self.chunks == "rtc" and self.actions != "flow":
+                raise ConfigError("chunks 'rtc' guide the flow head; act with actions 'flow', or choose 'blend'")
 
     def _check_thoughts(self) -> None:
         if not self.has_shuffled_thoughts and self.thought_age == 0:
@@ -109,6 +148,11 @@ class PolicyRef:
         parts += ["shuffled instruction"] * self.is_shuffled + ["blind"] * self.is_blind
         parts += ["shuffled thoughts"] * self.has_shuffled_thoughts
         parts += [f"thoughts {self.thought_age} calls old"] * (self.thought_age > 0)
+        if self.thinking is not None:
+            parts.append("thinking " + self.thinking.mode.replace("_", " "))
+        if self.latency is not None:
+            parts.append(f"latency {self.latency.name}")
+        parts += [f"chunks {self.strategy}"] * self.is_late
         return ", ".join(parts)
 
     def describe(self) -> Mapping[str, JsonValue]:
@@ -132,6 +176,10 @@ class PolicyRef:
             row["thought_age"] = self.thought_age
         if self.backend != "auto":
             row["backend"] = self.backend
+        if self.thinking is not None:
+            row["thinking"] = asdict(self.thinking)
+        if self.is_late:
+            row |= {"latency": asdict(self.latency or LatencyProfile()), "chunks": self.strategy}
         if self.kind in _MODELS:
             row |= {
                 "path": self.path,
@@ -170,7 +218,7 @@ class PolicyRef:
             return expert_policy(env)
         if self.kind == "bundle":
             require_robot(read_bundle(self.folder).manifest, _robot_names(env.robot_spec), self.folder)
-        policy = self.open_alone(env.robot_spec)
+        policy = self._open_late() if self.is_late else self.open_alone(env.robot_spec)
         if self.has_shuffled_thoughts:
             policy = ShuffledThoughts(cast(ThinkingPolicy, policy), env, self.seed)
         elif self.thought_age:
@@ -193,11 +241,28 @@ class PolicyRef:
             return _open_act(self.folder, spec)
         if self.kind == "expert":
             raise ConfigError("the expert reads the simulator, so it cannot act anywhere else")
-        from roboalign.sdk.policy import Policy
-
         backend = "torch" if self.kind == "checkpoint" else self.backend
         actions = cast(Literal["flow", "fast"], self.actions)
-        return Policy.load(self.folder, backend=backend, actions=actions, think=self.think)
+        return Policy.load(self.folder, backend=backend, actions=actions, think=self.think, thinking=self.thinking)
+
+    def _open_late(self) -> EpisodePolicy:
+        """Returns the policy on a clock that its own passes move."""
+        name = choose_backend(self.folder) if self.backend == "auto" else self.backend
+        opened = find_backend("torch" if self.kind == "checkpoint" else name).open(self.folder, threads=1)
+        clock = FakeClock()
+        try:
+            policy = Policy(
+                TimedBackend(opened, self.latency or LatencyProfile(), clock),
+                actions=cast(Literal["flow", "fast"], self.actions),
+                think=self.think,
+                thinking=self.thinking,
+                clock=clock.now,
+                is_driven=True,
+            )
+        except BaseException:
+            opened.close()
+            raise
+        return LatePolicy(policy, clock, self.strategy)
 
 
 def _robot_names(spec: RobotSpec) -> tuple[str, ...]:
@@ -216,6 +281,9 @@ def named_policy(
     thought_age: int = 0,
     seed: int = 0,
     backend: str = "auto",
+    thinking: Thinking | None = None,
+    latency: LatencyProfile | None = None,
+    chunks: str | None = None,
 ) -> PolicyRef:
     """Returns the policy that somebody names.
 
@@ -230,6 +298,9 @@ def named_policy(
         thought_age: Calls that passed since its thought was written.
         seed: Seed of the random policy and of the shuffle.
         backend: What runs a bundle.
+        thinking: When it thinks; None goes by `think`.
+        latency: What each of its passes takes while the scene goes on.
+        chunks: How its chunks follow one another under a latency.
 
     Raises:
         ConfigError: The name is none of these; the nearest are listed.
@@ -257,6 +328,9 @@ def named_policy(
         thought_age=thought_age,
         seed=seed,
         backend=backend,
+        thinking=thinking,
+        latency=latency,
+        chunks=chunks,
     )
 
 

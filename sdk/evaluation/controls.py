@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from roboalign.sdk.errors import ConfigError
-from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy, SeededPolicy
+from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy, Pace, SeededPolicy
 from roboalign.sdk.evaluation.shuffle import shuffle_sentence
 from roboalign.sdk.types import ACTION_NAMES, ActionChunk, FloatArray, Observation, RobotSpec
 
@@ -119,6 +119,11 @@ class Wrapper:
     def needs_image(self) -> bool:
         """Whether the wrapped policy looks at pictures."""
         return bool(getattr(self._policy, "needs_image", True))
+
+    @property
+    def pace(self) -> Pace | None:
+        """How time passes while the wrapped policy computes."""
+        return getattr(self._policy, "pace", None)
 
     def seed_episode(self, seed: int) -> None:
         """Restarts the wrapped policy's random stream if it has one."""

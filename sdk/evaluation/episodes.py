@@ -13,10 +13,20 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from roboalign.sdk.control.chunks import Seam
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.types import ACTION_NAMES, ActionChunk, FloatArray, ImageArray, Observation, RobotSpec
 
-__all__ = ["HOLD_STEPS", "EpisodeEnv", "EpisodePolicy", "EpisodeResult", "SeededPolicy", "run_episode"]
+__all__ = [
+    "HOLD_STEPS",
+    "EpisodeEnv",
+    "EpisodePolicy",
+    "EpisodeResult",
+    "EpisodeRun",
+    "Pace",
+    "SeededPolicy",
+    "run_episode",
+]
 
 HOLD_STEPS = 4
 """Control periods a hold lasts before the policy is asked again (0.4 s at 10 Hz)."""
@@ -44,6 +54,16 @@ class SeededPolicy(Protocol):
 
     def seed_episode(self, seed: int) -> None:
         """Restarts every random stream from `seed`; called before `reset`."""
+
+
+class Pace(Protocol):
+    """How time passes while a policy computes; `roboalign.sdk.evaluation.latency.LatePace` is one.
+
+    A policy that has one as its attribute `pace` is not waited for: the scene goes on.
+    """
+
+    def play(self, run: EpisodeRun, replan_every: int | None) -> None:
+        """Plays a running episode to its end."""
 
 
 class EpisodeEnv(Protocol):
@@ -126,6 +146,12 @@ class EpisodeResult:
     """Control step and text of every thought."""
     instructions: tuple[tuple[int, str], ...] = ()
     """Control step from which each sentence held, and the sentence."""
+    thought_statuses: Mapping[str, int] = field(default_factory=dict)
+    """Number of answers by what became of the newest thought, `roboalign.sdk.types.THOUGHT_STATUSES`."""
+    stood: int = 0
+    """Control periods in which no action was there because the policy was still computing."""
+    seams: Mapping[str, Seam] = field(default_factory=dict)
+    """Changes of what was commanded, inside chunks and at their seams; empty where the policy was waited for."""
     domain: Mapping[str, object] = field(default_factory=dict)
     """What was randomised, by name."""
     start_hash: str = ""
@@ -133,7 +159,8 @@ class EpisodeResult:
     state_hash: str = ""
     """Hash of the final physical state."""
     latency_s: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Seconds of every call by part; `act` is the whole call measured from outside."""
+    """Seconds of every call by part; `act` is the whole call measured from outside, `thought_age` that of the picture
+    behind a thought that was used."""
     frames: tuple[tuple[int, ImageArray], ...] = field(default=(), compare=False, repr=False)
     """Control step and uint8[H, W, 3] picture of every step; empty unless asked for."""
 
@@ -163,17 +190,21 @@ def run_episode(
     if isinstance(policy, SeededPolicy):
         policy.seed_episode(seed)
     policy.reset()
-    run = _Run(env, policy, record_frames)
+    run = EpisodeRun(env, policy, record_frames)
     run.keep_frame()
+    pace: Pace | None = getattr(policy, "pace", None)
+    if pace is not None:
+        pace.play(run, replan_every)
     while not run.is_over:
         run.execute(run.ask(), replan_every)
     return run.result(seed, task)
 
 
-class _Run:
-    """Counters of one running episode."""
+class EpisodeRun:
+    """One running episode: what is asked and applied, and the counters."""
 
     def __init__(self, env: EpisodeEnv, policy: EpisodePolicy, record_frames: bool) -> None:
+        """Takes a scene and a policy that were reset; a picture of every step is kept where that is asked for."""
         self.env, self.policy, self.record_frames = env, policy, record_frames
         self.is_over = False
         self.steps = self.num_calls = 0
@@ -182,6 +213,9 @@ class _Run:
         self.sources: dict[str, int] = {}
         self.hold_reasons: dict[str, int] = {}
         self.thoughts: list[tuple[int, str]] = []
+        self.thought_statuses: dict[str, int] = {}
+        self.stood = 0
+        self.seams: Mapping[str, Seam] = {}
         self.latency_s: dict[str, list[float]] = {}
         self.frames: list[tuple[int, ImageArray]] = []
         self.instructions = [(0, env.instruction)]
@@ -202,24 +236,38 @@ class _Run:
             self.hold_reasons[reason] = self.hold_reasons.get(reason, 0) + 1
         if chunk.thought is not None:
             self.thoughts.append((self.steps, chunk.thought))
+        if chunk.thought_use is not None:
+            status = chunk.thought_use.status
+            self.thought_statuses[status] = self.thought_statuses.get(status, 0) + 1
+            if chunk.thought_use.is_used and chunk.thought_use.image_age_s is not None:
+                self.latency_s.setdefault("thought_age", []).append(chunk.thought_use.image_age_s)
         return chunk
 
     def execute(self, chunk: ActionChunk, replan_every: int | None) -> None:
         """Applies the chunk, or stays in place when it is a hold; what is left is dropped when the sentence changes."""
         if chunk.source == "hold":
-            actions = np.zeros((HOLD_STEPS, len(ACTION_NAMES)), np.float32)
-            actions[:, _GRIPPER] = self.gripper
+            actions = np.repeat(self.standing()[None], HOLD_STEPS, axis=0)
         else:
             actions = chunk.actions[:replan_every]
         for action in actions:
-            _, _, terminated, truncated, _ = self.env.step(action)
-            self.is_over = bool(terminated or truncated)
-            self.gripper = float(action[_GRIPPER])
-            self.steps += 1
-            self.progress = max(self.progress, self.env.progress())
-            self.keep_frame()
+            self.step(action)
             if self.is_over or self.heard_another():
                 return
+
+    def step(self, action: FloatArray) -> None:
+        """Applies one action for one control period."""
+        _, _, terminated, truncated, _ = self.env.step(action)
+        self.is_over = bool(terminated or truncated)
+        self.gripper = float(action[_GRIPPER])
+        self.steps += 1
+        self.progress = max(self.progress, self.env.progress())
+        self.keep_frame()
+
+    def standing(self) -> FloatArray:
+        """Returns the action that stays in place with the last gripper command."""
+        action = np.zeros(len(ACTION_NAMES), np.float32)
+        action[_GRIPPER] = self.gripper
+        return action
 
     def heard_another(self) -> bool:
         """Books a change of the sentence; the actions that are left belong to the one before."""
@@ -256,6 +304,9 @@ class _Run:
             domain=dict(self.env.domain()),
             start_hash=self.start_hash,
             state_hash=self.env.state_hash(),
+            thought_statuses=self.thought_statuses,
+            stood=self.stood,
+            seams=self.seams,
             latency_s={part: tuple(values) for part, values in self.latency_s.items()},
             frames=tuple(self.frames),
         )

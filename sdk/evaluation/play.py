@@ -14,7 +14,8 @@ from pathlib import Path
 
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.evaluation.contenders import PolicyRef
-from roboalign.sdk.evaluation.episodes import EpisodePolicy, EpisodeResult, SeededPolicy, run_episode
+from roboalign.sdk.evaluation.controls import Wrapper
+from roboalign.sdk.evaluation.episodes import EpisodePolicy, EpisodeResult, run_episode
 from roboalign.sdk.evaluation.pictures import captioned_frames, write_gif
 from roboalign.sdk.evaluation.scenes import SceneRef
 from roboalign.sdk.sim.language import SENTENCES, TEMPLATES, instruction_for
@@ -171,30 +172,24 @@ def _what_can_be_asked() -> str:
     return f"ask like {forms}, with the colours {', '.join(COLOURS)} and the shapes {', '.join(SHAPES)}"
 
 
-class _Narrator:
-    """Gives the policy the user's sentence and says its thoughts aloud."""
+class _Narrator(Wrapper):
+    """Gives the policy the user's sentence and says its thoughts aloud, each once."""
 
     def __init__(self, policy: EpisodePolicy, sentence: str, say: Callable[[str], None]) -> None:
-        self._policy, self._sentence, self._say = policy, sentence, say
+        super().__init__(policy)
+        self._sentence, self._say = sentence, say
         self._start_s: float | None = None
-        self.needs_image = bool(getattr(policy, "needs_image", True))
-
-    def seed_episode(self, seed: int) -> None:
-        if isinstance(self._policy, SeededPolicy):
-            self._policy.seed_episode(seed)
 
     def reset(self) -> None:
         self._start_s = None
-        self._policy.reset()
+        super().reset()
 
     def act(self, observation: Observation) -> ActionChunk:
         chunk = self._policy.act(replace(observation, instruction=self._sentence))
         if self._start_s is None:
             self._start_s = observation.time_s
         text = chunk.thought if chunk.source != "hold" else f"(holding: {chunk.reason})"
-        if text:
+        is_new = chunk.thought_use is None or chunk.thought_use.status != "held" or chunk.source == "hold"
+        if text and is_new:
             self._say(f"{observation.time_s - self._start_s:5.1f} s  {text}")
         return chunk
-
-    def close(self) -> None:
-        self._policy.close()

@@ -9,9 +9,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from roboalign.sdk.control.chunks import Seam, pool_seams
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.evaluation.episodes import EpisodeResult
 from roboalign.sdk.evaluation.intervals import Interval, bootstrap_mean, success_interval
@@ -124,6 +125,12 @@ class EvalReport:
     """Versions, machine and date."""
     wall_s: float
     """Wall time that was spent, summed over resumed runs."""
+    thought_statuses: Mapping[str, int] = field(default_factory=dict)
+    """Number of answers by what became of the newest thought, `roboalign.sdk.types.THOUGHT_STATUSES`."""
+    stood_share: float = 0.0
+    """Share of the control periods in which no action was there because the policy was still computing."""
+    seams: Mapping[str, Seam] = field(default_factory=dict)
+    """Changes of what was commanded, inside chunks and at their seams; empty where the policy was waited for."""
 
     @property
     def who_acted(self) -> str:
@@ -182,6 +189,9 @@ def summarize_episodes(
         videos=tuple(videos),
         provenance=provenance or {},
         wall_s=wall_s,
+        thought_statuses=dict(sum((Counter(episode.thought_statuses) for episode in episodes), Counter())),
+        stood_share=sum(episode.stood for episode in episodes) / sum(episode.steps for episode in episodes),
+        seams=pool_seams([episode.seams for episode in episodes]),
     )
 
 
@@ -189,6 +199,7 @@ def episode_to_json(episode: EpisodeResult) -> str:
     """Returns the episode as one line of JSON, without its pictures."""
     row: dict[str, JsonValue] = {f.name: getattr(episode, f.name) for f in fields(episode) if f.name != "frames"}
     row["latency_s"] = {part: [round(value, 6) for value in values] for part, values in episode.latency_s.items()}
+    row["seams"] = {name: asdict(seam) for name, seam in episode.seams.items()}
     return json.dumps(row)
 
 
@@ -199,6 +210,7 @@ def episode_from_json(line: str) -> EpisodeResult:
         row["thoughts"] = tuple((int(step), str(text)) for step, text in row["thoughts"])
         row["instructions"] = tuple((int(step), str(text)) for step, text in row["instructions"])
         row["latency_s"] = {part: tuple(values) for part, values in row["latency_s"].items()}
+        row["seams"] = {name: Seam(**values) for name, values in row.get("seams", {}).items()}
         return EpisodeResult(**row)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as err:
         raise DataError(f"not an episode line of `roboalign eval`: {line[:80]!r}") from err
@@ -296,6 +308,7 @@ def _report_from_json(row: dict[str, JsonValue]) -> EvalReport:
         part: Summary(**_object(entry))  # type: ignore[arg-type]  # values come from JSON, names are checked
         for part, entry in latency_s.items()
     }
+    row["seams"] = {name: Seam(**_object(entry)) for name, entry in _object(row.get("seams", {})).items()}  # type: ignore[arg-type]  # values come from JSON, names are checked
     return EvalReport(**row)  # type: ignore[arg-type]  # values come from JSON, names are checked
 
 

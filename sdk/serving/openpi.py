@@ -12,15 +12,16 @@ openpi's names are taken, with or without their prefix `observation/`, and a few
     holds                True: the client knows that an answer can be a hold
 
 The answer has `actions` (float32[T, 5] in the order of `ACTION_NAMES`), `thought`, `source`, `reason`, `tokens`,
-`rate_hz`, `latency_s` and openpi's `server_timing`. A hold has no actions. A client that does not say `holds` gets it
-as text, which openpi's client raises like any error, so that nobody moves a robot by it.
+`rate_hz`, `latency_s`, `thought_use` (which thought, and how old) and openpi's `server_timing`. A hold has no actions.
+A client that does not say `holds` gets it as text, which openpi's client raises like any error, so that nobody moves a
+robot by it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,7 @@ from roboalign import __version__
 from roboalign.sdk.errors import DataError
 from roboalign.sdk.serving.observations import Needs, finite_number, read_observation
 from roboalign.sdk.serving.wire import PROTOCOL_VERSION, pack, unpack_map
-from roboalign.sdk.types import ActionChunk, Observation
+from roboalign.sdk.types import ActionChunk, Observation, ThoughtUse
 
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation.episodes import EpisodePolicy
@@ -160,6 +161,7 @@ def chunk_to_map(chunk: ActionChunk) -> dict[str, object]:
         "reason": chunk.reason,
         "tokens": [int(token) for token in chunk.tokens],
         "latency_s": {name: float(seconds) for name, seconds in chunk.latency_s.items()},
+        "thought_use": None if chunk.thought_use is None else asdict(chunk.thought_use),
     }
 
 
@@ -177,9 +179,26 @@ def chunk_from_map(row: Mapping[str, object]) -> ActionChunk:
             reason=_text(row["reason"]),
             tokens=tuple(int(finite_number(token)) for token in tokens),
             latency_s={str(name): finite_number(seconds) for name, seconds in latency_s.items()},
+            thought_use=_thought_use(row.get("thought_use")),
         )
     except (KeyError, DataError) as err:
         raise DataError(f"the message is not an answer of a policy: {err}") from err
+
+
+def _thought_use(value: object) -> ThoughtUse | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise DataError(f"thought_use is {type(value).__name__}, expected a map")
+    number, ages = value.get("id"), (value.get("age_s"), value.get("image_age_s"))
+    age_s, image_age_s = (None if age is None else finite_number(age) for age in ages)
+    return ThoughtUse(
+        status=_text(value.get("status")) or "",
+        id=None if number is None else int(finite_number(number)),
+        age_s=age_s,
+        image_age_s=image_age_s,
+        reason=_text(value.get("reason")),
+    )
 
 
 def _text(value: object) -> str | None:

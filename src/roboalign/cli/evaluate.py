@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roboalign.cli.output import BACKEND_HELP, POLICY_HELP, parse_names, policy_ref, print_note, print_result
+from roboalign.cli.output import (
+    BACKEND_HELP,
+    MAX_AGE_HELP,
+    POLICY_HELP,
+    THINKING_HELP,
+    parse_names,
+    policy_ref,
+    print_note,
+    print_result,
+    thinking_of,
+)
 
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import EvalReport
+    from roboalign.sdk.evaluation.latency import LatencyProfile
 
 __all__ = ["evaluate"]
 
@@ -60,6 +71,12 @@ def evaluate(
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before each chunk.")] = True,
+    thinking: Annotated[
+        str | None, typer.Option("--thinking", help=THINKING_HELP, show_default="as --think says")
+    ] = None,
+    max_thought_age: Annotated[
+        float | None, typer.Option("--max-thought-age", help=MAX_AGE_HELP, show_default="2.0")
+    ] = None,
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Control: tell the policy the sentence of another task.")
@@ -74,6 +91,22 @@ def evaluate(
     replan_every: Annotated[
         int | None,
         typer.Option("--replan-every", help="Ask again after so many actions.", show_default="the whole chunk"),
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            "--latency",
+            help="The scene goes on while a model computes: prefill=S,token=S,action=S, or BOARD/MODEL as predicted.",
+            show_default="the scene waits",
+        ),
+    ] = None,
+    chunks: Annotated[
+        str | None,
+        typer.Option(
+            "--chunks",
+            help="With a latency: wait for a chunk; or ask early, and hold, switch, ensemble or blend.",
+            show_default="wait; beside: switch",
+        ),
     ] = None,
     image_size: Annotated[int, typer.Option("--image-size", help="Pictures for the policy, pixels a side.")] = 96,
     workers: Annotated[int, typer.Option("--workers", help="Processes; use 1 when latency matters.")] = 1,
@@ -90,6 +123,7 @@ def evaluate(
     from roboalign.sdk.evaluation import EvalConfig
     from roboalign.sdk.evaluation import evaluate as run_evaluation
 
+    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
     ref = policy_ref(
         policy,
         actions=actions,
@@ -99,11 +133,17 @@ def evaluate(
         has_shuffled_thoughts=shuffled_thoughts,
         thought_age=thought_age,
         backend=backend,
+        thinking=chosen,
+        latency=None if latency is None else _profile(latency),
+        chunks=chunks,
     )
     unusual = {
         "shuffled": shuffled,
         "blind": blind,
-        "no-think": not think,
+        "no-think": not ref.think,
+        "beside": chosen is not None and chosen.mode == "beside",
+        f"late-{latency}": latency is not None,
+        f"{chunks}": chunks is not None,
         "shuffled-thoughts": shuffled_thoughts,
         f"age{thought_age}": thought_age > 0,
         backend: backend != "auto",
@@ -129,6 +169,12 @@ def evaluate(
     print_result(config.out / "report.html", as_json=as_json, report=report)
 
 
+def _profile(text: str) -> "LatencyProfile":
+    from roboalign.export.board_latency import board_latency
+
+    return board_latency(text)
+
+
 def _label(policy: str | None, suite: str | None, split: str, unusual: Mapping[str, bool]) -> str:
     """Returns a folder name: who, and whatever is not the usual."""
     if policy is None:
@@ -139,7 +185,7 @@ def _label(policy: str | None, suite: str | None, split: str, unusual: Mapping[s
         name = Path(policy).name
     parts = [name, suite, split if split != "train" else None]
     parts += [word for word, is_so in unusual.items() if is_so]
-    return "-".join(part.replace(":", "-").strip("/") for part in parts if part)
+    return "-".join(part.replace(":", "-").replace("/", "-").strip("-") for part in parts if part)
 
 
 def _print_table(report: "EvalReport") -> None:

@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import PolicyRef
+    from roboalign.sdk.evaluation.latency import LatencyProfile
+    from roboalign.sdk.thinking import Thinking
 
 __all__ = [
     "BACKEND_HELP",
+    "MAX_AGE_HELP",
     "POLICY_HELP",
+    "THINKING_HELP",
     "parse_names",
     "parse_pairs",
     "policy_ref",
     "print_note",
     "print_result",
     "require_file_target",
+    "thinking_of",
 ]
 
 POLICY_HELP = "Bundle, checkpoint or run folder; ws://host:port; module:name or file.py:name; expert; random."
@@ -27,6 +32,13 @@ POLICY_HELP = "Bundle, checkpoint or run folder; ws://host:port; module:name or 
 
 BACKEND_HELP = "What runs a bundle: auto, cpu, tensorrt, onnx-cuda, onnx-tensorrt, torch; never another in its place."
 """For the verbs that load a bundle."""
+
+
+THINKING_HELP = "When to think: off, before_every_chunk, or beside the actions, which use the newest finished thought."
+"""For the verbs that let a policy act."""
+
+MAX_AGE_HELP = "Beside: seconds after which the picture behind a thought is too old."
+"""For the same verbs."""
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -62,6 +74,25 @@ def require_file_target(out: Path, suffix: str | None = None) -> None:
         raise ConfigError(f"out is {str(out)!r}, only {suffix} can be written; give a name that ends in {suffix}")
 
 
+def thinking_of(mode: str | None, *, think: bool, max_age_s: float | None) -> "Thinking | None":
+    """Returns what `--thinking`, `--think/--no-think` and `--max-thought-age` mean together; None goes by `think`.
+
+    Raises:
+        ConfigError: They contradict one another, or there is no such mode.
+    """
+    from roboalign.sdk.errors import ConfigError, unknown_name
+    from roboalign.sdk.thinking import THINKING_MODES, Thinking, resolve_thinking
+
+    if max_age_s is not None and mode != "beside":
+        raise ConfigError("--max-thought-age is the age of thoughts beside the actions; give --thinking beside with it")
+    if mode is None:
+        return None
+    if mode not in THINKING_MODES:
+        raise ConfigError(unknown_name("thinking mode", mode, THINKING_MODES))
+    age = {} if max_age_s is None else {"max_age_s": max_age_s}
+    return resolve_thinking(think, Thinking(mode=mode, **age))  # type: ignore[arg-type]  # checked above
+
+
 def policy_ref(
     policy: str | None,
     *,
@@ -72,6 +103,9 @@ def policy_ref(
     is_blind: bool = False,
     has_shuffled_thoughts: bool = False,
     thought_age: int = 0,
+    thinking: "Thinking | None" = None,
+    latency: "LatencyProfile | None" = None,
+    chunks: str | None = None,
 ) -> "PolicyRef":
     """Returns the policy that an argument names: a control, folder, address or code; None is the shipped bundle.
 
@@ -90,6 +124,9 @@ def policy_ref(
         has_shuffled_thoughts=has_shuffled_thoughts,
         thought_age=thought_age,
         backend=backend,
+        thinking=thinking,
+        latency=latency,
+        chunks=chunks,
     )
     if ref.kind == "remote" and (actions != "flow" or not think or backend != "auto"):
         raise ConfigError(

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import BACKEND_HELP, POLICY_HELP, policy_ref, print_note, print_result
+from roboalign.cli.output import (
+    BACKEND_HELP,
+    MAX_AGE_HELP,
+    POLICY_HELP,
+    THINKING_HELP,
+    policy_ref,
+    print_note,
+    print_result,
+    thinking_of,
+)
 
 __all__ = ["run"]
 
@@ -27,10 +36,17 @@ def run(
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before each chunk.")] = True,
+    thinking: Annotated[
+        str | None, typer.Option("--thinking", help=THINKING_HELP, show_default="as --think says")
+    ] = None,
+    max_thought_age: Annotated[
+        float | None, typer.Option("--max-thought-age", help=MAX_AGE_HELP, show_default="2.0")
+    ] = None,
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Act on a sentence; prints each thought. Simulation writes a film; a robot is parked at the end."""
+    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
     if robot is not None:
         from roboalign.drivers.setup.dialogue import Terminal
         from roboalign.drivers.setup.run import run_file
@@ -44,13 +60,14 @@ def run(
             is_sure=yes,
             actions=actions,
             think=think,
+            thinking=chosen,
             backend=backend,
         )
         print_result(f"{report.ticks} actions, stopped by {report.stopped_by}", as_json=as_json, report=report)
         return
     from roboalign.sdk.evaluation import PlayConfig, run_task
 
-    ref = policy_ref(policy, actions=actions, think=think, backend=backend)
+    ref = policy_ref(policy, actions=actions, think=think, backend=backend, thinking=chosen)
     result = run_task(PlayConfig(task=task, seed=seed, out=out, policy=ref), say=print_note)
     episode = result.episode
     print_result(

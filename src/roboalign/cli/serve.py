@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import BACKEND_HELP, policy_ref, print_note
+from roboalign.cli.output import BACKEND_HELP, MAX_AGE_HELP, THINKING_HELP, policy_ref, print_note, thinking_of
 
 __all__ = ["serve"]
 
@@ -31,6 +31,12 @@ def serve(
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
     ] = "flow",
     think: Annotated[bool, typer.Option("--think/--no-think", help="Write a thought before each chunk.")] = True,
+    thinking: Annotated[
+        str | None, typer.Option("--thinking", help=THINKING_HELP, show_default="as --think says")
+    ] = None,
+    max_thought_age: Annotated[
+        float | None, typer.Option("--max-thought-age", help=MAX_AGE_HELP, show_default="2.0")
+    ] = None,
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
 ) -> None:
     """Serve a policy over a websocket (openpi's protocol, vla-eval's at /vla-eval) until Ctrl-C.
@@ -41,7 +47,8 @@ def serve(
     from roboalign.sdk.serving.wire import TOKEN_VARIABLE
     from roboalign.sdk.sim.robots import find_robot
 
-    ref = policy_ref(policy, actions=actions, think=think, backend=backend)
+    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
+    ref = policy_ref(policy, actions=actions, think=think, backend=backend, thinking=chosen)
     config = ServerConfig(
         host=host,
         port=port,

@@ -12,7 +12,7 @@ from roboalign.sdk.errors import DataError
 from roboalign.sdk.serving.observations import Needs, needs_of
 from roboalign.sdk.serving.openpi import chunk_from_map, chunk_to_map, observation_to_map, read_request
 from roboalign.sdk.serving.wire import pack, unpack_map
-from roboalign.sdk.types import ActionChunk, Observation
+from roboalign.sdk.types import ActionChunk, Observation, ThoughtUse
 
 NEEDS = Needs(camera_names=("front", "wrist"), image_size_px=6, has_images=True, rate_hz=10.0, spec=None)
 PIXELS = np.arange(108, dtype=np.uint8).reshape(6, 6, 3)
@@ -32,6 +32,14 @@ def test_an_answer_survives_the_wire(actions, thought, tokens):
     back = chunk_from_map(unpack_map(pack(chunk_to_map(chunk))))
     np.testing.assert_array_equal(back.actions, chunk.actions)
     assert (back.thought, back.tokens, back.latency_s) == (thought, chunk.tokens, {"total": 0.5})
+
+
+@pytest.mark.parametrize(
+    "use", [ThoughtUse(status="none"), ThoughtUse(status="held", id=3, age_s=0.5, image_age_s=1.0)]
+)
+def test_the_age_of_a_thought_survives_the_wire(use):
+    chunk = ActionChunk(actions=np.zeros((1, 5)), rate_hz=10.0, source="flow", thought="x", thought_use=use)
+    assert chunk_from_map(unpack_map(pack(chunk_to_map(chunk)))).thought_use == use
 
 
 def test_a_hold_survives_the_wire():
@@ -118,7 +126,17 @@ def test_an_episode_starts_with_or_without_a_seed():
 
 
 @pytest.mark.parametrize(
-    "change", [{"actions": None}, {"tokens": 3}, {"source": 3}, {"rate_hz": "x"}, {"latency_s": {"a": "b"}}]
+    "change",
+    [
+        {"thought_use": 3},
+        {"thought_use": {"status": "old"}},
+        {"thought_use": {"status": "held", "id": "x"}},
+        {"actions": None},
+        {"tokens": 3},
+        {"source": 3},
+        {"rate_hz": "x"},
+        {"latency_s": {"a": "b"}},
+    ],
 )
 def test_an_answer_that_is_none_is_refused(change):
     row = chunk_to_map(ActionChunk(actions=np.zeros((1, 5)), rate_hz=1.0, source="flow"))
