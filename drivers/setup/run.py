@@ -12,7 +12,9 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -21,14 +23,11 @@ from roboalign.drivers.arm.loading import load_robot
 from roboalign.drivers.cameras import check_camera_names
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.sdk.bundle import PolicySpec
-from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.clock import Clock
 from roboalign.sdk.control.loop import ControlLoop, LoopReport, Tick
 from roboalign.sdk.control.loop_report import RunReport
-from roboalign.sdk.control.policy_process import PolicyProcess, PolicyRecipe, SpecifiedActor
-from roboalign.sdk.control.realtime import real_time
-from roboalign.sdk.control.tick import LoopSettings, RealTimeLoop
-from roboalign.sdk.control.watchdog import Guard
+from roboalign.sdk.control.policy_process import PolicyRecipe, SpecifiedActor
+from roboalign.sdk.control.session import SessionConfig, run_session
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError, unknown_name
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
@@ -175,9 +174,8 @@ def run_beside(
     sentence: str,
     dialogue: Dialogue,
     *,
-    seconds: float,
+    config: SessionConfig,
     is_sure: bool = False,
-    name: str = "the bundle",
 ) -> RunReport:
     """As `run_on_robot`, with the policy in a process of its own; says what the run was like, also after an error.
 
@@ -186,26 +184,13 @@ def run_beside(
         CheckFailed: The user did not say yes; nothing was opened.
         RobotError: The robot did not do what it was asked; it was parked if it still could be.
     """
-    with ExitStack() as opened:
-        channels = Channels(robot.spec)
-        opened.callback(channels.close)
-        policy = PolicyProcess(recipe, channels)
-        opened.callback(policy.close)
-        dialogue.say("loading the policy in a process of its own")
-        needs = policy.open(sentence)
-        check_fit(robot.spec, needs, name)
+
+    def admit(needs: PolicySpec) -> None:
+        check_fit(robot.spec, needs, config.policy)
         ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
-        settings = LoopSettings.for_policy(needs, policy.latency_s)
-        loop = RealTimeLoop(Guard(robot), policy, channels, settings)
-        with _in_use(robot, dialogue), real_time() as granted:
-            try:
-                max_ticks = max(1, round(seconds * robot.spec.control_rate_hz))
-                loop.run(sentence, max_ticks=max_ticks, granted=str(granted))
-            finally:
-                report = loop.report()
-                for line in report.lines():
-                    dialogue.say(line)
-        return report
+
+    use = partial(_in_use, robot, dialogue)
+    return run_session(robot, recipe, sentence, config, dialogue.say, admit=admit, use=use)
 
 
 def _sum_up(report: LoopReport) -> list[str]:
@@ -273,7 +258,7 @@ def run_file(
     sentence: str,
     dialogue: Dialogue,
     *,
-    seconds: float,
+    config: SessionConfig,
     is_sure: bool = False,
     actions: str = "flow",
     think: bool = True,
@@ -295,7 +280,7 @@ def run_file(
     names = _names(robot.parts.file)
     settings = {"bundle": bundle, "actions": actions, "think": think, "robot": names, "backend": backend}
     recipe = PolicyRecipe(settings=settings)
-    return run_beside(robot, recipe, sentence, dialogue, seconds=seconds, is_sure=is_sure, name=bundle)
+    return run_beside(robot, recipe, sentence, dialogue, config=replace(config, policy=bundle), is_sure=is_sure)
 
 
 def _names(file: RobotFile) -> tuple[str, ...]:

@@ -3,8 +3,14 @@
 import sys
 
 from roboalign.sdk.control.child import Parent
-from roboalign.sdk.control.policy_process import serve_policy
 
 if __name__ == "__main__":
-    ROLES = {"policy": serve_policy}
-    ROLES[sys.argv[1]](Parent(int(sys.argv[2])), int(sys.argv[3]))
+    role, parent, pid = sys.argv[1], Parent(int(sys.argv[2])), int(sys.argv[3])
+    if role == "policy":
+        from roboalign.sdk.control.policy_process import serve_policy
+
+        serve_policy(parent, pid)
+    else:
+        from roboalign.sdk.control.recorder import serve_recorder
+
+        serve_recorder(parent, pid)

@@ -11,7 +11,7 @@ from roboalign.sdk.types import RobotSpec
 
 __all__ = ["Channels"]
 
-_OBSERVATIONS, _CHUNKS, _TICKS = 6, 8, 2048
+_OBSERVATIONS, _CHUNKS, _TICKS = 6, 64, 2048
 
 
 class Channels:

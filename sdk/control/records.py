@@ -140,6 +140,7 @@ def tick_record(spec: RobotSpec) -> np.dtype[np.void]:
             ("chunk", "<u8"),
             ("step", "<i4"),
             ("reason", "<u4"),
+            ("interrupts", "<u4"),  # holds that were sent after the period before, ahead of this one
             ("age_s", "<f8"),
             ("thought_age_s", "<f8"),
             ("requested", "<f4", (_NUM_ACTIONS,)),

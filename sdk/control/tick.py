@@ -117,7 +117,8 @@ class RealTimeLoop:
         self._is_moving = False
         self._shown_s = -math.inf
         self._now_s = -math.inf
-        self._back_s = self._begin_s = 0.0
+        self._back_s = self._begin_s = self._end_s = 0.0
+        self._interrupts = 0
         self._granted, self._stopped_by = "", "not run"
         self._trouble: tuple[Reason, str] | None = None
         self._measured: FloatArray = np.zeros(robot.spec.num_joints, np.float32)
@@ -165,12 +166,13 @@ class RealTimeLoop:
                 self._write_error(str(err))
             raise
         finally:
+            self._end_s = self._time() + self._back_s
             self._channels.board["is_over"][0] = 1
         return self.report()
 
     def report(self) -> RunReport:
         """Returns what there was up to now, also after `run` has raised."""
-        duration_s = self._time() + self._back_s - self._begin_s
+        duration_s = self._end_s - self._begin_s
         return self._tally.report(self._stopped_by, duration_s, self._granted, self._answers)
 
     def _time(self) -> float:
@@ -194,6 +196,7 @@ class RealTimeLoop:
             if self._is_moving and is_early and self._watch.look(now_s) is not None:
                 self._robot.hold()
                 self._is_moving = False
+                self._interrupts += 1
                 self._tally.interrupted += 1
 
     def _tick(self, index: int, due: int, deadline_s: float, instruction: str) -> Reason:
@@ -284,10 +287,12 @@ class RealTimeLoop:
         row = self._channels.ticks.begin()
         row["index"][0], row["due"][0] = index, due
         row["time_s"][0], row["lateness_s"][0] = sent_s, lateness_s
-        row["reason"][0] = reason.code
+        row["reason"][0], row["interrupts"][0] = reason.code, self._interrupts
+        self._interrupts = 0
         is_moving = reason is Reason.MOVING
+        is_asked = is_moving or reason is Reason.LIMITER
         row["chunk"][0] = self._answers.sequence
-        row["step"][0] = self._answers.step if is_moving else -1
+        row["step"][0] = self._answers.step if is_asked else -1
         row["age_s"][0] = sent_s - self._answers.observed_s if is_moving else math.nan
         row["thought_age_s"][0] = sent_s - self._answers.thought_s if is_moving else math.nan
         np.copyto(row["requested"][0], self._applied.requested)

@@ -13,6 +13,7 @@ from tests.drivers.test_teleop import PacedArm
 from roboalign.drivers.arm.files import CameraFile, write_robot_file
 from roboalign.drivers.setup.run import check_fit, describe_limits, run_file, run_on_robot
 from roboalign.sdk.bundle import find_bundle, read_bundle
+from roboalign.sdk.control.session import SessionConfig
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, RobotError
 from roboalign.sdk.serving.remote import RemotePolicy
 from roboalign.sdk.serving.server import PolicyServer, ServerConfig
@@ -172,7 +173,7 @@ def test_run_refuses_the_bundle_of_another_arm_before_it_opens_anything(tmp_path
     write_robot_file(tmp_path / "robot.json", robot)
     person = Person([])
     with pytest.raises(BundleError, match=r"nano-policy is for the robot panda, and this is so101"):
-        run_file(tmp_path / "robot.json", "nano-policy", "lift", person, seconds=1.0)
+        run_file(tmp_path / "robot.json", "nano-policy", "lift", person, config=SessionConfig(seconds=1.0))
     assert (person.said, person.asked) == (["loading the policy in a process of its own"], [])
 
 
@@ -197,9 +198,9 @@ def test_run_takes_an_address_and_asks_its_policy_whether_it_fits(tmp_path, serv
     robot = write_files(tmp_path, cameras={"desk": CameraFile(device=f"file:{tmp_path}/desk.png")})
     write_robot_file(tmp_path / "robot.json", robot)
     with pytest.raises(ConfigError, match=rf"{served} .*front"):
-        run_file(tmp_path / "robot.json", served, "lift", Person([]), seconds=1.0)
+        run_file(tmp_path / "robot.json", served, "lift", Person([]), config=SessionConfig(seconds=1.0))
     with pytest.raises(ConfigError, match="chosen where it is served"):
-        run_file(tmp_path / "robot.json", served, "lift", Person([]), seconds=1.0, think=False)
+        run_file(tmp_path / "robot.json", served, "lift", Person([]), config=SessionConfig(seconds=1.0), think=False)
 
 
 def test_a_robot_that_fits_is_accepted(arm):
@@ -209,4 +210,4 @@ def test_a_robot_that_fits_is_accepted(arm):
 
 def test_a_robot_is_never_given_the_bundle_of_another_arm_by_default(tmp_path):
     with pytest.raises(ConfigError, match="name a bundle, nano-so101 or the folder"):
-        run_file(tmp_path / "robot.toml", None, "lift", Person([]), seconds=1.0)
+        run_file(tmp_path / "robot.toml", None, "lift", Person([]), config=SessionConfig(seconds=1.0))

@@ -20,6 +20,7 @@ __all__ = [
     "print_note",
     "print_result",
     "require_file_target",
+    "require_real_time",
 ]
 
 POLICY_HELP = "Bundle, checkpoint or run folder; ws://host:port; module:name or file.py:name; expert; random."
@@ -60,6 +61,15 @@ def require_file_target(out: Path, suffix: str | None = None) -> None:
         raise ConfigError(f"{out} is a folder, expected the name of a file to write")
     if suffix is not None and out.suffix.lower() != suffix:
         raise ConfigError(f"out is {str(out)!r}, only {suffix} can be written; give a name that ends in {suffix}")
+
+
+def require_real_time(options: Mapping[str, object]) -> None:
+    """Raises ConfigError when one of these options was given, where time is simulated and there is no such thing."""
+    from roboalign.sdk.errors import ConfigError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"{', '.join(given)} is of a run on a robot or in real time; add --robot or --real-time")
 
 
 def policy_ref(

@@ -23,10 +23,18 @@ def spec_at(rate_hz: float, image_size_px: int, camera_names: tuple[str, ...]) -
 class Steady:
     """Goes up and down a little, and from its `after`-th answer on does something else."""
 
-    def __init__(self, do: str = "nothing", after: int = 10, latency_s: float = 0.01, steps: int = 16) -> None:
+    def __init__(
+        self,
+        do: str = "nothing",
+        after: int = 10,
+        latency_s: float = 0.01,
+        steps: int = 16,
+        rate_hz: float = RATE_HZ,
+        size_px: int = 16,
+    ) -> None:
         if do == "refuse":
             raise ValueError("this policy cannot be made")
-        self.spec = spec_at(RATE_HZ, 16, ("front",))
+        self.spec = spec_at(rate_hz, size_px, ("front",))
         self._do, self._after, self._latency_s, self._steps, self._count = do, after, latency_s, steps, 0
 
     def reset(self) -> None:
@@ -41,7 +49,7 @@ class Steady:
         actions = np.zeros((self._steps, 5), np.float32)
         actions[:, 2] = 0.002 * phase
         text = f"saw {observation.images['front'].mean():.1f} and {observation.instruction}"
-        return ActionChunk(actions=actions, rate_hz=RATE_HZ, source="flow", thought=text)
+        return ActionChunk(actions=actions, rate_hz=self.spec.rate_hz, source="flow", thought=text)
 
     def misbehave(self) -> None:
         if self._do == "hang":
@@ -53,3 +61,8 @@ class Steady:
         if self._do == "stall":
             self._do = "nothing"
             time.sleep(1.0)
+
+
+def for_panda() -> Steady:
+    """The same for the simulated Panda."""
+    return Steady(latency_s=0.05, steps=8, rate_hz=10.0, size_px=96)
