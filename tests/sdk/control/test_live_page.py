@@ -1,7 +1,9 @@
 """The live page over HTTP, and in a real headless Chromium where there is one (`pytest --also browser`)."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 import urllib.error
@@ -131,12 +133,15 @@ class Chromium:
         assert program is not None, "no Chromium: apt install chromium-headless-shell"
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
         self.process = subprocess.Popen(
-            [program, *options, f"--user-data-dir={folder}", "about:blank"], stderr=subprocess.PIPE, text=True
+            [program, *options, f"--user-data-dir={folder}", "about:blank"],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self.opened = ExitStack()
         self.opened.callback(self.process.stderr.close)
         self.opened.callback(self.process.wait, 20)
-        self.opened.callback(self.process.terminate)
+        self.opened.callback(os.killpg, self.process.pid, signal.SIGKILL)  # the program is a script that starts it
         self.number = 0
 
     def __enter__(self):
