@@ -226,7 +226,7 @@ def work(name: str, port: str, *, as_owner: bool) -> None:
     the measured time, or a rival would answer one call late from then on.
     """
     if as_owner:
-        from roboalign.drivers.arm.owner import raise_priority
+        from roboalign.sdk.control.realtime import raise_priority
 
         raise_priority()
     client = connect(name, port)

@@ -18,7 +18,7 @@ import numpy as np
 
 from roboalign.drivers.arm.files import CameraFile
 from roboalign.drivers.camera_sources import CameraSource, FoundCamera, find_source, list_cameras
-from roboalign.sdk.errors import ConfigError, RobotError, RobotTimeout
+from roboalign.sdk.errors import CameraTimeout, ConfigError, RobotError
 from roboalign.sdk.types import ImageArray
 
 __all__ = [
@@ -119,13 +119,13 @@ class Camera:
             problem = self._problem if self._frame is None else None
         if not has_first or problem is not None:
             self.close()
-            raise RobotTimeout(f"camera {self.name!r}: {problem or f'no picture within {timeout_s:g} s'}")
+            raise CameraTimeout(f"camera {self.name!r}: {problem or f'no picture within {timeout_s:g} s'}")
 
     def read_latest(self, max_age_s: float = 0.5) -> Frame:
         """Returns the newest picture, cut and sized, without waiting; a source on demand makes it now.
 
         Raises:
-            RobotTimeout: The newest is older than `max_age_s`; the message says how old and why.
+            CameraTimeout: The newest is older than `max_age_s`; the message says how old and why.
             RobotError: The camera is not open.
         """
         if self._is_open and self._source.is_on_demand:
@@ -137,7 +137,7 @@ class Camera:
         age_s = self._clock() - frame.time_s
         if age_s > max_age_s:
             why = f": {problem}" if problem else ""
-            raise RobotTimeout(f"camera {self.name!r}: its newest picture is {age_s:.2f} s old{why}")
+            raise CameraTimeout(f"camera {self.name!r}: its newest picture is {age_s:.2f} s old{why}")
         prepared = self._prepared
         if prepared is None or prepared.index != frame.index:
             prepared = replace(frame, image=prepare_image(frame.image, self.config))
@@ -154,6 +154,11 @@ class Camera:
             if not self._is_open or self._frame is None:
                 raise RobotError(f"camera {self.name!r} is not open")
             return self._frame
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether it makes a picture when it is asked for one, and none otherwise."""
+        return self._source.is_on_demand
 
     @property
     def age_s(self) -> float:
@@ -264,12 +269,17 @@ class CameraSet:
             opened.pop_all()
 
     def read_latest(self) -> dict[str, Frame]:
-        """Returns the newest picture of each. Raises RobotTimeout when one is too old."""
+        """Returns the newest picture of each. Raises CameraTimeout when one is too old."""
         return {name: camera.read_latest(self._max_age_s) for name, camera in self._cameras.items()}
 
     def read_images(self) -> dict[str, ImageArray]:
         """Returns the newest pictures without their times, as an observation wants them."""
         return {name: frame.image for name, frame in self.read_latest().items()}
+
+    @property
+    def age_s(self) -> float:
+        """Age of the oldest of the newest pictures; what makes its pictures when it is asked is never old."""
+        return max((camera.age_s for camera in self._cameras.values() if not camera.is_on_demand), default=0.0)
 
     def stats(self) -> dict[str, CameraStats]:
         """Returns counts by name."""

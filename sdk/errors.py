@@ -8,6 +8,7 @@
     |-- CheckFailed      (RuntimeError)  a check ran and its result is "no" (the command line exits with 1)
     `-- RobotError       (RuntimeError)  the robot did not do what it was asked
         |-- RobotTimeout (TimeoutError)  it did not answer in time
+        |   `-- CameraTimeout            a camera gives no new picture
         `-- LimitViolation               a command was refused by the limiter
 
 A message says what was found, what was expected, where, and what to do next, in one or two plain sentences.
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 __all__ = [
     "BackendError",
     "BundleError",
+    "CameraTimeout",
     "CheckFailed",
     "ConfigError",
     "DataError",
@@ -61,6 +63,10 @@ class RobotError(RoboalignError, RuntimeError):
 
 class RobotTimeout(RobotError, TimeoutError):
     """The robot did not answer within the deadline."""
+
+
+class CameraTimeout(RobotTimeout):
+    """A camera gave no new picture within the deadline."""
 
 
 class LimitViolation(RobotError):

@@ -75,6 +75,8 @@ class RobotSpec:
     """Cameras in `Observation.images`."""
     image_size_px: int
     """Height and width of every camera image."""
+    joint_max_accel_rad_s2: tuple[float, ...] = ()
+    """How fast the speed of each joint's target may rise; empty sets no limit. Slowing down is never limited."""
     state_names: tuple[str, ...] = STATE_NAMES
     """Fields of `Observation.state`."""
     action_names: tuple[str, ...] = ACTION_NAMES
@@ -88,6 +90,7 @@ class RobotSpec:
             "joint_max_speed_rad_s",
             "home_joint_pos_rad",
             "park_joint_pos_rad",
+            *(("joint_max_accel_rad_s2",) if self.joint_max_accel_rad_s2 else ()),
         ):
             if len(getattr(self, name)) != num_joints:
                 raise ConfigError(

@@ -30,6 +30,7 @@ OPT_IN = {
     "rtx": "needs NVIDIA's compiler, tensorrt-rtx-cu13",
     "edge_llm": "needs tensorrt-edgellm, in the environment of ROBOALIGN_EDGE_LLM_PYTHON",
     "modelopt": "needs nvidia-modelopt, in the environment of ROBOALIGN_MODELOPT_PYTHON",
+    "browser": "needs headless Chromium (apt install chromium-headless-shell)",
     "peers": "needs other projects' packages",
 }
 

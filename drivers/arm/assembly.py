@@ -10,6 +10,7 @@ from roboalign.drivers.arm.calibration import find_stale_notes, read_calibration
 from roboalign.drivers.arm.files import Geometry, JointLimit, RobotFile
 from roboalign.drivers.arm.joints import GripperMap, Joints
 from roboalign.drivers.arm.models import MOTORS
+from roboalign.drivers.arm.motion import MAX_ACCELERATION_RAD_S2
 from roboalign.drivers.arm.settings import CoreSettings
 from roboalign.sdk.control.kinematics import Kinematics
 from roboalign.sdk.errors import ConfigError
@@ -161,6 +162,7 @@ def _narrowed(base: RobotSpec, file: RobotFile, joints: Joints) -> RobotSpec:
         joint_lower_rad=tuple(lower),
         joint_upper_rad=tuple(upper),
         joint_max_speed_rad_s=tuple(speed),
+        joint_max_accel_rad_s2=(MAX_ACCELERATION_RAD_S2,) * len(names),
         home_joint_pos_rad=_inside("home", base.home_joint_pos_rad, names, lower, upper),
         park_joint_pos_rad=_inside("park", base.park_joint_pos_rad, names, lower, upper),
         gripper_max_width_m=joints.gripper_max_width_m,

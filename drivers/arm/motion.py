@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Motion"]
+__all__ = ["MAX_ACCELERATION_RAD_S2", "Motion"]
 
 Float64Array = NDArray[np.float64]
 

@@ -31,9 +31,10 @@ from roboalign.drivers.bus.dynamixel import Dynamixel
 from roboalign.drivers.bus.feetech import Feetech
 from roboalign.drivers.bus.transport import SerialTransport
 from roboalign.sdk.control.clock import MonotonicClock
+from roboalign.sdk.control.realtime import raise_priority
 from roboalign.sdk.errors import RoboalignError, RobotError, RobotTimeout
 
-__all__ = ["ProcessLink", "main", "make_servos", "raise_priority", "run_owner"]
+__all__ = ["ProcessLink", "main", "make_servos", "run_owner"]
 
 _START_TIMEOUT_S, _ANSWER_TIMEOUT_S, _END_TIMEOUT_S = 20.0, 2.0, 15.0
 _LAST_WORD_TIMEOUT_S = 0.1
@@ -279,19 +280,6 @@ def run_owner(connection: socket.socket, file: RobotFile, pid: int) -> None:
             core.give_up()
     client.tell(core.state())
     client.close()
-
-
-def raise_priority() -> None:
-    """Lets this process run before others, as far as it may: the arm comes before the policy.
-
-    With `CAP_SYS_NICE` or an rtprio limit the lowest real-time priority, under which Linux leaves other processes a
-    twentieth of the time whatever happens; else a niceness of -5, which only root may take.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
-    except (AttributeError, OSError):
-        with suppress(OSError):
-            os.nice(-5)
 
 
 def main(arguments: list[str]) -> int:

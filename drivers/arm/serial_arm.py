@@ -45,6 +45,11 @@ class Pictures(Protocol):
         """Returns the newest picture of each."""
         ...
 
+    @property
+    def age_s(self) -> float:
+        """Age of the oldest of the newest pictures."""
+        ...
+
     def close(self) -> None:
         """Closes all. Idempotent."""
         ...
@@ -153,6 +158,10 @@ class SerialArm:
                 raise RobotError(f"{self.spec.name} has no cameras open; load it with load_robot(path)")
             return {}
         return self._cameras.read_images()
+
+    def picture_age_s(self) -> float:
+        """Returns the age of the newest pictures, the oldest of them; asks no camera and no servo."""
+        return 0.0 if self._cameras is None else self._cameras.age_s
 
     def act(self, action: FloatArray) -> Applied:
         """Limits one action, sends its joint targets, and says what was really sent."""

@@ -1,6 +1,7 @@
 """A bundle on a robot: refuses what does not fit, prints the limits, asks before it moves, and parks at the end.
 
-An interruption parks too, and a second one does not cut the parking short.
+The policy runs in a process of its own (`run_beside`), or in this one where time is simulated (`run_on_robot`). An
+interruption parks too, and a second one does not cut the parking short.
 """
 
 from __future__ import annotations
@@ -9,15 +10,13 @@ import math
 import re
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol
-
-import numpy as np
 
 from roboalign.drivers.arm.files import RobotFile
 from roboalign.drivers.arm.loading import load_robot
@@ -25,42 +24,31 @@ from roboalign.drivers.cameras import check_camera_names
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.control.clock import Clock
-from roboalign.sdk.control.loop import Actor, ControlLoop, LoopReport, Tick
+from roboalign.sdk.control.loop import ControlLoop, LoopReport, Tick
+from roboalign.sdk.control.loop_report import RunReport
+from roboalign.sdk.control.policy_process import PolicyRecipe, SpecifiedActor
+from roboalign.sdk.control.session import SessionConfig, run_session
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError, unknown_name
-from roboalign.sdk.policy import Policy
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
-from roboalign.sdk.serving.remote import RemotePolicy, is_address
-from roboalign.sdk.thinking import Thinking, resolve_thinking
-from roboalign.sdk.types import Observation, RobotSpec
+from roboalign.sdk.thinking import Thinking
+from roboalign.sdk.types import RobotSpec
 
 __all__ = [
-    "SpecifiedActor",
     "ask_before_moving",
     "check_fit",
-    "check_pace",
     "describe_limits",
     "interrupted_once",
     "put_away",
+    "run_beside",
     "run_file",
     "run_on_robot",
-    "warm_up",
 ]
 
 
-_PACE_SHARE = 0.8
 _MAX_SUMMED = 5
 _NUMBERS = re.compile(r"[\d.]+")  # a reason with another figure is not another reason
 _PARKING_FIRST = "parking first; the power switch is faster if something is wrong"
-
-
-class SpecifiedActor(Actor, Protocol):
-    """A policy that says what it needs, as `sdk.Policy` does."""
-
-    @property
-    def spec(self) -> PolicySpec:
-        """What it needs from the robot."""
-        ...
 
 
 def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") -> None:
@@ -159,19 +147,51 @@ def run_on_robot(
     """
     check_fit(robot.spec, policy.spec, name)
     ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
+    with _in_use(robot, dialogue):
+        loop = ControlLoop(robot, policy, clock, replan_every=replan_every, on_tick=on_tick)
+        report = loop.run(sentence, max_ticks=max_ticks)
+    for line in _sum_up(report):
+        dialogue.say(line)
+    return report
+
+
+@contextmanager
+def _in_use(robot: Robot, dialogue: Dialogue) -> Iterator[None]:
+    """Connects and goes home where the robot has one; parks and disconnects afterwards, whatever happened."""
     with interrupted_once(dialogue):
         robot.connect()
         try:
             go_home = getattr(robot, "go_home", None)
             if callable(go_home):
                 go_home()
-            loop = ControlLoop(robot, policy, clock, replan_every=replan_every, on_tick=on_tick)
-            report = loop.run(sentence, max_ticks=max_ticks)
+            yield
         finally:
             put_away(robot, dialogue)
-        for line in _sum_up(report):
-            dialogue.say(line)
-        return report
+
+
+def run_beside(
+    robot: Robot,
+    recipe: PolicyRecipe,
+    sentence: str,
+    dialogue: Dialogue,
+    *,
+    config: SessionConfig,
+    is_sure: bool = False,
+) -> RunReport:
+    """As `run_on_robot`, with the policy in a process of its own; says what the run was like, also after an error.
+
+    Raises:
+        RoboalignError: The policy cannot be loaded, or does not fit the robot; nothing was opened.
+        CheckFailed: The user did not say yes; nothing was opened.
+        RobotError: The robot did not do what it was asked; it was parked if it still could be.
+    """
+
+    def admit(needs: PolicySpec) -> None:
+        check_fit(robot.spec, needs, config.policy)
+        ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
+
+    use = partial(_in_use, robot, dialogue)
+    return run_session(robot, recipe, sentence, config, dialogue.say, admit=admit, use=use)
 
 
 def _sum_up(report: LoopReport) -> list[str]:
@@ -239,13 +259,13 @@ def run_file(
     sentence: str,
     dialogue: Dialogue,
     *,
-    seconds: float,
+    config: SessionConfig,
     is_sure: bool = False,
     actions: str = "flow",
     think: bool = True,
     thinking: Thinking | None = None,
     backend: str = "auto",
-) -> LoopReport:
+) -> RunReport:
     """Loads a robot file and a bundle (or the address of a served policy), and runs the one on the other.
 
     Raises:
@@ -260,71 +280,16 @@ def run_file(
         )
     robot = load_robot(robot_file)
     names = _names(robot.parts.file)
-    when = resolve_thinking(think, thinking)
-    with _open_policy(bundle, actions=actions, thinking=when, names=names, backend=backend) as policy:
-        check_fit(robot.spec, policy.spec, bundle)
-        check_pace(warm_up(policy, robot.spec, sentence), robot.parts.file.park_after_s)
-        return run_on_robot(
-            robot,
-            policy,
-            sentence,
-            dialogue,
-            max_ticks=max(1, round(seconds * robot.spec.control_rate_hz)),
-            is_sure=is_sure,
-            name=bundle,
-            on_tick=_narrator(dialogue),
-        )
-
-
-def _open_policy(
-    bundle: str, *, actions: str, thinking: Thinking, names: tuple[str, ...], backend: str
-) -> Policy | RemotePolicy:
-    """Returns the policy of a bundle, or of the server at an address."""
-    if not is_address(bundle):
-        actor: Literal["flow", "fast"] = "fast" if actions == "fast" else "flow"
-        return Policy.load(bundle, backend=backend, actions=actor, thinking=thinking, robot=names)
-    if actions != "flow" or thinking != Thinking() or backend != "auto":
-        raise ConfigError(
-            f"how {bundle} acts was chosen where it is served; give --actions, --no-think and --backend there"
-        )
-    return RemotePolicy(bundle)
+    settings = {"bundle": bundle, "actions": actions, "think": think, "robot": names, "backend": backend}
+    if thinking is not None:
+        settings["thinking"] = asdict(thinking)
+    recipe = PolicyRecipe(settings=settings)
+    return run_beside(robot, recipe, sentence, dialogue, config=replace(config, policy=bundle), is_sure=is_sure)
 
 
 def _names(file: RobotFile) -> tuple[str, ...]:
     """Returns what datasets call this robot: its kind, its own name, the simulated arm of the same links."""
     return (file.arm, file.label, *((file.model.kinematics,) if file.model.kinematics else ()))
-
-
-def warm_up(policy: SpecifiedActor, spec: RobotSpec, sentence: str, now: Callable[[], float] = time.monotonic) -> float:
-    """Lets the policy answer twice about black pictures, with no robot open; returns the second answer's seconds."""
-    size = spec.image_size_px
-    middle_m = 0.5 * (np.array(spec.workspace_lower_m) + np.array(spec.workspace_upper_m))
-    blank = Observation(
-        images={name: np.zeros((size, size, 3), np.uint8) for name in spec.camera_names},
-        state=np.array((*middle_m, 0.0, spec.gripper_max_width_m), np.float32),
-        joint_pos_rad=np.array(spec.home_joint_pos_rad, np.float32),
-        instruction=sentence,
-        time_s=0.0,
-    )
-    policy.reset()
-    policy.act(blank)
-    start_s = now()
-    policy.act(blank)
-    return now() - start_s
-
-
-def check_pace(latency_s: float, park_after_s: float) -> None:
-    """Refuses a policy that thinks for longer than the arm waits: it would park itself between two answers.
-
-    Raises:
-        ConfigError: It is too slow; the message says what to write into the robot file.
-    """
-    if latency_s > _PACE_SHARE * park_after_s:
-        wanted = math.ceil(10 * 2 * latency_s) / 10
-        raise ConfigError(
-            f"the policy takes {latency_s:.2f} s for an answer, and the arm parks itself after {park_after_s:g} s "
-            f"without a command; write park_after_s = {wanted:g} in the robot file, or run it on a faster machine"
-        )
 
 
 def _narrator(dialogue: Dialogue) -> Callable[[Tick], None]:

@@ -36,6 +36,7 @@ class CartesianController:
         self.limiter = Limiter(spec)
         self._tool_target: NDArray[np.float64] | None = None
         self._joint_target: FloatArray = np.zeros(spec.num_joints, np.float32)
+        self._joint_step: FloatArray = np.zeros(spec.num_joints, np.float32)
 
     @property
     def tool_target(self) -> FloatArray:
@@ -61,6 +62,7 @@ class CartesianController:
             raise RobotError(f"measured {found}: expected finite numbers; check the sensors")
         width = min(max(gripper_width_m, 0.0), self.spec.gripper_max_width_m)
         self._joint_target, _ = self.limiter.limit_joints(joints, joints, joints, 1.0 / self.spec.control_rate_hz)
+        self._joint_step = np.zeros_like(self._joint_target)
         self._tool_target = state_from_pose(self.kinematics.forward(self._joint_target), width).astype(np.float64)
 
     def act(self, action: ArrayLike, measured_rad: ArrayLike, dt_s: float) -> Applied:
@@ -82,19 +84,22 @@ class CartesianController:
         )
         if not solution.is_reached:
             sent[:4] = 0.0
+            self._joint_step = np.zeros_like(self._joint_target)
             self._tool_target = np.append(target[:4], wanted[4])
             reasons = (*reasons, f"hold: {solution.reason}")
         else:
             self._tool_target = wanted
-            self._joint_target, limited = self.limiter.limit_joints(
-                solution.joint_pos_rad, self._joint_target, measured_rad, dt_s
-            )
-            reasons = (*reasons, *limited)
+            last = self._joint_target
+            limited, names = self.limiter.limit_joints(solution.joint_pos_rad, last, measured_rad, dt_s)
+            self._joint_target, risen = self.limiter.limit_rise(limited, last, self._joint_step, dt_s)
+            self._joint_step = self._joint_target - last
+            reasons = (*reasons, *names, *risen)
         return self._applied(action, sent, reasons)
 
     def hold(self, *, requested: ArrayLike | None = None, reasons: tuple[str, ...] = ("hold",)) -> Applied:
         """Stays at the last joint targets and drops what the arm had not yet caught up with."""
         target = self._target()
+        self._joint_step = np.zeros_like(self._joint_target)
         width = float(target[4])
         self._tool_target = state_from_pose(self.kinematics.forward(self._joint_target), width).astype(np.float64)
         self._tool_target[4] = width

@@ -5,6 +5,7 @@ All are monotonic; their zero means nothing. Only differences and deadlines do.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -35,9 +36,11 @@ class MonotonicClock:
         return time.monotonic()
 
     def sleep_until(self, time_s: float) -> None:
-        """Sleeps; wakes late by what the operating system's scheduler takes."""
-        while (left_s := time_s - time.monotonic()) > 0:
+        """Sleeps; wakes late by what the operating system's scheduler takes, and early if the clock is set back."""
+        before_s = math.inf
+        while 0 < (left_s := time_s - time.monotonic()) < before_s:
             time.sleep(left_s)
+            before_s = left_s
 
 
 class FakeClock:

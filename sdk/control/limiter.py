@@ -4,8 +4,8 @@ The limiter trusts nothing above it: not the policy, not the kinematics, not the
 is told about. Its results are inside the limits of the `RobotSpec` for every input, NaN and infinity included; only an
 input of the wrong shape, or one that leaves nothing safe to command, is refused with `LimitViolation`.
 
-It knows joint positions, speeds and the workspace of the tool. It does not know torques, collisions, or what stands on
-the table; a robot's own controller must.
+It knows joint positions, speeds, how fast speeds may rise, and the workspace of the tool. It does not know torques,
+collisions, or what stands on the table; a robot's own controller must.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Limiter:
         upper = np.array(spec.joint_upper_rad, dtype=np.float64)
         self._lower, self._upper = _round_inwards(lower, upper)
         self._speed = np.array(spec.joint_max_speed_rad_s, dtype=np.float64)
+        self._acceleration = np.array(spec.joint_max_accel_rad_s2 or (math.inf,) * spec.num_joints, dtype=np.float64)
 
     def hold_action(self, tool_target_now: ArrayLike) -> FloatArray:
         """Returns the action that changes nothing: no displacement, and the gripper command of `tool_target_now`.
@@ -135,6 +136,26 @@ class Limiter:
         is_over = np.abs(sent.astype(np.float64) - last) > reach
         sent = np.where(is_over, np.nextafter(sent, last), sent).astype(np.float32)
         return sent, tuple(reasons)
+
+    def limit_rise(
+        self, target_rad: FloatArray, last_target_rad: FloatArray, last_step_rad: ArrayLike, dt_s: float
+    ) -> tuple[FloatArray, tuple[str, ...]]:
+        """Shortens a step that would let a joint speed up by more than its acceleration; never what slows it down.
+
+        Args:
+            target_rad: float32[J] as `limit_joints` returned it: what comes back lies between it and the last target.
+            last_target_rad: float32[J] as it was sent the time before.
+            last_step_rad: float[J], how far the last target was from the one before it.
+            dt_s: Time since the last target was sent.
+
+        Returns:
+            float32[J] to send, and one reason for each change (`panda_joint4: acceleration limit`).
+        """
+        step = target_rad.astype(np.float64) - last_target_rad
+        has = np.maximum(np.asarray(last_step_rad, dtype=np.float64) * np.sign(step), 0.0)
+        room = has + self._acceleration * dt_s**2
+        sent = (last_target_rad + np.clip(step, -room, room)).astype(np.float32)
+        return sent, tuple(self._name_changes(sent, target_rad, "acceleration limit"))
 
     def _anchor(self, last: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[FloatArray, list[str]]:
         """Returns float32[J] inside the limits to measure the motion from, and what had to be done to get it."""

@@ -2,8 +2,8 @@
 
 Tick n is due at start + n / rate, whatever the ticks before it took, so lateness does not add up. A tick that is over a
 whole period late has missed the deadlines in between; they are counted and skipped, never caught up in a burst. While
-the policy computes, nothing new is sent and the robot stays at its last target. One thread: thinking beside the loop is
-not here yet, so a slow policy shows as missed deadlines.
+the policy computes, nothing new is sent and the robot stays at its last target. One thread, for simulated time and for
+robots in memory: a slow policy shows as missed deadlines. `tick.RealTimeLoop` runs beside a policy in another process.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from tests.drivers.setup_bench import Person
 from tests.drivers.test_teleop import PacedArm
 
 from roboalign.drivers.arm.files import CameraFile, write_robot_file
-from roboalign.drivers.setup.run import check_fit, check_pace, describe_limits, run_file, run_on_robot, warm_up
+from roboalign.drivers.setup.run import check_fit, describe_limits, run_file, run_on_robot
 from roboalign.sdk.bundle import find_bundle, read_bundle
+from roboalign.sdk.control.session import SessionConfig
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, RobotError
 from roboalign.sdk.serving.remote import RemotePolicy
 from roboalign.sdk.serving.server import PolicyServer, ServerConfig
@@ -172,8 +173,8 @@ def test_run_refuses_the_bundle_of_another_arm_before_it_opens_anything(tmp_path
     write_robot_file(tmp_path / "robot.json", robot)
     person = Person([])
     with pytest.raises(BundleError, match=r"nano-policy is for the robot panda, and this is so101"):
-        run_file(tmp_path / "robot.json", "nano-policy", "lift", person, seconds=1.0)
-    assert (person.said, person.asked) == ([], [])
+        run_file(tmp_path / "robot.json", "nano-policy", "lift", person, config=SessionConfig(seconds=1.0))
+    assert (person.said, person.asked) == (["loading the policy in a process of its own"], [])
 
 
 @pytest.fixture
@@ -197,9 +198,9 @@ def test_run_takes_an_address_and_asks_its_policy_whether_it_fits(tmp_path, serv
     robot = write_files(tmp_path, cameras={"desk": CameraFile(device=f"file:{tmp_path}/desk.png")})
     write_robot_file(tmp_path / "robot.json", robot)
     with pytest.raises(ConfigError, match=rf"{served} .*front"):
-        run_file(tmp_path / "robot.json", served, "lift", Person([]), seconds=1.0)
+        run_file(tmp_path / "robot.json", served, "lift", Person([]), config=SessionConfig(seconds=1.0))
     with pytest.raises(ConfigError, match="chosen where it is served"):
-        run_file(tmp_path / "robot.json", served, "lift", Person([]), seconds=1.0, think=False)
+        run_file(tmp_path / "robot.json", served, "lift", Person([]), config=SessionConfig(seconds=1.0), think=False)
 
 
 def test_a_robot_that_fits_is_accepted(arm):
@@ -207,14 +208,6 @@ def test_a_robot_that_fits_is_accepted(arm):
     assert len(describe_limits(arm.spec)) == 2 + arm.spec.num_joints
 
 
-def test_a_policy_that_thinks_longer_than_the_arm_waits_is_refused(arm):
-    times = iter((0.0, 0.75))
-    latency_s = warm_up(Lifts(), arm.spec, "lift", now=lambda: next(times))
-    with pytest.raises(ConfigError, match=r"takes 0\.75 s .* after 0\.5 s .*; write park_after_s = 1\.5 in"):
-        check_pace(latency_s, 0.5)
-    check_pace(latency_s, 1.5)
-
-
 def test_a_robot_is_never_given_the_bundle_of_another_arm_by_default(tmp_path):
     with pytest.raises(ConfigError, match="name a bundle, nano-so101 or the folder"):
-        run_file(tmp_path / "robot.toml", None, "lift", Person([]), seconds=1.0)
+        run_file(tmp_path / "robot.toml", None, "lift", Person([]), config=SessionConfig(seconds=1.0))

@@ -27,6 +27,7 @@ from roboalign.cli import (
     libero,
     probe,
     record,
+    replay,
     reproduce,
     run,
     serve,
@@ -88,6 +89,7 @@ app.command("build", rich_help_panel=SHIP)(build.build)
 app.command("info", rich_help_panel=SHIP)(info.info)
 app.command("verify", rich_help_panel=SHIP)(verify.verify)
 app.command("run", rich_help_panel=RUN)(run.run)
+app.command("replay", rich_help_panel=RUN)(replay.replay)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
 app.command("tasks", rich_help_panel=RUN)(tasks.tasks)
 app.command("compare", rich_help_panel=RUN)(compare.compare)

@@ -24,6 +24,7 @@ __all__ = [
     "print_note",
     "print_result",
     "require_file_target",
+    "require_real_time",
     "thinking_of",
 ]
 
@@ -72,6 +73,15 @@ def require_file_target(out: Path, suffix: str | None = None) -> None:
         raise ConfigError(f"{out} is a folder, expected the name of a file to write")
     if suffix is not None and out.suffix.lower() != suffix:
         raise ConfigError(f"out is {str(out)!r}, only {suffix} can be written; give a name that ends in {suffix}")
+
+
+def require_real_time(options: Mapping[str, object]) -> None:
+    """Raises ConfigError when one of these options was given, where time is simulated and there is no such thing."""
+    from roboalign.sdk.errors import ConfigError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"{', '.join(given)} is of a run on a robot or in real time; add --robot or --real-time")
 
 
 def thinking_of(mode: str | None, *, think: bool, max_age_s: float | None) -> "Thinking | None":

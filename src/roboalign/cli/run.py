@@ -1,5 +1,7 @@
 """`roboalign run`: one sentence, in one simulated scene or on a robot that is named, with the thought printed."""
 
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from roboalign.cli.output import (
     policy_ref,
     print_note,
     print_result,
+    require_real_time,
     thinking_of,
 )
 
@@ -25,12 +28,17 @@ def run(
         typer.Argument(help=POLICY_HELP, show_default="the shipped bundle"),
     ] = None,
     task: Annotated[str, typer.Option("--task", help="What to do.")] = "put the red block in the blue bowl",
+    real_time: Annotated[
+        bool, typer.Option("--real-time", help="Simulate in real time, with the processes of a robot; no film.")
+    ] = False,
     robot: Annotated[
         Path | None, typer.Option("--robot", help="Robot file; moves a real arm.", show_default="simulation")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Chooses among the unseen scenes that fit the sentence.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Film to write (gif), in simulation.")] = Path("runs/run.gif"),
-    seconds: Annotated[float, typer.Option("--seconds", help="With --robot: longest time to act.")] = 30.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Of a robot or in real time: longest time to act.")
+    ] = 30.0,
     yes: Annotated[bool, typer.Option("--yes", help="With --robot: do not ask before it moves.")] = False,
     actions: Annotated[
         str, typer.Option("--actions", help="Who acts: flow (the head) or fast (action tokens).")
@@ -43,28 +51,60 @@ def run(
         float | None, typer.Option("--max-thought-age", help=MAX_AGE_HELP, show_default="2.0")
     ] = None,
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Of a robot or in real time: trace to write (jsonl).", show_default="none"),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Of a robot or in real time: report to write (html).", show_default="none"),
+    ] = None,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--page", help="Of a robot or in real time: port of a live page, or host:port.", show_default="none"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Act on a sentence; prints each thought. Simulation writes a film; a robot is parked at the end."""
     chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
+    if robot is not None or real_time:
+        from roboalign.sdk.control.session import SessionConfig, page_config
+        from roboalign.sdk.serving.wire import TOKEN_VARIABLE
+
+        served = None if page is None else page_config(page, os.environ.get(TOKEN_VARIABLE))
+        config = SessionConfig(seconds=seconds, trace=trace, report=report, page=served)
     if robot is not None:
         from roboalign.drivers.setup.dialogue import Terminal
         from roboalign.drivers.setup.run import run_file
 
-        report = run_file(
+        ran = run_file(
             robot,
             policy,
             task,
             Terminal(print_note),
-            seconds=seconds,
+            config=config,
             is_sure=yes,
             actions=actions,
             think=think,
             thinking=chosen,
             backend=backend,
         )
-        print_result(f"{report.ticks} actions, stopped by {report.stopped_by}", as_json=as_json, report=report)
+        print_result(f"{ran.ticks} actions, stopped by {ran.stopped_by}", as_json=as_json, report=ran)
         return
+    if real_time:
+        from roboalign.sdk.control.policy_process import PolicyRecipe
+        from roboalign.sdk.control.simulated import run_simulated
+
+        settings = {"bundle": policy, "actions": actions, "think": think, "backend": backend}
+        if chosen is not None:
+            settings["thinking"] = asdict(chosen)
+        recipe = PolicyRecipe(settings=settings)
+        run_ = run_simulated(task, recipe, config, print_note, seed=seed)
+        print_result(f"success: {run_.success}", as_json=as_json, run=run_)
+        return
+    require_real_time({"--trace": trace, "--report": report, "--page": page})
     from roboalign.sdk.evaluation import PlayConfig, run_task
 
     ref = policy_ref(policy, actions=actions, think=think, backend=backend, thinking=chosen)

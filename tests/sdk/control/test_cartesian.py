@@ -136,3 +136,24 @@ def test_kinematics_of_another_robot_are_refused(spec):
 def test_a_huge_request_is_clamped_without_a_warning(controller):
     applied = controller.act((1e300, 0, 0, 0, 1), START, PERIOD_S)
     assert applied.sent[0] == pytest.approx(0.04)
+
+
+def test_a_joint_from_rest_speeds_up_period_by_period_and_stops_at_once(controller):
+    spec = dataclasses.replace(controller.spec, joint_max_accel_rad_s2=(0.2,) * 4)
+    controller = CartesianController(spec, controller.kinematics)
+    controller.reset(START, 0.04)
+    forward = np.array((0.02, 0, 0, 0, 0.5), np.float32)
+    targets, reasons = [controller.joint_target_rad], []
+    for _ in range(4):
+        applied = controller.act(forward, controller.joint_target_rad, 0.1)
+        targets.append(applied.joint_target_rad)
+        reasons += applied.reasons
+    steps = np.abs(np.diff(targets, axis=0)).max(axis=1)
+    assert steps[0] == pytest.approx(0.002, rel=0.01)
+    assert (np.diff(steps) <= 0.002 + 1e-6).all()
+    assert steps[-1] > steps[0]
+    assert any(reason.endswith(": acceleration limit") for reason in reasons)
+    held = controller.hold().joint_target_rad
+    assert (held == targets[-1]).all(), "a hold is not slowed down"
+    again = controller.act(forward, held, 0.1).joint_target_rad
+    assert np.abs(again - held).max() == pytest.approx(0.002, rel=0.01)

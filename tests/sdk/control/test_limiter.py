@@ -1,5 +1,6 @@
 """Whatever goes in, what comes out is inside the limits. Dense around each bound, and the tests are shown to bite."""
 
+import dataclasses
 import inspect
 import itertools
 import math
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 
 from roboalign.sdk.control import limiter as limiter_module
 from roboalign.sdk.control.limiter import MAX_LEAD_S, MAX_PERIODS, Limiter
-from roboalign.sdk.errors import LimitViolation
+from roboalign.sdk.errors import ConfigError, LimitViolation
 from roboalign.sdk.types import RobotSpec
 
 PERIOD_S = 0.1
 CENTRE = (0.5, 0.0, 0.2, 0.0, 0.08)
 NUDGES = (-1e-3, -1e-6, -1e-9, 0.0, 1e-9, 1e-6, 1e-3)
+ACCELERATION = (2.0, 3.5, 1.0)
 any_float = st.floats(allow_nan=True, allow_infinity=True)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -71,6 +73,31 @@ def check_joints(limiter: Limiter, target, last, measured, dt_s) -> None:
     assert (sent <= np.maximum(np.maximum(measured + lead, anchor), lower) + 5e-7).all()
     assert (sent >= np.minimum(np.minimum(measured - lead, anchor), upper) - 5e-7).all()
     assert np.abs(sent - target).max() <= 2e-6 or reasons, "a change needs a reason"
+
+
+def check_rise(limiter: Limiter, target, last, last_step) -> None:
+    """The claims about every step whose rise in speed was limited; the steps are rad in `PERIOD_S`."""
+    target, last, last_step = (np.asarray(values, np.float32) for values in (target, last, last_step))
+    sent, reasons = limiter.limit_rise(target, last, last_step, PERIOD_S)
+    assert sent.dtype == np.float32
+    assert ((sent >= np.minimum(target, last)) & (sent <= np.maximum(target, last))).all(), "between last and target"
+    room = np.array(ACCELERATION) * PERIOD_S**2
+    step, asked = sent.astype(np.float64) - last, target.astype(np.float64) - last
+    is_same_way = step * last_step > 0
+    assert (np.abs(step) <= np.where(is_same_way, np.abs(last_step), 0.0) + room + 5e-7).all()
+    is_slower = (asked * last_step >= 0) & (np.abs(asked) <= np.abs(last_step))
+    assert (np.abs(step - asked) <= 5e-7)[is_slower].all(), "slowing down is never limited"
+    assert (np.abs(step - asked).max() <= 2e-6) == (not reasons), "a change has a reason, and a reason a change"
+
+
+def dense_rises():
+    """Steps around what the acceleration allows, from rest, in the way the joint goes, and back."""
+    middle = np.array((0.1, 0.2, 1.0), np.float32)
+    room = np.array(ACCELERATION) * PERIOD_S**2
+    for before, after in itertools.product(
+        (0.0, 0.5, -0.5, 3.0), (0.0, 0.4, 0.99, 1.01, 1.6, 3.9, 4.1, 9.0, -0.9, -4.0)
+    ):
+        yield middle + after * room, middle, before * room
 
 
 def dense_actions(spec: RobotSpec):
@@ -241,7 +268,34 @@ def test_nothing_safe_to_command_is_refused(limiter):
         limiter.limit_action((0,) * 5, (math.nan,) * 5)
 
 
+@pytest.fixture(scope="module")
+def risen(spec) -> RobotSpec:
+    return dataclasses.replace(spec, joint_max_accel_rad_s2=ACCELERATION)
+
+
+def test_a_joint_speeds_up_no_faster_than_it_may(risen):
+    for case in dense_rises():
+        check_rise(Limiter(risen), *case)
+
+
+def test_without_an_acceleration_nothing_is_shortened(limiter):
+    for target, last, step in dense_rises():
+        sent, reasons = limiter.limit_rise(target.astype(np.float32), last, step, PERIOD_S)
+        assert (sent == target.astype(np.float32)).all()
+        assert reasons == ()
+
+
+def test_an_acceleration_for_some_joints_only_is_refused(spec):
+    with pytest.raises(ConfigError, match="joint_max_accel_rad_s2 has 2 entries, expected one for each of the 3"):
+        dataclasses.replace(spec, joint_max_accel_rad_s2=(1.0, 2.0))
+
+
 MUTATIONS = (
+    ("np.clip(step, -room, room)", "step"),
+    ("self._acceleration * dt_s**2", "self._acceleration * dt_s"),
+    ("* np.sign(step), 0.0)", "* np.sign(step), -9.9)"),
+    ("np.asarray(last_step_rad, dtype=np.float64) * np.sign(step)", "np.abs(np.asarray(last_step_rad, np.float64))"),
+    ("room = has + self._acceleration", "room = self._acceleration"),
     ("np.clip(asked[:4], -self._step, self._step)", "asked[:4].copy()"),
     ("np.clip(asked[:4], -self._step, self._step)", "np.clip(asked[:4], -self._step, 2 * self._step)"),
     ("np.clip(target + step, low, high) - target", "target + step - target"),
@@ -281,12 +335,13 @@ def mutant_of(old: str, new: str, spec: RobotSpec) -> Limiter:
 
 @pytest.mark.parametrize(("old", "new"), MUTATIONS, ids=range(len(MUTATIONS)))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_every_broken_limiter_is_caught(spec, old, new):
+def test_every_broken_limiter_is_caught(risen, spec, old, new):
     """Each mutation opens one hole; the dense cases above must find it."""
-    mutant = mutant_of(old, new, spec)
+    mutant = mutant_of(old, new, risen)
     cases = [(check_action, case) for case in dense_actions(spec)] + [
         (check_joints, case) for case in dense_joints(spec)
     ]
+    cases += [(check_rise, case) for case in dense_rises()]
     for check, case in cases:
         try:
             check(mutant, *case)

@@ -1,0 +1,50 @@
+"""The shared memory of one run: observations to the policy, chunks back, periods to the recorder, and a board."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from roboalign.sdk.control.records import BOARD, CHUNK, observation_record, tick_record
+from roboalign.sdk.control.rings import Ring, share, shared_memory
+from roboalign.sdk.types import RobotSpec
+
+__all__ = ["Channels"]
+
+_OBSERVATIONS, _CHUNKS, _TICKS = 6, 64, 2048
+
+
+class Channels:
+    """Rings and board of one robot. The process that makes them hands `fds` to the others."""
+
+    def __init__(self, spec: RobotSpec, fds: Mapping[str, int] | None = None) -> None:
+        """Makes the memory, or opens the one behind `fds`."""
+        given = dict(fds or {})
+        self.spec = spec
+        self.observations = Ring(observation_record(spec), _OBSERVATIONS, given.get("observations"))
+        """Control writes; the policy pins."""
+        self.chunks = Ring(CHUNK, _CHUNKS, given.get("chunks"))
+        """The policy writes."""
+        self.ticks = Ring(tick_record(spec), _TICKS, given.get("ticks"))
+        """Control writes; the recorder follows."""
+        self._board_fd = given["board"] if "board" in given else share(BOARD.itemsize)
+        self.board = shared_memory(self._board_fd, BOARD)
+        """One record of `BOARD`."""
+
+    @property
+    def fds(self) -> dict[str, int]:
+        """File descriptors by name."""
+        return {
+            "observations": self.observations.fd,
+            "chunks": self.chunks.fd,
+            "ticks": self.ticks.fd,
+            "board": self._board_fd,
+        }
+
+    def close(self) -> None:
+        """Closes the descriptors; the memory goes with the last process that maps it. Idempotent."""
+        for ring in (self.observations, self.chunks, self.ticks):
+            ring.close()
+        if self._board_fd >= 0:
+            os.close(self._board_fd)
+            self._board_fd = -1
