@@ -1,0 +1,20 @@
+"""`roboalign bench`: what the runtime costs, against other ways to run the same weights, in one run and interleaved.
+
+`models` writes policies of random weights through the exporter's own graphs, `timing` measures contenders in turn,
+`rows` says what was found against what was asked for, and each bench is a module of its own.
+"""
+
+from roboalign.bench.decode import run_decode
+from roboalign.bench.models import PRECISIONS, SIZES
+from roboalign.bench.rows import BenchConfig, BenchResult, Row, table_lines, write_result
+
+__all__ = [
+    "PRECISIONS",
+    "SIZES",
+    "BenchConfig",
+    "BenchResult",
+    "Row",
+    "run_decode",
+    "table_lines",
+    "write_result",
+]
