@@ -5,7 +5,10 @@
 """
 
 from roboalign.bench.decode import run_decode
+from roboalign.bench.draft import run_draft
+from roboalign.bench.head import run_head
 from roboalign.bench.models import PRECISIONS, SIZES
+from roboalign.bench.prefix import run_prefix
 from roboalign.bench.rows import BenchConfig, BenchResult, Row, table_lines, write_result
 
 __all__ = [
@@ -15,6 +18,9 @@ __all__ = [
     "BenchResult",
     "Row",
     "run_decode",
+    "run_draft",
+    "run_head",
+    "run_prefix",
     "table_lines",
     "write_result",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +18,17 @@ from tempfile import TemporaryDirectory
 import torch
 
 from roboalign import __version__
-from roboalign.export.bundle_writer import WINDOWS
 from roboalign.export.graph_set import write_graphs
 from roboalign.export.rounding import QUANTIZED_BITS, quantizable, round_layers
-from roboalign.sdk.bundle import FORMAT_VERSION, MANIFEST_NAME, Manifest, PolicySpec, file_record, write_manifest
+from roboalign.sdk.bundle import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    GraphSpec,
+    Manifest,
+    PolicySpec,
+    file_record,
+    write_manifest,
+)
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES
@@ -29,14 +36,20 @@ from roboalign.trainer.flow import FlowHead, FlowHeadConfig
 from roboalign.trainer.nano import NanoConfig, NanoForConditionalGeneration
 
 __all__ = [
+    "ACTION_ROWS",
     "MAX_PROMPT_TOKENS",
+    "MAX_THOUGHT_TOKENS",
     "PRECISIONS",
     "SIZES",
+    "VOCAB",
     "BenchModel",
     "ModelSizes",
     "bench_model",
+    "bench_spec",
+    "lively_model",
     "make_prompt",
     "work_folder",
+    "write_bench_manifest",
 ]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -45,7 +58,9 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 MAX_PROMPT_TOKENS = 208
 MAX_THOUGHT_TOKENS = 128
 
-_VOCAB = 1024
+VOCAB = 1024
+ACTION_ROWS = (VOCAB // 2, VOCAB // 2)
+"""First action token, and how many there are."""
 _LAYER = 1
 _WIDE = 4.0
 """Standard deviation of the decoder's weights, over the root of their inputs."""
@@ -63,7 +78,7 @@ class ModelSizes:
 
 SIZES = {
     "tiny": ModelSizes(hidden=64, intermediate=96, layers=2, head_dim=32),
-    "8M": ModelSizes(hidden=256, intermediate=704, layers=9, head_dim=32),
+    "8M": ModelSizes(hidden=256, intermediate=704, layers=8, head_dim=32),
     "52M": ModelSizes(hidden=512, intermediate=1408, layers=15, head_dim=64),
 }
 """By name: `tiny` is for tests."""
@@ -102,7 +117,7 @@ def bench_model(size: str, precision: str, work: Path) -> BenchModel:
             f"{', '.join(PRECISIONS)}"
         )
     sizes = SIZES[size]
-    model = _lively(sizes)
+    model = lively_model(sizes)
     name = f"{size}-{precision}"
     folder = work / f"{name}-{_digest(sizes)}"
     if not (folder / MANIFEST_NAME).is_file():
@@ -119,15 +134,16 @@ def bench_model(size: str, precision: str, work: Path) -> BenchModel:
 def make_prompt(num_tokens: int, seed: int = 0) -> list[int]:
     """Returns the ids of a prompt: words, the picture's placeholders, and two flags, as `PromptFormat` puts them."""
     picture = PromptFormat().num_image_tokens
-    words = torch.randint(32, _VOCAB, (num_tokens - picture - 3,), generator=torch.Generator().manual_seed(seed))
+    words = torch.randint(32, VOCAB, (num_tokens - picture - 3,), generator=torch.Generator().manual_seed(seed))
     config = NanoConfig()
     return [config.bos_token_id, *words.tolist(), *[config.image_token_id] * picture, 5, 7]
 
 
-def _lively(sizes: ModelSizes) -> NanoForConditionalGeneration:
+def lively_model(sizes: ModelSizes, *, vocab: int = VOCAB) -> NanoForConditionalGeneration:
+    """Returns a model of random weights that does not repeat itself."""
     torch.manual_seed(0)
     config = NanoConfig(
-        vocab_size=_VOCAB,
+        vocab_size=vocab,
         hidden_size=sizes.hidden,
         intermediate_size=sizes.intermediate,
         num_hidden_layers=sizes.layers,
@@ -144,7 +160,7 @@ def _lively(sizes: ModelSizes) -> NanoForConditionalGeneration:
 
 
 def _write(model: NanoForConditionalGeneration, sizes: ModelSizes, precision: str, folder: Path) -> None:
-    spec = _spec(sizes)
+    spec = bench_spec(sizes)
     head = FlowHead(
         FlowHeadConfig(
             hidden_size=sizes.hidden,
@@ -160,14 +176,24 @@ def _write(model: NanoForConditionalGeneration, sizes: ModelSizes, precision: st
     if precision in QUANTIZED_BITS:
         bits = QUANTIZED_BITS[precision]
         codes = {"model": round_layers(quantizable(model), bits), "head": round_layers(quantizable(head), bits)}
-    graphs = write_graphs(model, head, spec, folder, precision, codes=codes, windows=WINDOWS)
+    graphs = write_graphs(
+        model, head, spec, folder, precision, codes=codes, reads_in_place=True, action_rows=ACTION_ROWS
+    )
+    name = f"nano-{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M"
+    write_bench_manifest(folder, spec, graphs, precision, name)
+
+
+def write_bench_manifest(
+    folder: Path, spec: PolicySpec, graphs: Mapping[str, GraphSpec], precision: str, name: str
+) -> None:
+    """Describes the graphs in a folder, so that it is a bundle."""
     files = {path.name: file_record(path) for path in sorted(folder.iterdir())}
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         roboalign_version=__version__,
         source_commit="unknown",
         name="bench",
-        model=f"nano-{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M",
+        model=name,
         tokenizer_sha256="",
         codec_hash="",
         target="cpu",
@@ -183,7 +209,8 @@ def _write(model: NanoForConditionalGeneration, sizes: ModelSizes, precision: st
     write_manifest(folder, manifest)
 
 
-def _spec(sizes: ModelSizes) -> PolicySpec:
+def bench_spec(sizes: ModelSizes) -> PolicySpec:
+    """Returns how to act with a model of these sizes."""
     return PolicySpec(
         horizon=8,
         rate_hz=10.0,

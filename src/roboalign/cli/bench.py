@@ -11,7 +11,7 @@ from roboalign.cli.output import parse_names, print_note, print_result
 if TYPE_CHECKING:
     from roboalign.bench import BenchConfig, BenchResult
 
-__all__ = ["app", "decode"]
+__all__ = ["app", "decode", "draft", "head", "prefix"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,6 +53,65 @@ def decode(
         work=work,
     )
     _print(bench.run_decode, config, out, as_json=as_json)
+
+
+@app.command("draft")
+def draft(
+    sizes: _Sizes = "8M,52M",
+    precisions: _Precisions = "fp32,int4",
+    rounds: _Rounds = 9,
+    tokens: _Tokens = 64,
+    threads: _Threads = 1,
+    work: _Work = None,
+    out: _Out = None,
+    as_json: _Json = False,
+) -> None:
+    """Write a thought with the one before as its draft, and anew; the tokens have to be equal."""
+    from roboalign import bench
+
+    config = bench.BenchConfig(
+        sizes=parse_names(sizes),
+        precisions=parse_names(precisions),
+        rounds=rounds,
+        tokens=tokens,
+        threads=threads,
+        work=work,
+    )
+    _print(bench.run_draft, config, out, as_json=as_json)
+
+
+@app.command("head")
+def head(
+    rounds: _Rounds = 9,
+    threads: _Threads = 1,
+    work: _Work = None,
+    out: _Out = None,
+    as_json: _Json = False,
+) -> None:
+    """Score action tokens alone, and every token of a large vocabulary; the best one has to be the same."""
+    from roboalign import bench
+
+    config = bench.BenchConfig(rounds=rounds, threads=threads, work=work)
+    _print(bench.run_head, config, out, as_json=as_json)
+
+
+@app.command("prefix")
+def prefix(
+    sizes: _Sizes = "52M",
+    precisions: _Precisions = "fp32",
+    rounds: _Rounds = 9,
+    threads: _Threads = 1,
+    work: _Work = None,
+    out: _Out = None,
+    as_json: _Json = False,
+) -> None:
+    """Read a prompt of which a fifth is new, with what the last one left and without."""
+    from roboalign import bench
+
+    config = bench.BenchConfig(
+        sizes=parse_names(sizes), precisions=parse_names(precisions), rounds=rounds, threads=threads, work=work
+    )
+    _print(bench.run_prefix, config, out, as_json=as_json)
 
 
 def _print(
