@@ -159,7 +159,7 @@ class InPlaceBackend:
 
     def flow(self, decoding: Decoding, state: FloatArray, noise: FloatArray) -> FloatArray:
         """Returns actions from the sequence read so far."""
-        feed = {
+        feed: dict[str, NDArray[np.generic]] = {
             "hidden": _arrays_of(decoding).hidden[None],
             "length": np.array([decoding.length], np.int64),
             "state": state[None],

@@ -9,6 +9,7 @@ from roboalign.bench.draft import run_draft
 from roboalign.bench.head import run_head
 from roboalign.bench.models import PRECISIONS, SIZES
 from roboalign.bench.prefix import run_prefix
+from roboalign.bench.rivals import run_rivals
 from roboalign.bench.rows import BenchConfig, BenchResult, Row, table_lines, write_result
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "run_draft",
     "run_head",
     "run_prefix",
+    "run_rivals",
     "table_lines",
     "write_result",
 ]

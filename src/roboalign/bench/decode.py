@@ -17,7 +17,7 @@ import torch
 from roboalign.bench.models import BenchModel, bench_model, make_prompt, work_folder
 from roboalign.bench.rows import BenchConfig, BenchResult, Row, make_result
 from roboalign.bench.timing import interleave, memory_read_bytes_s, ratio, spread
-from roboalign.sdk.backends.onnx import OnnxBackend
+from roboalign.sdk.backends.in_place import InPlaceBackend
 from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.types import FloatArray
 
@@ -60,7 +60,7 @@ def _measure(size: str, precision: str, config: BenchConfig, work: Path) -> list
     picture = np.random.default_rng(0).standard_normal((3, side, side), dtype=np.float32)
     rates: list[float] = []
     read = memory_read_bytes_s()
-    backend = OnnxBackend.open(made.bundle, threads=config.threads)
+    backend = InPlaceBackend.open(made.bundle, threads=config.threads)
     try:
         engine = _Engine(backend, prompt, picture, config.tokens)
         generate = _Generate(made, prompt, picture)
@@ -125,7 +125,7 @@ def _check_tokens(expected: Sequence[int], found: Sequence[int], name: str, *, i
 class _Engine:
     """This runtime, behind a prompt."""
 
-    def __init__(self, backend: OnnxBackend, prompt: Sequence[int], picture: FloatArray, tokens: int) -> None:
+    def __init__(self, backend: InPlaceBackend, prompt: Sequence[int], picture: FloatArray, tokens: int) -> None:
         self._backend = backend
         self._prompt, self._picture = prompt, picture
         self._tokens = tokens

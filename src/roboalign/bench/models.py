@@ -152,7 +152,7 @@ def lively_model(sizes: ModelSizes, *, vocab: int = VOCAB) -> NanoForConditional
     model = NanoForConditionalGeneration(config)
     model.eval()
     with torch.no_grad():
-        model.get_input_embeddings().weight.normal_(std=0.3)
+        model.lm_head.weight.normal_(std=0.3)  # the embedding too
         for name, parameter in model.model.language_model.named_parameters():
             if "proj" in name:
                 parameter.normal_(std=_WIDE / parameter.shape[1] ** 0.5)

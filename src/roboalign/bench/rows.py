@@ -36,6 +36,8 @@ class BenchConfig:
     """CPU threads of every contender."""
     work: Path | None = None
     """Folder that keeps the models; None makes them in one that is removed."""
+    rival_python: Path | None = None
+    """Python of the environment that has other engines."""
 
     def __post_init__(self) -> None:
         if self.rounds < 3 or self.tokens < 8 or self.threads < 1:
@@ -139,6 +141,8 @@ def write_result(result: BenchResult, path: Path) -> Path:
 
 
 def _number(value: float, row: Row) -> str:
+    if value != value:
+        return "-"
     if row.is_share:
         return f"{100 * value:.0f}%"
     return f"{value:.0f}x" if value >= 100 else f"{value:.3g}x"

@@ -11,7 +11,7 @@ from roboalign.cli.output import parse_names, print_note, print_result
 if TYPE_CHECKING:
     from roboalign.bench import BenchConfig, BenchResult
 
-__all__ = ["app", "decode", "draft", "head", "prefix"]
+__all__ = ["app", "decode", "draft", "head", "prefix", "rivals"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -112,6 +112,29 @@ def prefix(
         sizes=parse_names(sizes), precisions=parse_names(precisions), rounds=rounds, threads=threads, work=work
     )
     _print(bench.run_prefix, config, out, as_json=as_json)
+
+
+@app.command("rivals")
+def rivals(
+    sizes: _Sizes = "52M",
+    rounds: _Rounds = 9,
+    tokens: _Tokens = 64,
+    threads: _Threads = 1,
+    rival_python: Annotated[
+        Path | None,
+        typer.Option("--rival-python", help="Python that has onnxruntime-genai, optimum-intel, llama-cpp-python."),
+    ] = None,
+    work: _Work = None,
+    out: _Out = None,
+    as_json: _Json = False,
+) -> None:
+    """Write token after token at int4, and the same with the engines of kept libraries."""
+    from roboalign import bench
+
+    config = bench.BenchConfig(
+        sizes=parse_names(sizes), rounds=rounds, tokens=tokens, threads=threads, work=work, rival_python=rival_python
+    )
+    _print(bench.run_rivals, config, out, as_json=as_json)
 
 
 def _print(
