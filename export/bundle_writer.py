@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import onnx
+from tokenizers import Tokenizer
 
 from roboalign import __version__
 from roboalign.export.calibration import Inputs, given_inputs
@@ -31,6 +32,7 @@ from roboalign.export.plan_table import plan_lines
 from roboalign.export.planner import WRITTEN_PRODUCTS
 from roboalign.export.products import Products
 from roboalign.export.quantize import find_inputs, narrow_products, open_narrow, round_weights
+from roboalign.export.read_graphs import ActionRows
 from roboalign.export.rounding import QUANTIZED_BITS
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
 from roboalign.export.runs import newest_run
@@ -38,10 +40,11 @@ from roboalign.export.shapes import run_size
 from roboalign.export.source import Source, open_source
 from roboalign.export.targets import find_jetpack, find_target
 from roboalign.export.vectors import VECTORS_NAME
-from roboalign.export.window_parity import check_windows
+from roboalign.export.window_parity import check_portable, check_windows
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
+    READ_ROLE,
     Manifest,
     ParityRecord,
     PolicySpec,
@@ -54,6 +57,7 @@ from roboalign.sdk.bundle import (
 )
 from roboalign.sdk.bundle_check import statistics_digest
 from roboalign.sdk.errors import CheckFailed, ConfigError
+from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.types import Observation
 from roboalign.trainer.backend import TorchBackend
 from roboalign.trainer.folders import move_into_place, temporary_dir
@@ -74,9 +78,6 @@ _COPIED = (
 )
 """Files that go into the bundle as they are; the last ones let PyTorch read the same folder."""
 
-
-WINDOWS = (16,)
-"""Tokens that a bundle for the CPU can read in one pass: a pass of 16 takes about as long as two steps."""
 
 _WATCHED_OBSERVATIONS = 16
 """On so many observations every float16 value is looked at."""
@@ -201,7 +202,11 @@ def _measure_parity(
     windows = check_windows(work, bar.part_tolerance, threads=config.threads)
     for role, error in windows.items():
         say(f"parity of {role} with steps: {error:.1e} of the largest values")
-    record = replace(record, field_errors=errors.fields, part_errors={**errors.parts, **windows})
+    portable: dict[str, float] = {}
+    if READ_ROLE in read_bundle(work).manifest.graphs:
+        portable["portable"] = check_portable(work, bar.part_tolerance, threads=config.threads)
+        say(f"parity of the portable graphs with those that read in place: {portable['portable']:.1e}")
+    record = replace(record, field_errors=errors.fields, part_errors={**errors.parts, **windows, **portable})
     if arithmetic == "float32":
         return record
     found = measure_range(work, inputs.checks[:_WATCHED_OBSERVATIONS], threads=config.threads)
@@ -230,11 +235,7 @@ def _write_parts(
     say(f"tracing the graphs of {source.path} ({stored} weights, {plan.arithmetic} arithmetic)")
     assert backend.head is not None
     in_half = plan.arithmetic != "float32"
-    # Boards get none: each engine would hold the decoder's weights once more.
-    has_windows = plan.target == "cpu" and is_one_line(kind)
-    windows = [
-        size for size in WINDOWS if has_windows and size <= backend.spec.max_tokens - backend.spec.max_prompt_tokens
-    ]
+    reads_in_place = plan.target == "cpu" and is_one_line(kind)
     graphs = write_graphs(
         model,
         backend.head,
@@ -244,7 +245,8 @@ def _write_parts(
         codes=codes,
         in_half=in_half,
         products=products,
-        windows=windows,
+        reads_in_place=reads_in_place,
+        action_rows=_action_rows(work) if reads_in_place else None,
     )
     for constraints in _constraints(plan):
         shutil.copyfile(constraints, work / constraints.name)
@@ -272,6 +274,12 @@ def _write_parts(
     )
     _write_manifest(work, manifest)
     return manifest, products
+
+
+def _action_rows(work: Path) -> ActionRows | None:
+    """Returns which rows of the output layer are action tokens."""
+    first = Tokenizer.from_file(str(work / "tokenizer.json")).token_to_id("<ACTION_0>")
+    return None if first is None else (int(first), FastCodec.load(work).vocab_size)
 
 
 def _constraints(plan: ExportPlan) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -22,12 +22,13 @@ from roboalign.export.graph_part import (
     prefill_outputs,
     step_part,
 )
-from roboalign.export.graphs import ExtendGraph, FlowGraph, PrefillGraph, StepGraph, decoder_shape
+from roboalign.export.graphs import FlowGraph, PrefillGraph, StepGraph
 from roboalign.export.onnx_files import write_graph
 from roboalign.export.products import Products
+from roboalign.export.read_graphs import ActionRows, SeeGraph, write_read_graphs
 from roboalign.export.rounding import QuantizedWeight
 from roboalign.export.weights import write_weights
-from roboalign.sdk.bundle import EXTEND_ROLE, GraphSpec, PolicySpec, TensorSpec
+from roboalign.sdk.bundle import SEE_ROLE, GraphSpec, PolicySpec, TensorSpec
 from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.trainer.flow import FlowHead
 
@@ -52,7 +53,8 @@ def write_graphs(
     codes: Mapping[str, Mapping[str, QuantizedWeight]] = MappingProxyType({}),
     in_half: bool = False,
     products: Products | None = None,
-    windows: Sequence[int] = (),
+    reads_in_place: bool = False,
+    action_rows: ActionRows | None = None,
 ) -> dict[str, GraphSpec]:
     """Writes each graph of a policy and the weights that they share; returns the descriptions by role.
 
@@ -65,7 +67,8 @@ def write_graphs(
         codes: by weight file (`model`, `head`), the weights that are codes.
         in_half: compute in float16 as far as that is safe; keys, values and hidden states are float16 then.
         products: type of the products in `prefill` and `step` that are narrow, and their scales by weight.
-        windows: numbers of tokens that an `extend` graph each reads in one pass, beside `prefill`, `step`, `flow`.
+        reads_in_place: also write what onnxruntime decodes with on a CPU (`export/read_graphs.py`).
+        action_rows: ids of the action tokens, whose scores it can then compute alone.
 
     Raises:
         CheckFailed: a graph cannot be written as required, or a weight is used by no graph.
@@ -76,8 +79,8 @@ def write_graphs(
     }
     make = graph_maker(str(model.config.model_type))
     layer = head.config.layer
-    extend = {f"{EXTEND_ROLE}{window}": _extend_part(model, spec, layer, window) for window in windows}
-    parts = {**make(model, spec, layer), **extend, "flow": _flow_part(head, spec)}
+    see = {SEE_ROLE: _see_part(model, spec)} if reads_in_place else {}
+    parts = {**make(model, spec, layer), **see, "flow": _flow_part(head, spec)}
     graphs: dict[str, GraphSpec] = {}
     used: set[str] = set()
     for role, part in parts.items():
@@ -91,6 +94,8 @@ def write_graphs(
         )
         _drop_node_names(path)
         used |= names
+    if reads_in_place:
+        graphs |= write_read_graphs(model, spec, layer, folder, tables["model"], action_rows=action_rows)
     unused = [
         f"{s.file}:{name}" for t in tables.values() for name, s in t.items() if f"{s.file}:{s.offset}" not in used
     ]
@@ -134,16 +139,12 @@ def graph_maker(model_type: str) -> GraphMaker:
 
 def nano_parts(model: PreTrainedModel, spec: PolicySpec, layer: int) -> dict[str, GraphPart]:
     """Returns `prefill`, which sees the picture itself, and `step` of a nano or smol model."""
-    size, prompt = spec.image_size_px, spec.max_prompt_tokens
-    ids = torch.zeros((1, prompt), dtype=torch.int64)
-    # Tracing needs a valid prompt: one word, then the picture's placeholders.
-    ids[0, 0] = model.config.bos_token_id
-    ids[0, 1 : 1 + spec.prompt.num_image_tokens] = model.config.image_token_id
+    ids = _example_prompt(model, spec)
     length = torch.tensor([1 + spec.prompt.num_image_tokens])
     inputs = [
         (describe("input_ids", ids, "token ids, padded on the right"), ids),
         (describe("length", length, "tokens in the prompt"), length),
-        make_input("pixel_values", (1, 3, size, size), "(pixel / 255 - mean) / std, planes red green blue"),
+        _pixels(spec),
     ]
     prefill = PrefillGraph(model, layer)
     return {
@@ -152,21 +153,27 @@ def nano_parts(model: PreTrainedModel, spec: PolicySpec, layer: int) -> dict[str
     }
 
 
-def _extend_part(model: PreTrainedModel, spec: PolicySpec, layer: int, window: int) -> GraphPart:
-    shape = decoder_shape(model)
-    tokens, length = torch.full((window,), 5), torch.tensor([spec.max_prompt_tokens])
-    cache = (2 * shape.num_layers, shape.num_kv_heads, spec.max_tokens, shape.head_dim)
-    inputs = [
-        (describe("tokens", tokens, "token ids, padded on the right"), tokens),
-        (describe("length", length, "tokens read before these"), length),
-        make_input("kv", cache, "keys and values of each layer in turn"),
-    ]
+def _see_part(model: PreTrainedModel, spec: PolicySpec) -> GraphPart:
+    ids = _example_prompt(model, spec)
+    inputs = [(describe("input_ids", ids, "token ids, padded on the right"), ids), _pixels(spec)]
     outputs = [
-        make_output("logits", (window, shape.vocab_size), "scores of what follows each token"),
-        make_output("hidden", (window, shape.hidden_size), "hidden states of the tapped layer"),
-        make_output("kv_new", (*cache[:2], window, cache[3]), "the rows to put into kv from `length` on"),
+        make_output("rows", (1, spec.max_prompt_tokens, spec.hidden_size), "what the decoder reads at each place"),
+        TensorSpec(name="places", shape=(2,), dtype="int64", unit="of the first and the last token of the picture"),
     ]
-    return GraphPart(module=ExtendGraph(model, layer), weights="model", inputs=inputs, outputs=outputs)
+    return GraphPart(module=SeeGraph(model), weights="model", inputs=inputs, outputs=outputs)
+
+
+def _example_prompt(model: PreTrainedModel, spec: PolicySpec) -> torch.Tensor:
+    """Tracing needs a valid prompt: one word, then the picture's placeholders."""
+    ids = torch.zeros((1, spec.max_prompt_tokens), dtype=torch.int64)
+    ids[0, 0] = model.config.bos_token_id
+    ids[0, 1 : 1 + spec.prompt.num_image_tokens] = model.config.image_token_id
+    return ids
+
+
+def _pixels(spec: PolicySpec) -> tuple[TensorSpec, torch.Tensor]:
+    size = spec.image_size_px
+    return make_input("pixel_values", (1, 3, size, size), "(pixel / 255 - mean) / std, planes red green blue")
 
 
 def _flow_part(head: FlowHead, spec: PolicySpec) -> GraphPart:

@@ -1,13 +1,12 @@
 """The graphs of a nano policy, as functional modules with explicit keys and values and fixed shapes.
 
-`prefill` reads a prompt and a picture, `step` reads one more token, `extend` reads several at once, `flow` turns the
-hidden states into actions.
+`prefill` reads a prompt and a picture, `step` reads one more token, `flow` turns the hidden states into actions.
 Prompts are padded on the right: attention is causal, so no real position sees the padding, and `length` tells where
 the prompt ends. The runtime owns the cache: a graph returns the new rows only, and needs neither ScatterND nor an
 in-place write.
 
-Shape suffixes: P longest prompt, L longest sequence, W tokens of a window, D hidden size, H heads, K head size, V
-vocabulary, C 2 x layers (keys and values of each layer in turn), T horizon, A action fields, S state fields.
+Shape suffixes: P longest prompt, L longest sequence, D hidden size, H heads, K head size, V vocabulary, C 2 x layers
+(keys and values of each layer in turn), T horizon, A action fields, S state fields.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from roboalign.trainer.flow import FlowHead
 __all__ = [
     "DecoderGraph",
     "DecoderShape",
-    "ExtendGraph",
     "FlowGraph",
     "PrefillGraph",
     "StepGraph",
@@ -183,23 +181,6 @@ class StepGraph(DecoderGraph):
         is_past = torch.arange(kv.shape[2]) < length
         may_see = torch.cat((is_past, torch.ones(1, dtype=torch.bool)))
         last, tapped, rows = self.decode(embeds_1D, length, may_see, kv)
-        return self.model.lm_head(last), tapped, rows
-
-
-class ExtendGraph(DecoderGraph):
-    """tokens int64[W], length int64[1], kv [C, H, L, K] -> logits [W, V], hidden [W, D], new kv rows [C, H, W, K].
-
-    What `W` steps would give, in one pass. Fewer tokens are padded on the right, where no real one sees them.
-    """
-
-    def forward(
-        self, tokens: torch.Tensor, length: torch.Tensor, kv: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        embeds_WD = self.model.model.language_model.embed_tokens(tokens)
-        place = torch.arange(tokens.shape[0])
-        is_past = (torch.arange(kv.shape[2]) < length).unsqueeze(0).expand(tokens.shape[0], -1)
-        may_see = torch.cat((is_past, place.unsqueeze(0) <= place.unsqueeze(1)), dim=1)
-        last, tapped, rows = self.decode(embeds_WD, length + place, may_see, kv)
         return self.model.lm_head(last), tapped, rows
 
 

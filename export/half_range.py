@@ -16,7 +16,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from roboalign.sdk.backends.onnx import OnnxBackend, OnnxGraph
+from roboalign.sdk.backends.onnx import OnnxBackend
+from roboalign.sdk.backends.onnx_graph import OnnxGraph
 from roboalign.sdk.bundle import Bundle, GraphSpec, read_bundle
 from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.policy import Policy

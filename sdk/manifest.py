@@ -10,7 +10,12 @@ from roboalign.sdk.prompt import PromptFormat
 
 __all__ = [
     "EXTEND_ROLE",
+    "IN_PLACE_ROLES",
+    "READ_ROLE",
+    "SEE_ROLE",
     "SINCE_VERSION_2",
+    "WRITE_ACTIONS_ROLE",
+    "WRITE_ROLE",
     "FileRecord",
     "GraphSpec",
     "Manifest",
@@ -23,7 +28,12 @@ __all__ = [
 
 
 EXTEND_ROLE = "extend"
-"""Role of graphs that read several tokens at once, followed by how many."""
+"""Role of graphs that read several tokens at once, followed by how many: in bundles before there was `read`."""
+
+SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE = "see", "read", "write", "write_actions"
+IN_PLACE_ROLES = (SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE)
+"""Roles of the graphs that onnxruntime decodes with on a CPU, in bundles for that: the picture's tokens, any number of
+tokens read into a cache that is written in place, scores of every token, and scores of action tokens alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +45,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     """Every dimension is fixed, so that an engine builder needs no profile."""
     dtype: str
-    """`float32`, `float16` or `int64`; whoever runs the graph makes its buffers of this type."""
+    """`float32`, `float16`, `int64`, `int32` or `bool`; whoever runs the graph makes its buffers of this type."""
     unit: str
     """Unit of the values, or what they count."""
     fields: tuple[str, ...] = ()
@@ -197,7 +207,8 @@ class Manifest:
     policy: PolicySpec
     """How to act with it."""
     graphs: Mapping[str, GraphSpec]
-    """By role: `prefill`, `step`, `flow`; `vision` where it is apart; `extend16` to read 16 tokens at once."""
+    """By role: `prefill`, `step`, `flow`; `vision` where it is apart; `see`, `read`, `write` and `write_actions` in
+    bundles for the CPU, where the first dimension that states more than one token is the most there may be."""
     files: Mapping[str, FileRecord]
     """Every file except the manifest."""
     parity: ParityRecord | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.backends import Backend, Decoding, InspectableBackend, WindowBackend
+from roboalign.sdk.backends import ActionScoreBackend, Backend, Decoding, InspectableBackend, WindowBackend
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.draft import Draft
 from roboalign.sdk.errors import BundleError, ConfigError, DataError, missing_extra
@@ -232,16 +232,20 @@ class Turn:
         if self._words.codec is None:
             raise NoAnswerError("the model never learnt action tokens")
         self._feed(self._words.answer_open)
-        self._feed(self._words.action_start)
         constraint = self._words.constraint(len(self._logits()))
+        first, count = self._words.first_action, self._words.codec.vocab_size
+        step, rows = self._backend.step, slice(None)
+        if isinstance(self._backend, ActionScoreBackend) and self._backend.num_action_scores == count:
+            step, rows = self._backend.step_action, slice(first, first + count)
+        self._feed(self._words.action_start, step)
         remaining = constraint.start()
         written: list[int] = []
         while remaining > 0:
-            token = self._best(self._logits(), constraint.mask(remaining))
+            token = (rows.start or 0) + self._best(self._logits(), constraint.mask(remaining)[rows])
             remaining = constraint.advance(remaining, token)
-            written.append(token - self._words.first_action)
+            written.append(token - first)
             if remaining > 0:
-                self._feed(token)
+                self._feed(token, step)
             else:
                 self._tokens += [token, self._words.action_end]
         decoded = self._words.codec.decode(written)
@@ -309,11 +313,11 @@ class Turn:
             raise NoAnswerError("the model's scores are not finite for any token that may follow")
         return best
 
-    def _feed(self, token: int) -> None:
+    def _feed(self, token: int, step: Callable[[Decoding, int], None] | None = None) -> None:
         assert self._decoding is not None
         if self._room() < 1:
             raise self._too_long()
-        self._backend.step(self._decoding, token)
+        (step or self._backend.step)(self._decoding, token)
         self._tokens.append(token)
 
     def _room(self) -> int:

@@ -26,7 +26,7 @@ LARGEST_MODELS_BYTES = 24 * 2**20
 def source_files() -> list[Path]:
     """Every Python file of the rooms and of src/, without following links."""
     package = ROOT / "src" / "roboalign"
-    folders = [ROOT / room for room in ROOMS] + [package, package / "cli", package / "reproduce"]
+    folders = [ROOT / room for room in ROOMS] + [package, package / "cli", package / "reproduce", package / "bench"]
     found = {path for room in folders[:4] for path in room.rglob("*.py")}
     return sorted(found | {path for folder in folders[4:] for path in folder.glob("*.py")})
 
@@ -160,7 +160,13 @@ def test_the_wheel_holds_every_file_found_on_disk(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     on_disk = {"sdk.py", "roboalign/py.typed"}
     package = ROOT / "src" / "roboalign"
-    for folder in [*(ROOT / room for room in ROOMS), package, package / "cli", package / "reproduce"]:
+    for folder in [
+        *(ROOT / room for room in ROOMS),
+        package,
+        package / "cli",
+        package / "reproduce",
+        package / "bench",
+    ]:
         inside = folder.glob("*.py") if folder in (package, package / "cli") else folder.rglob("*")
         base = ROOT / "src" / "roboalign" if folder.is_relative_to(ROOT / "src") else ROOT
         files = (

@@ -19,6 +19,7 @@ from roboalign.sdk.errors import BackendError, ConfigError
 from roboalign.sdk.types import FloatArray
 
 __all__ = [
+    "ActionScoreBackend",
     "Backend",
     "BackendFactory",
     "Decoding",
@@ -49,7 +50,7 @@ class Decoding:
     """A sequence being written: what was read so far and what would come next. Mutated by `Backend.step`."""
 
     logits: FloatArray
-    """float32[V], scores of the next token."""
+    """float32[V], scores of the next token; the array may be written anew when the sequence is read on."""
     length: int
     """Tokens read so far."""
     cache: object
@@ -101,6 +102,18 @@ class WindowBackend(Protocol):
 
     def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
         """Forgets what was read beyond `length`; `logits` float32[V] are what followed there."""
+
+
+@runtime_checkable
+class ActionScoreBackend(Protocol):
+    """A backend that scores action tokens alone, where no other may follow."""
+
+    @property
+    def num_action_scores(self) -> int:
+        """How many action tokens there are; 0 when the bundle has no graph for it."""
+
+    def step_action(self, decoding: Decoding, token_id: int) -> None:
+        """Reads one more token; `logits` are then float32[num_action_scores], those of the action tokens in order."""
 
 
 class BackendFactory(Protocol):

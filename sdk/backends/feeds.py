@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.bundle import EXTEND_ROLE, Bundle, PolicySpec
+from roboalign.sdk.bundle import (
+    EXTEND_ROLE,
+    READ_ROLE,
+    SEE_ROLE,
+    WRITE_ACTIONS_ROLE,
+    WRITE_ROLE,
+    Bundle,
+    GraphSpec,
+    PolicySpec,
+)
 from roboalign.sdk.errors import BundleError
 from roboalign.sdk.types import FloatArray
 
@@ -74,6 +83,7 @@ def check_interfaces(bundle: Bundle) -> None:
         needed.append("vision")
     graphs = bundle.manifest.graphs
     extended = ({"tokens", "length", "kv"}, {"logits", "hidden", "kv_new"})
+    expected |= _in_place_interfaces(graphs.get(READ_ROLE))
     expected |= {role: extended for role in graphs if role.startswith(EXTEND_ROLE) and not has_patches}
     for role, spec in graphs.items():
         found = tuple({tensor.name for tensor in side} for side in (spec.inputs, spec.outputs))
@@ -88,3 +98,19 @@ def check_interfaces(bundle: Bundle) -> None:
             raise BundleError(
                 f"bundle {bundle.path} has no {role!r} graph, only {', '.join(sorted(graphs))}; export it again"
             )
+
+
+def _in_place_interfaces(read: GraphSpec | None) -> dict[str, tuple[set[str], set[str]]]:
+    """Names of what goes in and comes out of the graphs that read in place: a key and a value for each layer."""
+    num_layers = 0 if read is None else sum(tensor.name.startswith("key_") for tensor in read.inputs)
+    rows = {f"{part}_{index}" for part in ("key", "value") for index in range(num_layers)}
+    head = ({"last"}, {"logits"})
+    return {
+        SEE_ROLE: ({"input_ids", "pixel_values"}, {"rows", "places"}),
+        READ_ROLE: (
+            {"tokens", "given", "is_given", "last_place", "length", *rows},
+            {"last", "hidden", *(f"{name}_out" for name in rows)},
+        ),
+        WRITE_ROLE: head,
+        WRITE_ACTIONS_ROLE: head,
+    }

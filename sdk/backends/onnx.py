@@ -3,10 +3,11 @@
 onnxruntime itself goes on with the CPU when a GPU cannot be used, and says so in a log line at most. Here that is an
 error: who asks for a GPU gets it, or the reason. On a GPU none of this was run yet.
 
-The cache of keys and values is one array that this module owns: `prefill` fills its first rows, each `step` adds one.
-Every shape and type is fixed by the manifest: what is carried from graph to graph (keys, values, hidden states) is
-float32 in bundles for `cpu`, float16 in those for boards, whose arithmetic onnxruntime widens on a CPU. Nothing but
-numpy and onnxruntime is imported.
+A bundle for the CPU has graphs that read in place, and `OnnxBackend.open` leaves it to `InPlaceBackend`. What is here
+runs the portable graphs: of bundles for boards, of older ones, and on a GPU. The cache of keys and values is one array
+that this module owns: `prefill` fills its first rows, each `step` adds one. Every shape and type is fixed by the
+manifest: what is carried from graph to graph (keys, values, hidden states) is float32 in bundles for `cpu`, float16 in
+those for boards, whose arithmetic onnxruntime widens on a CPU. Nothing but numpy and onnxruntime is imported.
 """
 
 from __future__ import annotations
@@ -15,29 +16,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.backends.feeds import check_interfaces, prompt_feed, step_feed
-from roboalign.sdk.bundle import EXTEND_ROLE, Bundle, GraphSpec, PolicySpec, read_bundle
-from roboalign.sdk.errors import BackendError, BundleError, missing_extra
+from roboalign.sdk.backends.in_place import InPlaceBackend
+from roboalign.sdk.backends.onnx_graph import CPU_PROVIDERS, OnnxGraph
+from roboalign.sdk.bundle import (
+    EXTEND_ROLE,
+    IN_PLACE_ROLES,
+    READ_ROLE,
+    Bundle,
+    GraphSpec,
+    PolicySpec,
+    read_bundle,
+)
+from roboalign.sdk.errors import BackendError
 from roboalign.sdk.types import FloatArray
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-__all__ = ["OnnxBackend", "OnnxCudaBackend", "OnnxGraph", "OnnxTensorrtBackend"]
+__all__ = ["OnnxBackend", "OnnxCudaBackend", "OnnxTensorrtBackend"]
 
 _Carried = NDArray[np.float32] | NDArray[np.float16]
 _Feed = Mapping[str, _Carried | NDArray[np.int64]]
-
-
-_ORT_TYPES = {"float16": "tensor(float16)", "float32": "tensor(float)", "int64": "tensor(int64)"}
-"""What onnxruntime calls the types of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +58,7 @@ class _Cache:
 class OnnxBackend:
     """The `Backend` of a bundle on onnxruntime, with its CPU provider."""
 
-    providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
+    providers: ClassVar[tuple[str, ...]] = CPU_PROVIDERS
     """What runs the graphs: the first has to be active, the others may take what it cannot."""
 
     def __init__(
@@ -69,16 +72,21 @@ class OnnxBackend:
         check_interfaces(bundle)
         self._bundle = bundle
         open_graph = open_graph or partial(OnnxGraph, providers=self.providers)
-        self._graphs = {role: open_graph(bundle, spec, threads) for role, spec in bundle.manifest.graphs.items()}
+        specs = {role: spec for role, spec in bundle.manifest.graphs.items() if role not in IN_PLACE_ROLES}
+        self._graphs = {role: open_graph(bundle, spec, threads) for role, spec in specs.items()}
         self._kv = next(spec for spec in self._graphs["step"].spec.inputs if spec.name == "kv")
         self._windows = {
             graph.spec.inputs[0].shape[0]: graph for role, graph in self._graphs.items() if role.startswith(EXTEND_ROLE)
         }
 
     @classmethod
-    def open(cls, path: Path, *, threads: int = 1) -> OnnxBackend:
-        """Verifies and loads the bundle in a folder."""
-        return cls(read_bundle(path), threads=threads)
+    def open(cls, path: Path, *, threads: int = 1) -> OnnxBackend | InPlaceBackend:
+        """Verifies and loads the bundle in a folder, in place where it can be."""
+        bundle = read_bundle(path)
+        if cls.providers == CPU_PROVIDERS and READ_ROLE in bundle.manifest.graphs:
+            check_interfaces(bundle)
+            return InPlaceBackend(bundle, threads=threads)
+        return cls(bundle, threads=threads)
 
     @property
     def spec(self) -> PolicySpec:
@@ -182,59 +190,3 @@ class OnnxTensorrtBackend(OnnxBackend):
     """The same on onnxruntime's TensorRT provider, which leaves to CUDA what it cannot take; never the CPU alone."""
 
     providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-
-
-class OnnxGraph:
-    """One graph of a bundle in a session."""
-
-    def __init__(
-        self, bundle: Bundle, spec: GraphSpec, threads: int, providers: Sequence[str] = OnnxBackend.providers
-    ) -> None:
-        self.spec = spec
-        self._outputs = [output.name for output in spec.outputs]
-        self._session = _session(bundle.file(spec.file), threads, providers)
-        found = [
-            [(n.name, n.type) for n in nodes] for nodes in (self._session.get_inputs(), self._session.get_outputs())
-        ]
-        if found != [[(t.name, _ORT_TYPES.get(t.dtype)) for t in declared] for declared in (spec.inputs, spec.outputs)]:
-            raise BundleError(
-                f"{bundle.path / spec.file} has other inputs or outputs than its manifest says; export it again"
-            )
-
-    def run(self, feed: _Feed) -> list[FloatArray]:
-        """Returns the outputs, in the order of the manifest."""
-        return cast(list[FloatArray], self._session.run(self._outputs, feed))
-
-
-def _session(path: Path, threads: int, providers: Sequence[str]) -> onnxruntime.InferenceSession:
-    try:
-        import onnxruntime
-    except ImportError as err:
-        raise missing_extra("onnxruntime", "cpu", "the onnx backend") from err
-    _require(onnxruntime, providers[0], onnxruntime.get_available_providers(), "this build has")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # All graph optimisations: measured at 1 thread, 0.4 s of load for the three graphs; 20 % faster prefill than none.
-    # Spinning threads starve the control loop's other work on a small board.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Codes of few bits become float32 once, here. Products on the codes themselves took 1.5 to 4 times as long for the
-    # nano model, whose weights fit into the cache, and the fast ones of them round activations too.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
-    except Exception as err:  # onnxruntime's errors share no base class of its own
-        raise BackendError(
-            f"onnxruntime {onnxruntime.__version__} cannot load {path}: {str(err).splitlines()[0]}"
-        ) from err
-    _require(onnxruntime, providers[0], session.get_providers()[:1], "what became active is")
-    return session
-
-
-def _require(onnxruntime: ModuleType, provider: str, there: Sequence[str], verb: str) -> None:
-    if provider not in there:
-        raise BackendError(
-            f"{provider} was asked for and cannot be used: of onnxruntime {onnxruntime.__version__}, {verb} "
-            f"{', '.join(there)}; install the onnxruntime that fits this machine's CUDA, or choose backend='cpu'"
-        )

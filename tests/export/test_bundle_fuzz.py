@@ -19,7 +19,7 @@ from roboalign.sdk.bundle_check import sealed_text
 from roboalign.sdk.errors import RoboalignError
 from roboalign.sdk.policy import Policy
 
-GRAPHS = ("prefill.onnx", "step.onnx", "extend16.onnx", "flow.onnx")
+GRAPHS = ("prefill.onnx", "step.onnx", "see.onnx", "read.onnx", "write.onnx", "write_actions.onnx", "flow.onnx")
 WEIGHTS = ("model.safetensors", "head.safetensors", "parity.safetensors")
 
 

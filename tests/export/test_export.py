@@ -34,8 +34,8 @@ from roboalign.export.calibration import input_moments
 from roboalign.export.parity import simulated_observations
 from roboalign.export.rounding import Calibration
 from roboalign.export.sensitivity import PARTS, Rounded, round_parts
-from roboalign.export.window_parity import check_windows
-from roboalign.sdk.backends.onnx import OnnxBackend
+from roboalign.export.window_parity import check_portable, check_windows
+from roboalign.sdk.backends.in_place import InPlaceBackend
 from roboalign.sdk.bundle import ParityRecord, read_bundle
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
 from roboalign.sdk.policy import Policy
@@ -69,7 +69,7 @@ def test_the_manifest_states_what_a_robot_needs(bundle):
     manifest = read_bundle(bundle).manifest
     assert (manifest.target, manifest.built, manifest.precision, manifest.next_command) == ("cpu", True, "fp16", "")
     assert manifest.policy.max_thought_tokens == 12
-    assert set(manifest.graphs) == {"prefill", "step", "extend16", "flow"}
+    assert set(manifest.graphs) == {"prefill", "step", "flow", "see", "read", "write", "write_actions"}
     state = next(tensor for tensor in manifest.graphs["flow"].inputs if tensor.name == "state")
     assert (state.shape, state.fields) == ((1, 5), manifest.policy.state_names)
     assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
@@ -93,10 +93,11 @@ def test_parity_is_recorded_and_proves_something(bundle):
 def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundle, tmp_path, monkeypatch):
     """The negative control reads the padding of a window as if it were written."""
     errors = check_windows(bundle, 1e-4)
-    assert set(errors) == {"extend16"}
-    assert 0.0 < errors["extend16"] < 1e-5
-    assert read_bundle(bundle).manifest.parity.part_errors["extend16"] == errors["extend16"]
-    extend = OnnxBackend.extend
+    assert set(errors) == {"window4", "window16", "window64"}
+    assert 0.0 < min(errors.values()) < max(errors.values()) < 1e-4
+    stored = read_bundle(bundle).manifest.parity.part_errors
+    assert {name: stored[name] for name in errors} == errors
+    extend = InPlaceBackend.extend
 
     def late(self, decoding, ids):
         decoding.length += 1
@@ -104,9 +105,19 @@ def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundl
         decoding.length -= 1
         return rows
 
-    monkeypatch.setattr(OnnxBackend, "extend", late)
-    with pytest.raises(CheckFailed, match="parity failed: extend16 differs from as many steps by"):
+    monkeypatch.setattr(InPlaceBackend, "extend", late)
+    with pytest.raises(CheckFailed, match="parity failed: window4 differs from as many steps by"):
         check_windows(bundle, 1e-4)
+
+
+def test_portable_graphs_say_the_same_or_the_export_stops(bundle, monkeypatch):
+    error = check_portable(bundle, 1e-4)
+    assert 0.0 < error < 1e-5
+    assert read_bundle(bundle).manifest.parity.part_errors["portable"] == error
+    step = InPlaceBackend.step
+    monkeypatch.setattr(InPlaceBackend, "step", lambda self, decoding, token: step(self, decoding, token + 1))
+    with pytest.raises(CheckFailed, match="parity failed: prefill and step differ from the graphs that read in place"):
+        check_portable(bundle, 1e-4)
 
 
 def test_a_thought_drafted_by_the_one_before_is_the_one_that_is_written_anew(bundle, observations):
@@ -128,14 +139,18 @@ def test_every_weight_is_stored_once_and_all_graphs_point_at_it(bundle):
                 places.add((entries(tensor)["location"], int(entries(tensor)["offset"])))
     stored = {name: load_file(bundle / name) for name in ("model.safetensors", "head.safetensors")}
     assert len(places) == sum(map(len, stored.values()))
-    assert (bundle / "extend16.onnx").stat().st_size < 65536
+    own = {path.name for path in bundle.glob("*.onnx")} - {f"{role}.onnx" for role in ("prefill", "step", "flow")}
+    assert own == {"see.onnx", "read.onnx", "write.onnx", "write_actions.onnx"}
+    assert max((bundle / name).stat().st_size for name in own) < 65536
     assert all(array.dtype == np.float16 for arrays in stored.values() for array in arrays.values())
 
 
 def test_graphs_use_plain_operators_and_name_no_path_of_this_machine(bundle):
+    """What runs on a CPU alone may take onnxruntime's own operators."""
     for path in bundle.glob("*.onnx"):
         model = onnx.load(path, load_external_data=False)
-        assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
+        own = [("com.microsoft", 1)] if path.stem in ("read", "write", "write_actions") else []
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", 20), *own]
         assert not {"ScatterND", "ScatterElements", "If", "Loop", "NonZero"} & {n.op_type for n in model.graph.node}
         assert str(Path.home()).encode() not in path.read_bytes()
         assert b".py" not in path.read_bytes()

@@ -13,6 +13,7 @@ import typer
 
 from roboalign import __version__
 from roboalign.cli import (
+    bench,
     build,
     calibrate,
     check_robot,
@@ -93,6 +94,7 @@ app.command("replay", rich_help_panel=RUN)(replay.replay)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
 app.command("tasks", rich_help_panel=RUN)(tasks.tasks)
 app.command("compare", rich_help_panel=RUN)(compare.compare)
+app.add_typer(bench.app, name="bench", rich_help_panel=RUN)
 app.command("serve", rich_help_panel=RUN)(serve.serve)
 app.command("demo", rich_help_panel=RUN)(demo.demo)
 app.command("reproduce", rich_help_panel=RUN)(reproduce.reproduce)

@@ -97,7 +97,7 @@ def run(
         from roboalign.sdk.control.policy_process import PolicyRecipe
         from roboalign.sdk.control.simulated import run_simulated
 
-        settings = {"bundle": policy, "actions": actions, "think": think, "backend": backend}
+        settings: dict[str, object] = {"bundle": policy, "actions": actions, "think": think, "backend": backend}
         if chosen is not None:
             settings["thinking"] = asdict(chosen)
         recipe = PolicyRecipe(settings=settings)
