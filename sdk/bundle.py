@@ -70,9 +70,11 @@ __all__ = [
     "write_manifest",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the folder's layout. A reader refuses a newer one by name. Version 2 seals the manifest with a digest of
-its own, and says how far each part is from PyTorch, what verification accepts, and which robot the policy is for."""
+its own, and says how far each part is from PyTorch, what verification accepts, and which robot the policy is for.
+Version 3 knows graphs that multiply int8 or fp8 or read several tokens, patches, and parity vectors with PNG; what
+version 2 had is read as before."""
 
 MANIFEST_NAME = "manifest.json"
 

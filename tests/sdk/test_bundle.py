@@ -169,8 +169,14 @@ def test_a_truncated_manifest_is_named(folder):
 
 def test_a_newer_format_is_refused_by_name_with_both_versions(folder):
     edit(folder, format_version=FORMAT_VERSION + 6, roboalign_version="9.9")
-    with pytest.raises(BundleError, match=r"format version 8 \(by roboalign 9\.9\).*up to version 2"):
+    message = rf"format version {FORMAT_VERSION + 6} \(by roboalign 9\.9\).*up to version {FORMAT_VERSION}"
+    with pytest.raises(BundleError, match=message):
         read_bundle(folder)
+
+
+def test_bundles_of_version_2_are_read_as_they_are(folder):
+    edit(folder, format_version=2)
+    assert read_bundle(folder).manifest.format_version == 2
 
 
 @pytest.mark.parametrize(
