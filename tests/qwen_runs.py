@@ -11,10 +11,10 @@ from roboalign.trainer.checkpoint import CheckpointMeta, save_checkpoint
 __all__ = ["write_qwen_run"]
 
 
-def write_qwen_run(path: Path, version: str, *, seed: int = 0) -> Path:
-    """Writes a checkpoint of stage head of a `qwen2_5_vl` or `qwen3_vl` model."""
+def write_qwen_run(path: Path, version: str, *, seed: int = 0, scale: int = 1) -> Path:
+    """Writes a checkpoint of stage head of a `qwen2_5_vl` or `qwen3_vl` model, `scale` times as wide as usual."""
     codec = step_codec()
-    member = tiny_qwen.backbone(version, num_actions=codec.vocab_size)
+    member = tiny_qwen.backbone(version, num_actions=codec.vocab_size, scale=scale)
     torch.manual_seed(seed)
     tiny_qwen.make_lively(member.model)
     meta = CheckpointMeta(stage="head", recipe="tiny", seeds={"all": seed}, notes={"thought_budget": 12}, robot="panda")

@@ -1,5 +1,6 @@
 """Tiny random Qwen-VL models as bundles: patches and positions as transformers makes them; parity can fail."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto
 from PIL import Image
 from tests.bundles import some_observations
 from tests.qwen_runs import write_qwen_run
@@ -164,6 +167,48 @@ class TestBundle:
         graphs = {role: spec for role, spec in found.manifest.graphs.items() if role != "vision"}
         with pytest.raises(BundleError, match="has no 'vision' graph"):
             feeds.check_interfaces(replace(found, manifest=replace(found.manifest, graphs=graphs)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("version", "target", "precision", "parts"),
+    [
+        ("qwen2_5_vl", "cpu", "int4", {"vision": "int4", "decoder": "int4", "head": "int4"}),
+        ("qwen3_vl", "agx-thor", "int8", {"vision": "fp16", "decoder": "int8", "head": "fp16"}),
+    ],
+)
+def test_every_matrix_of_the_decoder_is_codes_and_the_policy_acts(tmp_path, version, target, precision, parts) -> None:
+    """At four times the usual widths, since smaller matrices are not worth codes; `export` itself checks parity."""
+    run = write_qwen_run(tmp_path / "head-qwen", version, scale=4)
+    config = ExportConfig(run=run, target=target, precision=precision, out=tmp_path / "bundle")
+    folder = export(config, observations=some_observations(), say=lambda _line: None, root=tmp_path)
+    record = json.loads((folder / "quantization.json").read_text())
+    assert record["parts"] == parts
+    assert 0 < record["together"]["action_error"] < config.max_part_error
+    matrices = {
+        f"model.model.language_model.layers.{layer}.{name}_proj.weight"
+        for layer in range(3)
+        for name in (*(f"self_attn.{one}" for one in "qkvo"), *(f"mlp.{one}" for one in ("gate", "up", "down")))
+    }
+    for role in ("prefill", "step"):
+        graph = onnx.load(folder / f"{role}.onnx", load_external_data=False).graph
+        types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        decoded = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        assert {name.removesuffix(".codes") for name in decoded} >= matrices
+        assert {types[name] for name in decoded} == {TensorProto.INT4 if precision == "int4" else TensorProto.INT8}
+        multiplied = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
+        assert {decoded[f"{name}.codes"] for name in matrices} <= multiplied
+    with Policy.load(folder) as policy:
+        assert policy.act(some_observations()[0]).source == "flow"
+
+
+@pytest.mark.slow
+def test_widths_of_which_nothing_becomes_codes_are_an_error(tmp_path) -> None:
+    run = write_qwen_run(tmp_path / "head-qwen", "qwen2_5_vl")
+    config = ExportConfig(run=run, precision="int8", rounding="nearest", out=tmp_path / "bundle")
+    with pytest.raises(CheckFailed, match="the decoder has no weight that can be stored as int8; use --precision fp16"):
+        export(config, observations=some_observations()[:2], say=lambda _line: None)
+    assert not config.out.exists()
 
 
 @pytest.mark.slow

@@ -19,15 +19,17 @@ from roboalign.trainer.backbone import HuggingFaceBackbone, make_backbone
 from roboalign.trainer.qwen import QwenProcessor
 from roboalign.trainer.vocabulary import add_action_tokens
 
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-}
-"""`mrope_section` must sum to half the head dimension."""
+
+def _text(scale: int) -> dict[str, object]:
+    sections = [2 * scale, 3 * scale, 3 * scale]  # must sum to half the head dimension
+    return {
+        "hidden_size": 32 * scale,
+        "intermediate_size": 48 * scale,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections},
+    }
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -40,8 +42,11 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def backbone(version: str, *, num_actions: int | None = None, tied: bool = True) -> HuggingFaceBackbone:
-    """Returns a random `qwen2_5_vl` or `qwen3_vl` of about 60 thousand parameters; without actions, as published."""
+def backbone(version: str, *, num_actions: int | None = None, tied: bool = True, scale: int = 1) -> HuggingFaceBackbone:
+    """Returns a random `qwen2_5_vl` or `qwen3_vl` of about 60 thousand parameters; without actions, as published.
+
+    `scale` widens every layer: at 1, no matrix is large enough to be stored as codes.
+    """
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     find = tokenizer.convert_tokens_to_ids
@@ -51,8 +56,10 @@ def backbone(version: str, *, num_actions: int | None = None, tied: bool = True)
         "vision_start_token_id": find("<|vision_start|>"),
         "vision_end_token_id": find("<|vision_end|>"),
     }
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
-    text = _TEXT | {
+    width = 32 * scale
+    vision = {"depth": 2, "hidden_size": width, "intermediate_size": 48 * scale, "num_heads": 2}
+    vision |= {"out_hidden_size": width}
+    text = _text(scale) | {
         "tie_word_embeddings": tied,
         "vocab_size": len(tokenizer),
         "bos_token_id": None,
@@ -66,7 +73,7 @@ def backbone(version: str, *, num_actions: int | None = None, tied: bool = True)
     else:
         vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
         config = Qwen3VLConfig(
-            text_config=text | {"head_dim": 16}, vision_config=vision, tie_word_embeddings=tied, **ids
+            text_config=text | {"head_dim": width // 2}, vision_config=vision, tie_word_embeddings=tied, **ids
         )
         model = Qwen3VLForConditionalGeneration(config).eval()
     patch = vision["patch_size"]
