@@ -102,7 +102,7 @@ class ExportConfig:
         """Returns what verification accepts, written into the manifest."""
         bar = self.bar(arithmetic)
         return Thresholds(
-            action_error=bar.tolerance,
+            action_error=bar.tolerance if bar.vector_tolerance is None else bar.vector_tolerance,
             part_error=bar.part_tolerance,
             same_tokens=bar.same_tokens,
             success_loss=self.max_success_loss,
