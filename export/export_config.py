@@ -94,6 +94,7 @@ class ExportConfig:
         return replace(
             usual,
             tolerance=usual.tolerance if self.tolerance is None else self.tolerance,
+            vector_tolerance=usual.vector_tolerance if self.tolerance is None else None,
             part_tolerance=usual.part_tolerance if self.part_tolerance is None else self.part_tolerance,
             same_tokens=usual.same_tokens if self.min_same_tokens is None else self.min_same_tokens,
         )
