@@ -72,8 +72,7 @@ class PolicyRef:
     latency: LatencyProfile | None = None
     """What each of its passes takes while the scene goes on; None lets the scene wait."""
     chunks: str | None = None
-    """How chunks follow one another under a latency: `latency.WAIT` or one of `CHUNK_STRATEGIES`; None waits, unless
-    it thinks beside its actions: then `switch`."""
+    """How chunks follow one another under a latency: `latency.WAIT` or one of `CHUNK_STRATEGIES`; None waits."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -113,8 +112,7 @@ class PolicyRef:
     @property
     def strategy(self) -> str:
         """How its chunks follow one another where it is late."""
-        is_beside = self.thinking is not None and self.thinking.mode == "beside"
-        return self.chunks or ("switch" if is_beside else WAIT)
+        return self.chunks or WAIT
 
     def _check_latency(self) -> None:
         if (self.is_late or self.thinking is not None) and self.kind not in _MODELS:

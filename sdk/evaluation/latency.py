@@ -1,11 +1,11 @@
 """Injected latencies: the scene goes on while a policy computes, for as long as a board would take.
 
 The model runs here at once, and a simulated clock is moved by what each of its passes would take there: a prompt with
-its picture, a token or a window of tokens, an action head. A policy that writes a thought before every chunk is waited
-for: the arm stays at its last target until the chunk is there, then uses it up. One that thinks beside, or is given
-a chunk strategy, is asked early enough that its next chunk comes before the last one ends, and what passed meanwhile
-is left out of it (`sdk/control/chunks.py`); between its answers it thinks. One model, one pass at a time:
-what waits for it waits here too. Left out: cameras, buses, and other work on the board.
+its picture, a token or a window of tokens, an action head. A policy is waited for: the arm stays at its last target
+until the chunk is there, then uses it up. With a chunk strategy it is asked early enough that its next chunk comes
+before the last one ends, and what passed meanwhile is left out of it (`sdk/control/chunks.py`). Either way it thinks
+beside its actions whenever it is not asked. One model, one pass at a time: what waits for it waits here too. Left out:
+cameras, buses, and other work on the board.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--chunks",
-            help="With a latency: wait for a chunk; or ask early, and hold, switch, ensemble or blend.",
-            show_default="wait; beside: switch",
+            help="With a latency: wait for a chunk; or ask early, and hold, switch, ensemble, blend or rtc.",
+            show_default="wait",
         ),
     ] = None,
     image_size: Annotated[int, typer.Option("--image-size", help="Pictures for the policy, pixels a side.")] = 96,

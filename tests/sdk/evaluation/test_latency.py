@@ -181,13 +181,14 @@ def test_the_shipped_policy_does_the_same_when_its_passes_take_no_time(scene):
 
 def test_the_shipped_policy_thinks_beside_its_actions_and_repeats_itself(scene):
     thinking = Thinking(mode="beside", max_age_s=3.0)
-    options = {"thinking": thinking, "latency": LatencyProfile(prefill_s=0.05, token_s=0.01, action_s=0.02)}
+    latency = LatencyProfile(prefill_s=0.05, token_s=0.01, action_s=0.02)
+    options = {"thinking": thinking, "latency": latency, "chunks": "rtc"}
     first, again = play_shipped(scene, **options), play_shipped(scene, **options)
     assert first.state_hash == again.state_hash
     assert first.thought_statuses == again.thought_statuses
     assert first.thought_statuses["fresh"] > 1
     ages = first.latency_s["thought_age"]
-    assert 0.2 < min(ages) < max(ages) <= 3.0
+    assert 0.1 < min(ages) < max(ages) <= 3.0
 
 
 def test_a_written_profile_is_read():
@@ -231,10 +232,10 @@ def test_settings_that_do_not_fit_are_refused(values, message):
 
 def test_a_row_says_how_it_thinks_and_what_its_passes_take():
     ref = PolicyRef(kind="bundle", thinking=Thinking(mode="beside"), latency=LatencyProfile(name="thor"))
-    assert ref.name == "shipped bundle, thinking beside, latency thor, chunks switch"
+    assert ref.name == "shipped bundle, thinking beside, latency thor, chunks wait"
     row = ref.describe()
     assert row["thinking"]["mode"] == "beside"
-    assert (row["latency"]["name"], row["chunks"]) == ("thor", "switch")
+    assert (row["latency"]["name"], row["chunks"]) == ("thor", "wait")
 
 
 def late_report(**changes):
