@@ -42,6 +42,12 @@ class MonotonicClock:
             time.sleep(left_s)
             before_s = left_s
 
+    def spin_until(self, time_s: float) -> None:
+        """Waits for a moment that is near without giving the processor away, so that nothing wakes up late."""
+        before_s = math.inf
+        while 0 < (left_s := time_s - time.monotonic()) <= before_s:
+            before_s = left_s
+
 
 class FakeClock:
     """A clock that moves only when told: by `advance`, or by sleeping.

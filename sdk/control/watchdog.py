@@ -123,9 +123,12 @@ class PolicyWatch:
         self._is_alive, self._settings = is_alive, settings
         self.note = ""
         """What was found, in words."""
+        self.is_passing = False
+        """Whether what was found may pass, so that the chunk is kept: a process that got no processor for a moment."""
 
     def look(self, now_s: float) -> Reason | None:
         """Returns why the arm must hold whatever chunk there is; None when nothing is wrong."""
+        self.is_passing = False
         if self._stop[0]:
             self.note = "stop was pressed"
             return Reason.STOPPED
@@ -133,7 +136,7 @@ class PolicyWatch:
             self.note = "the policy's process ended"
             return Reason.WATCHDOG
         if abs(now_s - self._beat_s[0]) > self._settings.beat_timeout_s:
-            self.note = "the policy's process is silent"
+            self.note, self.is_passing = "the policy's process is silent", True
             return Reason.WATCHDOG
         busy_s = float(self._busy_since_s[0])
         if busy_s and now_s - busy_s > self._settings.answer_timeout_s:

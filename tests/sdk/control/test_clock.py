@@ -50,3 +50,14 @@ def test_a_simulations_clock_steps_it_until_the_deadline():
 def test_a_simulation_that_stands_still_is_an_error_not_an_endless_wait():
     with pytest.raises(RobotTimeout, match=r"stays at 0\.0 s"):
         SimClock(lambda: 0.0, lambda: None).sleep_until(1.0)
+
+
+def test_spinning_ends_at_the_moment_or_when_the_clock_is_set_back(monkeypatch):
+    clock = MonotonicClock()
+    wanted_s = clock.now() + 0.002
+    clock.spin_until(wanted_s)
+    assert clock.now() >= wanted_s
+    times = iter((5.0, 6.0, 2.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    clock.spin_until(10.0)
+    assert next(times, None) is None, "it looked three times: ahead, ahead, back"

@@ -1,6 +1,7 @@
 """The loop beside a policy's process, on a clock that the test moves: deadlines, taking over, reasons to hold."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_a_killed_policy_is_held_within_the_watch_period_then_parked(bench):
     assert report.ticks < 40
 
 
-def test_a_silent_policy_is_held_and_goes_on_with_a_fresh_observation(bench):
+def test_a_silent_policy_is_held_and_goes_on_where_it_was(bench):
     bench.process.at(1.035, lambda: setattr(bench.process, "is_beating", False))
     bench.process.at(1.735, lambda: setattr(bench.process, "is_beating", True))
     report = bench.run(40)
@@ -84,8 +85,17 @@ def test_a_silent_policy_is_held_and_goes_on_with_a_fresh_observation(bench):
     assert held_s - 101.035 <= 0.1
     assert report.reasons["watchdog"] >= 5
     assert report.notes["watchdog: the policy's process is silent"] >= 5
-    assert "the chunk answers what was seen before the arm held" in report.chunks_refused
-    assert bench.robot.log[-2][0] == "act", "it went on"
+    assert report.chunks_refused == {}
+    moves = bench.moves()
+    assert all(later[0] > now[0] or later[1] == now[1] + 1 for now, later in pairwise(moves))
+
+
+def test_what_a_policy_saw_before_a_long_silence_is_too_old_to_act_on(bench):
+    bench.process.at(1.035, lambda: setattr(bench.process, "is_beating", False))
+    bench.process.at(4.035, lambda: setattr(bench.process, "is_beating", True))
+    report = bench.run(80)
+    assert report.notes["watchdog: the action's observation is over 2 s away"] >= 1
+    assert bench.robot.log[-2][0] == "act", "it went on with a fresh observation"
 
 
 def test_a_policy_that_never_answers_is_given_up(bench):
@@ -219,6 +229,16 @@ def test_a_command_that_leaps_stops_the_robot_for_good(bench):
         bench.run(40)
 
 
+def test_after_a_dead_camera_nothing_is_done_that_was_asked_before(bench):
+    bench.process.latency_s = 0.55
+    bench.process.at(1.31, lambda: setattr(bench.robot, "age_s", 0.6))
+    bench.process.at(1.5, lambda: setattr(bench.robot, "age_s", 0.0))
+    report = bench.run(60)
+    assert "the chunk answers what was seen before the arm held" in report.chunks_refused
+    assert report.reasons["stale_camera"] >= 1
+    assert max(time_s for kind, time_s in bench.robot.log if kind == "act") > 104.0
+
+
 def test_a_stall_misses_deadlines_and_does_not_catch_up(bench):
     bench.process.at(1.05, lambda: bench.process.advance(0.5))
     report = bench.run(30)
@@ -241,6 +261,13 @@ def test_a_clock_that_leaps_an_hour_ahead_holds_and_goes_on(bench):
     assert report.clock_jumps == 1
     assert report.reasons["watchdog"] >= 1
     assert bench.robot.log[-2][0] == "act"
+
+
+def test_an_action_chosen_early_is_sent_at_its_deadline(bench):
+    report = bench.run(30, early_s=5e-4)
+    assert [time_s for _, time_s in bench.robot.log[:30]] == [round(100 + 0.1 * index, 6) for index in range(30)]
+    assert (report.misses, report.reasons) == (0, {"warming": 2})
+    assert report.lateness_s.max == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_rate_above_the_robots_is_refused(bench):
