@@ -16,7 +16,7 @@ from collections.abc import Sequence
 __all__ = ["Draft"]
 
 _REACH = 8
-"""Tokens that are looked ahead for the place where a changed thought goes on as before."""
+"""Tokens that are looked ahead of the expected place for that where a changed thought goes on as before."""
 
 _MOST_MATCHES = 3
 """Tokens in a row that have to be as drafted, at most, before the next window is risked."""
@@ -83,6 +83,6 @@ class Draft:
     def _find(self, token_id: int) -> int | None:
         """Returns where the draft has a token: where it is expected, or near; None where it has not."""
         expected = self._place + self._lost
-        near = range(self._place, min(self._place + _REACH, len(self._ids)))
+        near = range(self._place, min(expected + _REACH, len(self._ids)))
         found = [place for place in near if self._ids[place] == token_id]
         return min(found, key=lambda place: abs(place - expected), default=None)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from roboalign.export import ExportConfig, export
+from roboalign.sdk.bundle import IN_PLACE_ROLES, GraphSpec, read_bundle
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import Observation
@@ -24,7 +25,7 @@ from roboalign.trainer.nano import (
 )
 from roboalign.trainer.vocabulary import add_action_tokens
 
-__all__ = ["flow_head", "some_observations", "step_codec", "tiny_bundle", "tiny_run", "write_run"]
+__all__ = ["copy_portable", "flow_head", "some_observations", "step_codec", "tiny_bundle", "tiny_run", "write_run"]
 
 TEXTS = ("put the red block in the blue bowl", "push the green cylinder to the left", "next go down to the block .")
 
@@ -116,3 +117,11 @@ def tiny_bundle(basetemp: Path) -> Path:
     """The bundle of `tiny_run`, exported once for all suites of a test run; read only."""
     config = ExportConfig(run=tiny_run(basetemp), out=basetemp / "tiny-bundles" / "tiny")
     return export(config, observations=some_observations(), say=lambda line: None)
+
+
+def copy_portable(bundle: Path, folder: Path) -> dict[str, GraphSpec]:
+    """Copies weights and portable graphs into a folder, instead of tracing them again; returns these graphs."""
+    graphs = {role: spec for role, spec in read_bundle(bundle).manifest.graphs.items() if role not in IN_PLACE_ROLES}
+    for path in [*bundle.glob("*.safetensors"), *(bundle / spec.file for spec in graphs.values())]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return graphs

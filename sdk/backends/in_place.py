@@ -41,14 +41,23 @@ WINDOWS = (4, 16, 64)
 
 _BITS = {"int8": 8, "int4": 4}
 _CACHE_BYTES = 16 * 2**20
-"""Weights that take more in float32 are multiplied as codes."""
+"""Weights that take more in float32 may be multiplied as codes."""
+
+_PART_ERROR = 0.05
+"""What rounding activations to 8 bits costs, at least, as a share of the largest value of a graph's output."""
 
 
 def prefers_codes(bundle: Bundle) -> bool:
-    """Returns whether the weights of a bundle are codes, and too many to be decoded into float32 once."""
+    """Returns whether the weights of a bundle are multiplied as codes: many enough, and the bundle accepts the error.
+
+    A bundle states how far its graphs may be from PyTorch's exact products; the usual limit is far below what rounding
+    activations costs.
+    """
     manifest = bundle.manifest
     bits = _BITS.get(manifest.precision)
-    return bits is not None and manifest.files["model.safetensors"].num_bytes * 32 / bits > _CACHE_BYTES
+    if bits is None or (manifest.thresholds is not None and manifest.thresholds.part_error < _PART_ERROR):
+        return False
+    return manifest.files["model.safetensors"].num_bytes * 32 / bits > _CACHE_BYTES
 
 
 class InPlaceBackend:

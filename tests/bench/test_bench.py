@@ -141,7 +141,9 @@ def test_rivals_need_an_environment_and_say_what_it_lacks(work) -> None:
     result = bench.run_rivals(config, lambda line: None)
     assert names(result) == [f"rivals tiny-int4 / {name}" for name in rivals_room.rival_engine.ENGINES]
     assert all(row.note.startswith("not run: ModuleNotFoundError") for row in result.rows)
-    assert all(row.verdict == "" for row in result.rows)
+    assert all(row.verdict == "" and row.ratio is None for row in result.rows)
+    assert "NaN" not in bench.write_result(result, work / "rivals.json").read_text()
+    assert all(line.split()[-2:] == ["-", "-"] for line in bench.table_lines(result) if line.startswith("rivals"))
 
 
 def test_a_model_is_made_once(work, decoded) -> None:

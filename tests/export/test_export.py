@@ -18,6 +18,7 @@ import torch
 from onnx import TensorProto
 from safetensors.numpy import load_file
 from tests.boards import NANO, write_board
+from tests.bundles import copy_portable
 
 from roboalign.export import (
     ExportConfig,
@@ -57,10 +58,7 @@ def untraced(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     """Copies the graphs of the finished bundle instead of tracing them again."""
 
     def copy(model: object, head: object, spec: object, folder: Path, precision: str, **more: object) -> object:
-        for path in bundle.iterdir():
-            if path.suffix in (".onnx", ".safetensors"):
-                (folder / path.name).write_bytes(path.read_bytes())
-        return read_bundle(bundle).manifest.graphs
+        return copy_portable(bundle, folder)
 
     monkeypatch.setattr(writer, "write_graphs", copy)
 

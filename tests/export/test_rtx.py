@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.bundles import copy_portable
 from tests.graphs import CASES, STAND_INS, Case
 
 from roboalign.export import ExportConfig, bundle_writer, export, find_place, plan_export, run_size
 from roboalign.export.rtx import compile_graph, compiler_version, stand_ins
-from roboalign.sdk.bundle import read_bundle, shipped_bundle_path
+from roboalign.sdk.bundle import IN_PLACE_ROLES, read_bundle, shipped_bundle_path
 from roboalign.sdk.errors import BackendError, CheckFailed, ConfigError
 
 RTX_PYTHON = os.environ.get("ROBOALIGN_RTX_PYTHON", sys.executable)
@@ -157,10 +158,10 @@ def test_export_compiles_every_graph_and_records_it(
         return compile_graph(graph(stub, "fine"), capability)
 
     monkeypatch.setattr(bundle_writer, "compile_graph", compile_or_note)
-    monkeypatch.setattr(bundle_writer, "write_graphs", lambda *args, **more: _copied(bundle, args[3]))
+    monkeypatch.setattr(bundle_writer, "write_graphs", lambda *args, **more: copy_portable(bundle, args[3]))
     config = ExportConfig(run=run, target="jetson", check="rtx", out=stub / "out")
     out = export(config, observations=observations, say=lambda line: None, root=stub)
-    roles = sorted(read_bundle(bundle).manifest.graphs)
+    roles = sorted(set(read_bundle(bundle).manifest.graphs) - set(IN_PLACE_ROLES))
     assert {"flow", "prefill", "step"} <= set(roles)
     assert sorted(asked) == [(f"{role}.onnx", c) for role in roles for c in ("12.0", "8.6")]
     compiled = json.loads((out / "plan.json").read_text())["compiled"]
@@ -169,10 +170,3 @@ def test_export_compiles_every_graph_and_records_it(
     monkeypatch.setenv("STUB_REFUSES", "1")
     with pytest.raises(CheckFailed, match=r"TensorRT-RTX refuses .*\.onnx for 8\.6: Cannot compile"):
         export(config, observations=observations, say=lambda line: None, root=stub)
-
-
-def _copied(bundle: Path, folder: Path) -> object:
-    for path in bundle.iterdir():
-        if path.suffix in (".onnx", ".safetensors"):
-            (folder / path.name).write_bytes(path.read_bytes())
-    return read_bundle(bundle).manifest.graphs

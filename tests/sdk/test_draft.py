@@ -81,3 +81,11 @@ def test_windows_that_gain_nothing_are_risked_less_and_less() -> None:
 def test_a_window_ends_where_the_room_does() -> None:
     draft = Draft(range(20), windows=(8,))
     assert draft.propose(0, room=3) == (0, 1, 2)
+
+
+def test_a_draft_is_taken_up_behind_a_change_longer_than_its_reach() -> None:
+    text = [*range(20), *range(100, 126), *range(46, 90)]
+    written, passes = write(text, Draft([*range(20), *[99] * 26, *range(46, 90)], windows=(4, 16, 64)))
+    assert written == text
+    assert passes.count(1) <= 26 + 3
+    assert len(passes) <= 26 + 10

@@ -11,7 +11,7 @@ from tests.bundles import some_observations, tiny_bundle
 
 from roboalign.sdk.backends.in_place import WINDOWS, InPlaceBackend, prefers_codes
 from roboalign.sdk.backends.onnx import OnnxBackend
-from roboalign.sdk.bundle import FileRecord, read_bundle, shipped_bundle_path
+from roboalign.sdk.bundle import FileRecord, Thresholds, read_bundle, shipped_bundle_path
 from roboalign.sdk.errors import BackendError
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.turn import Vocabulary
@@ -220,16 +220,19 @@ def test_actions_are_scored_alone(bundle, monkeypatch) -> None:
     assert steps == list(tokens[1:-2])
 
 
-def test_codes_are_multiplied_as_they_are_where_float32_is_larger_than_a_cache(bundle) -> None:
+def test_codes_are_multiplied_as_they_are_where_float32_is_large_and_the_bundle_accepts_it(bundle) -> None:
     found = read_bundle(bundle)
+    assert found.manifest.thresholds is not None
+    loose = replace(found.manifest.thresholds, part_error=0.2)
 
-    def of(precision: str, num_bytes: int) -> bool:
-        record = FileRecord(sha256="0" * 64, num_bytes=num_bytes)
-        files = {**found.manifest.files, "model.safetensors": record}
-        return prefers_codes(replace(found, manifest=replace(found.manifest, precision=precision, files=files)))
+    def of(precision: str, num_bytes: int, thresholds: Thresholds = loose) -> bool:
+        files = {**found.manifest.files, "model.safetensors": FileRecord(sha256="0" * 64, num_bytes=num_bytes)}
+        manifest = replace(found.manifest, precision=precision, files=files, thresholds=thresholds)
+        return prefers_codes(replace(found, manifest=manifest))
 
     assert [of("int4", 2**20), of("int4", 2**22), of("int8", 2**22), of("int8", 2**23)] == [False, True, False, True]
     assert not of("fp16", 2**30)
+    assert not of("int4", 2**30, found.manifest.thresholds)
 
 
 def test_a_step_makes_no_array(backend) -> None:

@@ -78,7 +78,7 @@ def _measure(size: str, precision: str, config: BenchConfig, work: Path) -> list
                 bar=_BAR if size == "52M" and precision == "fp32" else None,
                 ours_ms=1e3 * spread(ours.cpu_s).median,
                 theirs_ms=1e3 * spread(theirs.cpu_s).median,
-                note=f"{_NEW} of {_TOKENS} tokens new, scores within {max(differences):.1g} of the largest",
+                note=f"{_NEW} of {_TOKENS} tokens new, scores differ by {max(differences):.1g} of the largest at most",
             )
         )
     return rows

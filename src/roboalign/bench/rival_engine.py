@@ -8,6 +8,7 @@ libraries live in an environment of their own.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,12 +50,13 @@ def _llama_cpp(folder: Path, prompt: int, tokens: int, threads: int) -> tuple[st
 
 def _genai(folder: Path, prompt: int, tokens: int, threads: int) -> tuple[str, Callable[[], None]]:
     import onnxruntime_genai as genai
-    from onnxruntime_genai.models.builder import create_model
 
     out = folder / "genai"
     if not (out / "genai_config.json").is_file():
-        options = {"int4_accuracy_level": "4", "int4_block_size": "32"}
-        create_model("", str(folder), str(out), "int4", "cpu", str(folder / "cache"), **options)
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(out)]
+        command += ["-p", "int4", "-e", "cpu", "-c", str(folder / "cache")]
+        options = ["int4_accuracy_level=4", "int4_block_size=32"]
+        subprocess.run([*command, "--extra_options", *options], check=True, stdout=subprocess.DEVNULL)
     config = json.loads((out / "genai_config.json").read_text(encoding="utf-8"))
     config["model"]["decoder"]["session_options"] |= {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
     (out / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -85,8 +85,7 @@ def _measure(made: BenchModel, size: str, name: str, folder: Path, config: Bench
         assert child.stdout is not None
         answer = json.loads(child.stdout.readline() or '{"error": "it died while it got ready"}')
         if "error" in answer:
-            nothing = spread([float("nan")])
-            return Row(bench="rivals", name=f"{made.name} / {name}", ratio=nothing, note=f"not run: {answer['error']}")
+            return Row(bench="rivals", name=f"{made.name} / {name}", ratio=None, note=f"not run: {answer['error']}")
         ours: dict[str, list[float]] = {"cpu_s": [], "wall_s": []}
         theirs: dict[str, list[float]] = {"cpu_s": [], "wall_s": []}
         backend = InPlaceBackend.open(made.bundle, threads=config.threads)

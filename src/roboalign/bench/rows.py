@@ -55,8 +55,8 @@ class Row:
     """Which bench."""
     name: str
     """What was compared with what."""
-    ratio: Spread
-    """How many times as fast, by processor time; of a share, the share."""
+    ratio: Spread | None
+    """How many times as fast, by processor time; of a share, the share; None where the other could not be run."""
     bar: float | None = None
     """What the ratio has to reach; None where nothing was asked for."""
     wall: Spread | None = None
@@ -73,7 +73,9 @@ class Row:
     @property
     def verdict(self) -> str:
         """Returns `yes` or `no` by the median, or nothing where there is no bar."""
-        return "" if self.bar is None else "yes" if self.ratio.median >= self.bar else "no"
+        if self.bar is None or self.ratio is None:
+            return ""
+        return "yes" if self.ratio.median >= self.bar else "no"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,11 +121,14 @@ def table_lines(result: BenchResult) -> list[str]:
     """Returns the table, at most 80 columns wide."""
     lines = [f"{'':38}{'ratio':>7} {'5-95 %':>13} {'wall':>7} {'bar':>7} met"]
     for row in result.rows:
-        spread = f"{_number(row.ratio.low, row)}-{_number(row.ratio.high, row)}"
+        found, spread = "-", "-"
+        if row.ratio is not None:
+            found = _number(row.ratio.median, row)
+            spread = f"{_number(row.ratio.low, row)}-{_number(row.ratio.high, row)}"
         wall = "" if row.wall is None else _number(row.wall.median, row)
         bar = "" if row.bar is None else _number(row.bar, row)
         label = f"{row.bench} {row.name}"
-        lines.append(f"{label:<38.38}{_number(row.ratio.median, row):>7} {spread:>13} {wall:>7} {bar:>7} {row.verdict}")
+        lines.append(f"{label:<38.38}{found:>7} {spread:>13} {wall:>7} {bar:>7} {row.verdict}")
         times = [f"{what} {ms:.3g} ms" for what, ms in (("ours", row.ours_ms), ("theirs", row.theirs_ms)) if ms]
         if detail := ", ".join([*times, *([row.note] if row.note else [])]):
             lines += [f"    {part}" for part in _wrapped(detail, 76)]
@@ -141,8 +146,6 @@ def write_result(result: BenchResult, path: Path) -> Path:
 
 
 def _number(value: float, row: Row) -> str:
-    if value != value:
-        return "-"
     if row.is_share:
         return f"{100 * value:.0f}%"
     return f"{value:.0f}x" if value >= 100 else f"{value:.3g}x"
