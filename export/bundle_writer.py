@@ -181,7 +181,7 @@ def _find_run(config: ExportConfig, root: Path, say: Callable[[str], None]) -> t
     if config.has_products:
         modelopt_version(config.modelopt_python)
     if config.check == "rtx":
-        say(f"graphs will be compiled with TensorRT-RTX {compiler_version()} for {', '.join(stand_ins(plan))}")
+        say(f"graphs will be compiled for {', '.join(stand_ins(plan))} with TensorRT-RTX {compiler_version()}")
     return run, plan
 
 

@@ -38,11 +38,11 @@ def plan_lines(plan: ExportPlan) -> list[str]:
 
 
 def _part_table(board: BoardPlan) -> list[str]:
-    lines = [f"{'part':8} {'runs on':18} {'type':6} {'weights':>9} {'to build':>9}"]
+    lines = [f"{'part':8} {'runs on':18} {'type':9} {'weights':>9} {'to build':>9}"]
     for part in board.parts:
         build = _size(part.build_gb) if part.build_gb else "-"
         held = _size(part.weights_gb) if part.weights_gb else "shared"
-        lines.append(f"{part.part:8} {part.engine:18} {part.precision:6} {held:>9} {build:>9}")
+        lines.append(f"{part.part:8} {part.engine:18} {part.precision:9} {held:>9} {build:>9}")
     there = "" if board.usable_gb is None else f"; {_size(board.usable_gb)} usable"
     built = f"{_size(board.build_gb)} to build" if board.build_gb else "nothing to build"
     lines += _wrap("memory", f"estimated {_size(board.run_gb)} to run, {built}{there}")

@@ -47,6 +47,11 @@ def test_tensorrt_11_is_refused_on_jetpack_6(capsys: pytest.CaptureFixture[str])
     assert "TensorRT 11.4 does not run on JetPack 6.2" in capsys.readouterr().err
 
 
+def test_a_compiler_for_a_cpu_is_refused_before_it_is_asked_to_be_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "nano-policy", "--check", "rtx"]) == 2
+    assert "--check rtx is for boards; for cpu nothing is compiled" in capsys.readouterr().err
+
+
 def test_a_plan_loads_no_framework(tmp_path: Path) -> None:
     code = (
         "import sys; from roboalign.cli.main import main\n"

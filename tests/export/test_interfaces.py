@@ -36,7 +36,9 @@ def compare(name: str, found: str, request: pytest.FixtureRequest) -> None:
     assert found == path.read_text(encoding="ascii")
 
 
-def test_graphs_of_a_nano_policy_for_boards(half_export: tuple[Path, list[str]], request: pytest.FixtureRequest) -> None:
+def test_graphs_of_a_nano_policy_for_boards(
+    half_export: tuple[Path, list[str]], request: pytest.FixtureRequest
+) -> None:
     graphs = read_bundle(half_export[0]).manifest.graphs
     compare("nano-board", table({role: (spec.inputs, spec.outputs) for role, spec in graphs.items()}), request)
 
