@@ -23,7 +23,7 @@ from roboalign.export.graph_part import (
     step_part,
 )
 from roboalign.export.graphs import FlowGraph, PrefillGraph, StepGraph
-from roboalign.export.onnx_files import write_graph
+from roboalign.export.onnx_files import shorten_names, write_graph
 from roboalign.export.products import Products
 from roboalign.export.read_graphs import ActionRows, SeeGraph, write_read_graphs
 from roboalign.export.rounding import QuantizedWeight
@@ -92,7 +92,7 @@ def write_graphs(
         graphs[role], names = write_graph(
             part.module, inputs, outputs, path, tables[part.weights], in_half=in_half, products=narrow
         )
-        _drop_node_names(path)
+        _shorten_names(path)
         used |= names
     if reads_in_place:
         graphs |= write_read_graphs(model, spec, layer, folder, tables["model"], action_rows=action_rows)
@@ -104,12 +104,11 @@ def write_graphs(
     return graphs
 
 
-def _drop_node_names(path: Path) -> None:
-    """Takes the names of nodes out of a graph: a tenth of the file, and values are named too."""
-    graph = onnx.load(path, load_external_data=False)
-    for node in graph.graph.node:
-        node.ClearField("name")
-    onnx.save(graph, path)
+def _shorten_names(path: Path) -> None:
+    """Takes out of a graph the names that nobody asks for: a quarter of the file."""
+    written = onnx.load(path, load_external_data=False)
+    shorten_names(written.graph)
+    onnx.save(written, path)
 
 
 _CARRIED = ("image", "hidden", "kv", "kv_new")

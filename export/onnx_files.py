@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from roboalign.sdk.errors import CheckFailed
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["CODES_OPSET", "OPSET", "WEIGHT_PREFIX", "write_graph"]
+__all__ = ["CODES_OPSET", "OPSET", "WEIGHT_PREFIX", "shorten_names", "write_graph"]
 
 OPSET = 20
 """Newest ai.onnx version that TensorRT 10.3 (JetPack 6.2) reads in full and that the dynamo exporter writes."""
@@ -86,6 +87,24 @@ def write_graph(
     spec = GraphSpec(file=path.name, opset=opset, inputs=tuple(spec for spec, _ in inputs), outputs=tuple(outputs))
     _check_interface(graph, spec)
     return spec, used
+
+
+def shorten_names(graph: onnx.GraphProto) -> None:
+    """Drops the names of nodes and numbers the values between them; inputs, outputs and constants keep theirs."""
+    outputs = {value.name for value in graph.output}
+    taken = outputs | {value.name for value in (*graph.input, *graph.initializer)}
+    fresh = (name for name in map("v{}".format, count()) if name not in taken)
+    short: dict[str, str] = {}
+    for node in graph.node:
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            return  # a branch may use any name of the graph around it
+        node.ClearField("name")
+        short |= {name: next(fresh) for name in node.output if name and name not in outputs}
+    for node in graph.node:
+        node.input[:] = [short.get(name, name) for name in node.input]
+        node.output[:] = [short.get(name, name) for name in node.output]
+    for value in graph.value_info:
+        value.name = short.get(value.name, value.name)
 
 
 def _trace(

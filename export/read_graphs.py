@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from transformers import PreTrainedModel
 
 from roboalign.export.graphs import DecoderShape, decoder_shape
-from roboalign.export.onnx_files import CODES_OPSET, OPSET, WEIGHT_PREFIX
+from roboalign.export.onnx_files import CODES_OPSET, OPSET, WEIGHT_PREFIX, shorten_names
 from roboalign.export.weights import StoredTensor, share_weights
 from roboalign.sdk.bundle import READ_ROLE, WRITE_ACTIONS_ROLE, WRITE_ROLE, GraphSpec, PolicySpec, TensorSpec
 
@@ -273,8 +273,7 @@ class _Writer:
         opsets = [helper.make_opsetid("", self._opset), helper.make_opsetid("com.microsoft", 1)]
         written = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
         share_weights(written, {**self._table, **(more or {})}, WEIGHT_PREFIX)
-        for node in written.graph.node:
-            node.ClearField("name")
+        shorten_names(written.graph)
         path = self._folder / f"{role}.onnx"
         onnx.save(written, path)
         onnx.checker.check_model(path)
