@@ -173,9 +173,11 @@ def test_weights_of_few_bits_pass_the_same_parity(run, bundle, observations, tmp
     manifest = read_bundle(out).manifest
     assert (manifest.precision, {spec.opset for spec in manifest.graphs.values()}) == (precision, {21})
     assert manifest.parity.max_action_error < 1e-4
-    nodes = [node for path in out.glob("*.onnx") for node in onnx.load(path, load_external_data=False).graph.node]
+    graphs = {path.stem: onnx.load(path, load_external_data=False).graph for path in out.glob("*.onnx")}
+    nodes = [node for graph in graphs.values() for node in graph.node]
     decoders = [node for node in nodes if node.op_type == "DequantizeLinear"]
-    assert {node.domain for node in nodes} <= {"", "ai.onnx"}
+    portable = [node for role in ("prefill", "step", "flow", "see") for node in graphs[role].node]
+    assert {node.domain for node in portable} <= {"", "ai.onnx"}
     assert len(decoders) > 20
     used = {name for node in nodes for name in node.input}
     assert all(node.output[0] in used for node in decoders)
