@@ -3,8 +3,8 @@
 The loop is the same for every backend: read the prompt and the picture, write a thought token by token up to a
 budget, then act, either through the flow head on the hidden states (`actions="flow"`) or by writing action tokens
 under the length constraint (`actions="fast"`). Decoding is greedy, and the flow noise depends only on the seed and on
-how many calls there were since `reset`, so equal calls give equal answers. Whatever goes wrong inside the model
-becomes a hold with its reason.
+how many calls there were since `reset`, so equal calls from there on give equal answers. Whatever goes wrong inside the
+model becomes a hold with its reason.
 
 A policy that thinks `beside` its actions answers with the newest thought that is finished, and goes on thinking between
 its answers (`sdk/thinking.py`); every chunk says which thought it had and how old that was.
@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 
-from roboalign.sdk.backends import Backend, WindowBackend, choose_backend, find_backend
+from roboalign.sdk.backends import Backend, RememberingBackend, WindowBackend, choose_backend, find_backend
 from roboalign.sdk.bundle import (
     EDGE_LLM_NAME,
     MANIFEST_NAME,
@@ -165,6 +165,8 @@ class Policy:
         """Starts a new episode: the noise begins anew, and nothing was thought."""
         with self._alone():
             self._thinker.reset()
+            if isinstance(self._backend, RememberingBackend):
+                self._backend.forget()
         self._num_calls = 0
         self._last_thought = ()
 

@@ -24,6 +24,7 @@ __all__ = [
     "BackendFactory",
     "Decoding",
     "InspectableBackend",
+    "RememberingBackend",
     "WindowBackend",
     "backend_names",
     "choose_backend",
@@ -114,6 +115,14 @@ class ActionScoreBackend(Protocol):
 
     def step_action(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token; `logits` are then float32[num_action_scores], those of the action tokens in order."""
+
+
+@runtime_checkable
+class RememberingBackend(Protocol):
+    """A backend that keeps what it read for a next prompt that begins alike, which moves the last digits of answers."""
+
+    def forget(self) -> None:
+        """Reads the next prompt whole, whatever the last one was."""
 
 
 class BackendFactory(Protocol):

@@ -18,7 +18,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from roboalign.sdk.backends import Backend, Decoding, InspectableBackend, WindowBackend
+from roboalign.sdk.backends import Backend, Decoding, InspectableBackend, RememberingBackend, WindowBackend
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.control.chunks import CHUNK_STRATEGIES, ChunkQueue, DelayEstimate, Seams
 from roboalign.sdk.control.clock import FakeClock
@@ -124,6 +124,11 @@ class TimedBackend:
     def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
         """Forgets what was read beyond `length`."""
         self._windowed.rewind(decoding, length, logits)
+
+    def forget(self) -> None:
+        """Reads the next prompt whole, where the wrapped backend would not."""
+        if isinstance(self._backend, RememberingBackend):
+            self._backend.forget()
 
     def flow(self, decoding: Decoding, state: FloatArray, noise: FloatArray) -> FloatArray:
         """Returns actions from the sequence read so far."""

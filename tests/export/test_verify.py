@@ -32,6 +32,7 @@ from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.bundle import Manifest, file_record, read_bundle, shipped_bundle_path, write_manifest
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, DataError
 from roboalign.sdk.policy import Policy
+from roboalign.sdk.types import FloatArray
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -174,7 +175,7 @@ def test_tokens_that_differ_are_counted_and_actions_compared_after_the_same_word
     assert errors.same_tokens < 1.0
     with Policy.load(bundle, draft=False) as policy:
         after_those_words = policy.act(stored.observations[0], noise=stored.noise[0], words=tokens[0][1:-1])
-    assert np.array_equal(found.actions[0], after_those_words.actions)
+    assert np.allclose(found.actions[0], after_those_words.actions, atol=1e-5)  # words read at once, and one by one
     assert not np.allclose(found.actions[0], stored.actions[0], atol=1e-4)
     assert np.allclose(found.actions[1:], stored.actions[1:], atol=1e-5)
 
@@ -183,8 +184,13 @@ def test_noise_that_is_injected_decides(bundle: Path) -> None:
     spec = read_bundle(bundle).manifest.policy
     seen = Vectors.load(bundle / VECTORS_NAME).observations[0]
     noise = draw_noise(2, spec)
-    with Policy.load(bundle, draft=False) as policy:  # which would change the last digits of the second answer
-        first, again, other = (policy.act(seen, noise=noise[i]).actions for i in (0, 0, 1))
+    with Policy.load(bundle) as policy:
+
+        def act(index: int) -> FloatArray:
+            policy.reset()  # or the second answer would have other last digits: less of its prompt is read
+            return policy.act(seen, noise=noise[index]).actions
+
+        first, again, other = act(0), act(0), act(1)
     assert np.array_equal(first, again)
     assert not np.allclose(first, other, atol=1e-3)
 

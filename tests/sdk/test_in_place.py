@@ -248,6 +248,18 @@ def test_a_step_makes_no_array(backend) -> None:
     assert before == {name: v.ctypes.data for name, v in vars(arrays).items() if isinstance(v, np.ndarray)}
 
 
+def test_from_reset_on_equal_calls_give_equal_answers(bundle) -> None:
+    seen = some_observations()[:3]
+    with Policy.load(bundle) as policy:
+        policy.act(seen[2])
+        policy.reset()
+        first = [policy.act(one) for one in seen]
+        policy.reset()
+        again = [policy.act(one) for one in seen]
+    assert [chunk.tokens for chunk in first] == [chunk.tokens for chunk in again]
+    assert all(np.array_equal(a.actions, b.actions) for a, b in zip(first, again, strict=True))
+
+
 def test_a_closed_one_says_so(backend) -> None:
     decoding = backend.prefill(*prompt_of(backend, some_observations()[0]))
     backend.close()
