@@ -141,7 +141,8 @@ class Turn:
     def resume(self, decoding: Decoding) -> None:
         """Goes on behind a prompt that was read already; the sequence belongs to this turn from now on."""
         self._decoding = decoding
-        self._prompt = decoding.length, np.array(decoding.logits)
+        if isinstance(self._backend, WindowBackend):  # of others, scores may cost a request and are not needed
+            self._prompt = decoding.length, np.array(decoding.logits)
 
     def give_prompt(self) -> Decoding | None:
         """Forgets all but the prompt and gives the sequence away; None where the backend cannot forget.
@@ -232,12 +233,15 @@ class Turn:
         if self._words.codec is None:
             raise NoAnswerError("the model never learnt action tokens")
         self._feed(self._words.answer_open)
-        constraint = self._words.constraint(len(self._logits()))
         first, count = self._words.first_action, self._words.codec.vocab_size
-        step, rows = self._backend.step, slice(None)
         if isinstance(self._backend, ActionScoreBackend) and self._backend.num_action_scores == count:
+            constraint = self._words.constraint(len(self._logits()))
             step, rows = self._backend.step_action, slice(first, first + count)
-        self._feed(self._words.action_start, step)
+            self._feed(self._words.action_start, step)
+        else:
+            step, rows = self._backend.step, slice(None)
+            self._feed(self._words.action_start)
+            constraint = self._words.constraint(len(self._logits()))
         remaining = constraint.start()
         written: list[int] = []
         while remaining > 0:
