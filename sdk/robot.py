@@ -13,11 +13,13 @@ Not thread-safe unless a driver says so.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
+from roboalign.sdk.control.kinematics import Kinematics
 from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
 
-__all__ = ["Robot"]
+__all__ = ["JointDrive", "JointReading", "JointRobot", "Robot"]
 
 
 @runtime_checkable
@@ -89,4 +91,71 @@ class Robot(Protocol):
 
     def disconnect(self) -> None:
         """Stops motion, then closes. Idempotent, safe half-opened; an estop stays latched."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointDrive:
+    """What is known about the way from joint targets to motors and back, before anything is identified."""
+
+    path: Literal["linear", "setpoint"]
+    """`linear`: a target is reached evenly by the time of the next; `setpoint`: it is a servo's goal at once, and its
+    setpoint runs there at `setpoint_speed_rad_s`."""
+    setpoint_speed_rad_s: tuple[float, ...]
+    """Speed of each joint's setpoint; empty for `linear`."""
+    resolution_rad: float
+    """Step of the encoders; 0 for none."""
+    body: str | None
+    """The simulated arm with the same links; None when there is none."""
+    has_gripper_motor: bool
+    """True when the gripper is a servo like the joints."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointReading:
+    """One joint target that was sent, and the reading that belongs to it."""
+
+    sent_s: float
+    """When the target was sent."""
+    target_rad: tuple[float, ...]
+    """Arm joints, after every limit."""
+    target_width_m: float
+    """Distance between the fingers that was asked for."""
+    time_s: float
+    """When the joints were read, on the same clock."""
+    joint_pos_rad: tuple[float, ...]
+    """Arm joints as read."""
+    gripper_width_m: float
+    """Distance between the fingers as read."""
+
+
+@runtime_checkable
+class JointRobot(Robot, Protocol):
+    """A robot that also takes joint targets, many a second, and keeps what it read: what `roboalign sysid` wants."""
+
+    @property
+    def joint_rate_hz(self) -> float:
+        """How many joint targets a second `act_joints` takes."""
+        ...
+
+    @property
+    def joint_drive(self) -> JointDrive:
+        """What is known about the way of a target."""
+        ...
+
+    @property
+    def kinematics(self) -> Kinematics:
+        """Where the tool is for which joints."""
+        ...
+
+    def act_joints(self, joint_target_rad: FloatArray, gripper_width_m: float) -> None:
+        """Limits joint targets like every command, sends them, and lets one joint period pass where time is simulated.
+
+        Raises:
+            RobotError: Not connected, stopped, or the robot did not take the command.
+        """
+        ...
+
+    def take_readings(self) -> tuple[JointReading, ...]:
+        """Returns what was sent and read since the last call, oldest first."""
         ...

@@ -6,6 +6,8 @@ others from being parked and let go; nothing moves after FAULT or ESTOP, or afte
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,7 @@ from roboalign.drivers.arm.reliefs import Reliefs
 from roboalign.drivers.arm.settings import CoreSettings
 from roboalign.drivers.arm.states import State, StateMachine
 from roboalign.drivers.arm.torque import TorqueShares
+from roboalign.drivers.arm.tracing import CycleTrace
 from roboalign.drivers.bus.types import PortLost
 from roboalign.sdk.control.clock import Clock
 from roboalign.sdk.errors import RobotError
@@ -50,6 +53,7 @@ class ArmCore:
         self._servos, self._clock = servos, clock
         self.machine = StateMachine()
         self.reader = Reader(servos, joints.units, settings.motor_speed_rad_s, clock)
+        self._trace = CycleTrace(joints.units, self.reader)
         self.motion = Motion(settings.lower_rad, settings.upper_rad, settings.max_speed_rad_s)
         self.torque = TorqueShares(settings.torque_caps)
         self._holder = Holder(servos, joints, self.reader, self.motion, self.torque)
@@ -106,7 +110,8 @@ class ArmCore:
             error = str(err)
         except RobotError as err:
             error = str(err)
-        return self.state(error, command.number)
+        found = self.state(error, command.number)
+        return replace(found, trace=self._trace.take()) if command.order is Order.TRACE else found
 
     def _take(self, command: Command) -> str:
         if command.order is Order.CONNECT:
@@ -115,7 +120,7 @@ class ArmCore:
             return self._estop()
         if command.order is Order.CLOSE:
             self._closing_s = self._clock.now() if self._closing_s is None else self._closing_s
-        if command.order in (Order.STATE, Order.CLOSE):
+        if command.order in (Order.STATE, Order.TRACE, Order.CLOSE):
             return ""
         if self.machine.state not in (State.ACTIVE, State.HOLD):
             return self._why_not()
@@ -201,6 +206,8 @@ class ArmCore:
                 self._watch()
                 self._move(period)
                 self._holder.send(period)
+                if self.has_torque:
+                    self._trace.add(self._clock.now(), self.motion.goal.tolist())
         except PortLost as err:
             self._lose_port(err)
         try:

@@ -20,9 +20,10 @@ from roboalign.drivers.arm.calibration import CalibrationNotes, MotorCalibration
 from roboalign.drivers.arm.models import COUNTS_PER_TURN, ArmModel
 from roboalign.sdk.errors import ConfigError
 
-__all__ = ["GripperMap", "JointUnits", "Joints", "present_count"]
+__all__ = ["RAD_PER_COUNT", "GripperMap", "JointUnits", "Joints", "present_count"]
 
 RAD_PER_COUNT = 2 * math.pi / COUNTS_PER_TURN
+"""Radians of one count."""
 _MAX_SKEW_RAD = 0.1  # middle of a joint's limits that still counts as zero
 
 

@@ -26,6 +26,8 @@ class Order(Enum):
 
     STATE = "state"
     """Nothing: tell how the arm is."""
+    TRACE = "trace"
+    """Nothing: tell how the arm is, and what was sent and read in the cycles since this was asked last."""
     CONNECT = "connect"
     """Torque on, gently; holds where it is."""
     GOAL = "goal"
@@ -92,6 +94,8 @@ class ArmState:
     """Why the command that this answers was refused; empty when it was taken."""
     number: int = 0
     """Number of the command that this answers."""
+    trace: tuple[tuple[float, ...], ...] = ()
+    """TRACE only, a row a cycle, oldest first: time sent, time read, goal of each motor, position of each motor."""
     counts: dict[str, int] = field(default_factory=dict)
     """Cycles, rejected readings, and what the bus counts."""
 

@@ -16,13 +16,16 @@ import numpy as np
 
 from roboalign.drivers.arm.assembly import ArmParts, assemble
 from roboalign.drivers.arm.files import RobotFile
+from roboalign.drivers.arm.joints import RAD_PER_COUNT
 from roboalign.drivers.arm.links import OwnerLink
 from roboalign.drivers.arm.messages import ArmState, Command, Order
+from roboalign.drivers.arm.models import MOTORS
 from roboalign.drivers.arm.owner import ProcessLink
 from roboalign.drivers.arm.states import State
 from roboalign.sdk.control.cartesian import CartesianController
-from roboalign.sdk.control.kinematics import state_from_pose
+from roboalign.sdk.control.kinematics import Kinematics, state_from_pose
 from roboalign.sdk.errors import RobotError, RobotTimeout
+from roboalign.sdk.robot import JointDrive, JointReading
 from roboalign.sdk.types import Applied, FloatArray, ImageArray, Observation, RobotSpec
 
 __all__ = ["Pictures", "SerialArm"]
@@ -207,14 +210,64 @@ class SerialArm:
         return silent[0] if silent else ""
 
     def _send(self, applied: Applied) -> Applied:
-        width_m = self._controller.gripper_width_m
-        motors = self.parts.joints.motors_rad(applied.joint_target_rad, width_m)
-        period_s = 1.0 / self.spec.control_rate_hz
+        self._command(applied.joint_target_rad, self._controller.gripper_width_m, 1.0 / self.spec.control_rate_hz)
+        return applied
+
+    def _command(self, joint_target_rad: FloatArray, width_m: float, period_s: float) -> None:
+        motors = self.parts.joints.motors_rad(joint_target_rad, width_m)
         state = self._ask(Command(order=Order.GOAL, motors_rad=tuple(motors.tolist()), within_s=period_s))
         if state.error:
             raise RobotError(f"{self.spec.name}: {state.error}")
         self._opened().pace(period_s)
-        return applied
+
+    @property
+    def joint_rate_hz(self) -> float:
+        """Joint targets a second: those of the bus owner's cycles."""
+        return self.parts.settings.rate_hz
+
+    @property
+    def joint_drive(self) -> JointDrive:
+        """Targets are a servo's goals at once; its setpoint runs there at the motor's top speed."""
+        model = self.parts.file.model
+        return JointDrive(
+            path="setpoint",
+            setpoint_speed_rad_s=tuple(MOTORS[joint.motor].max_speed_rad_s for joint in model.joints),
+            resolution_rad=RAD_PER_COUNT,
+            body=model.kinematics,
+            has_gripper_motor=True,
+        )
+
+    @property
+    def kinematics(self) -> Kinematics:
+        """Where the tool is for which joints."""
+        return self.parts.kinematics
+
+    def act_joints(self, joint_target_rad: FloatArray, gripper_width_m: float) -> None:
+        """Limits joint targets and sends them to the owner, whose own limits come after; returns at once."""
+        state, controller, period_s = self._ready(), self._controller, 1.0 / self.joint_rate_hz
+        if problem := self._why_hold(state):
+            raise RobotError(f"{self.spec.name}: {problem}")
+        last, measured = controller.joint_target_rad, np.array(state.position_rad[:-1])
+        target, _ = controller.limiter.limit_joints(joint_target_rad, last, measured, period_s)
+        width_m = min(max(float(gripper_width_m), 0.0), self.spec.gripper_max_width_m)
+        controller.follow_joints(target, width_m)
+        self._command(target, width_m, period_s)
+
+    def take_readings(self) -> tuple[JointReading, ...]:
+        """Returns what the owner sent and read in every cycle since the last call, at most the last 100."""
+        joints, rows = self.parts.joints, self._ask(Command(order=Order.TRACE)).trace
+        count = len(joints.units)
+        return tuple(
+            JointReading(
+                sent_s=row[0],
+                target_rad=tuple(row[2 : 1 + count]),
+                target_width_m=joints.width_m(row[1 + count]),
+                time_s=row[1],
+                joint_pos_rad=tuple(row[2 + count : -1]),
+                gripper_width_m=joints.width_m(row[-1]),
+            )
+            for row in rows
+        )
 
     def park(self) -> None:
         """Moves to the park position and blocks until there; torque stays on."""

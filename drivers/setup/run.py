@@ -38,6 +38,7 @@ __all__ = [
     "ask_before_moving",
     "check_fit",
     "describe_limits",
+    "in_use",
     "interrupted_once",
     "put_away",
     "run_beside",
@@ -147,7 +148,7 @@ def run_on_robot(
     """
     check_fit(robot.spec, policy.spec, name)
     ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
-    with _in_use(robot, dialogue):
+    with in_use(robot, dialogue):
         loop = ControlLoop(robot, policy, clock, replan_every=replan_every, on_tick=on_tick)
         report = loop.run(sentence, max_ticks=max_ticks)
     for line in _sum_up(report):
@@ -156,7 +157,7 @@ def run_on_robot(
 
 
 @contextmanager
-def _in_use(robot: Robot, dialogue: Dialogue) -> Iterator[None]:
+def in_use(robot: Robot, dialogue: Dialogue) -> Iterator[None]:
     """Connects and goes home where the robot has one; parks and disconnects afterwards, whatever happened."""
     with interrupted_once(dialogue):
         robot.connect()
@@ -190,7 +191,7 @@ def run_beside(
         check_fit(robot.spec, needs, config.policy)
         ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
 
-    use = partial(_in_use, robot, dialogue)
+    use = partial(in_use, robot, dialogue)
     return run_session(robot, recipe, sentence, config, dialogue.say, admit=admit, use=use)
 
 

@@ -65,6 +65,14 @@ class CartesianController:
         self._joint_step = np.zeros_like(self._joint_target)
         self._tool_target = state_from_pose(self.kinematics.forward(self._joint_target), width).astype(np.float64)
 
+    def follow_joints(self, joint_target_rad: FloatArray, gripper_width_m: float) -> None:
+        """Takes joint targets that were limited and sent past it as its own, so that the next action starts there."""
+        self._joint_step = joint_target_rad - self._joint_target
+        self._joint_target = joint_target_rad.copy()
+        self._tool_target = state_from_pose(self.kinematics.forward(joint_target_rad), gripper_width_m).astype(
+            np.float64
+        )
+
     def act(self, action: ArrayLike, measured_rad: ArrayLike, dt_s: float) -> Applied:
         """Returns what to send for one action. A target out of reach moves only the gripper, and says so.
 

@@ -30,6 +30,7 @@ from roboalign.sdk.randomization.config import (
     WhiteBalance,
 )
 from roboalign.sdk.randomization.domain import CONCERNS, DomainRandomization, DomainSample
+from roboalign.sdk.randomization.hidden import read_hidden
 from roboalign.sdk.randomization.presets import (
     HELDOUT_SPLITS,
     PRESETS,
@@ -37,7 +38,7 @@ from roboalign.sdk.randomization.presets import (
     heldout_randomization,
     preset,
 )
-from roboalign.sdk.randomization.ranges import Choice, Integers, LogUniform, Range, Signed, Uniform, fixed
+from roboalign.sdk.randomization.ranges import Choice, Each, Integers, LogUniform, Range, Signed, Uniform, fixed
 
 __all__ = [
     "CONCERNS",
@@ -54,6 +55,7 @@ __all__ = [
     "DomainRandomization",
     "DomainSample",
     "Dropouts",
+    "Each",
     "Exposure",
     "FieldOfView",
     "FrameAge",
@@ -76,4 +78,5 @@ __all__ = [
     "fixed",
     "heldout_randomization",
     "preset",
+    "read_hidden",
 ]

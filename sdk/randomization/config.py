@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from roboalign.sdk.errors import ConfigError
-from roboalign.sdk.randomization.ranges import Choice, Integers, Range, Value, fixed, intervals
+from roboalign.sdk.randomization.ranges import Choice, Each, Integers, Range, Value, fixed, intervals
 from roboalign.sdk.randomization.values import (
     BacklashValues,
     BlurValues,
@@ -100,6 +100,13 @@ def check_range(where: str, found: object, parameter: Parameter) -> None:
     """Raises ConfigError when the range is of the wrong kind for the parameter, or leaves what is possible."""
     if not isinstance(found, Range):
         raise ConfigError(f"{where} is {found!r}, expected a range such as Uniform(0.9, 1.1) or fixed(1.0)")
+    if isinstance(found, Each):
+        if not parameter.is_list or len(found.ranges) != parameter.slots:
+            count = parameter.slots if parameter.is_list else "no"
+            raise ConfigError(f"{where} holds {len(found.ranges)} ranges, one for each joint, expected {count} of them")
+        for item in found.ranges:
+            check_range(where, item, parameter)
+        return
     if parameter.words:
         words = found.values if isinstance(found, Choice) else (found,)
         unknown = [word for word in words if word not in parameter.words]

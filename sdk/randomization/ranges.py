@@ -2,7 +2,8 @@
 
 A range knows its bounds and nothing about its parameter; units and what is possible stand in `values`. In a file a
 range is `{"uniform": [0.9, 1.1]}`, likewise `log_uniform`, `signed` and `integers`, or `{"choice": [...]}`,
-or a bare value, which is a choice of one.
+or a bare value, which is a choice of one. What every joint has its own of may have a range for each of them:
+`{"each": [...]}`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from roboalign.sdk.errors import ConfigError
 
 __all__ = [
     "Choice",
+    "Each",
     "Integers",
     "LogUniform",
     "Range",
     "Signed",
+    "Single",
     "Uniform",
     "Value",
     "fixed",
@@ -132,7 +135,28 @@ class Choice:
         return tuple(self.values[index] for index in rng.integers(len(self.values), size=count))
 
 
-Range = Uniform | LogUniform | Signed | Integers | Choice
+Single = Uniform | LogUniform | Signed | Integers | Choice
+"""What one value can be drawn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A range of its own for every joint, in order; for parameters that every joint has its own value of."""
+
+    ranges: tuple[Single, ...]
+    """One for each value that is drawn."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ranges", tuple(self.ranges))
+        if not self.ranges or not all(isinstance(item, Single) for item in self.ranges):
+            raise ConfigError(f"Each.ranges is {self.ranges!r}, expected one range for every value")
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Value, ...]:
+        """Returns `count` values, the k-th from the k-th range; after the last one they begin again."""
+        return tuple(self.ranges[index % len(self.ranges)].draw(rng, 1)[0] for index in range(count))
+
+
+Range = Single | Each
 """Anything a parameter can be drawn from."""
 
 _KINDS: dict[str, type[Uniform | LogUniform | Signed | Integers]] = {
@@ -141,7 +165,7 @@ _KINDS: dict[str, type[Uniform | LogUniform | Signed | Integers]] = {
     "signed": Signed,
     "integers": Integers,
 }
-_KEYS = (*_KINDS, "choice")
+_KEYS = (*_KINDS, "choice", "each")
 
 
 def fixed(value: Value) -> Choice:
@@ -153,6 +177,8 @@ def range_to_json(value: Range) -> object:
     """Returns the range as it stands in a file."""
     if isinstance(value, Choice):
         return value.values[0] if len(value.values) == 1 else {"choice": list(value.values)}
+    if isinstance(value, Each):
+        return {"each": [range_to_json(item) for item in value.ranges]}
     name = next(key for key, kind in _KINDS.items() if type(value) is kind)
     return {name: [value.low, value.high]}
 
@@ -169,13 +195,16 @@ def range_from_json(value: object, where: str) -> Range:
         raise ConfigError(
             f"{where} is {value!r}, expected a value or one of "
             + ", ".join(f"{{{key!r}: [low, high]}}" for key in _KINDS)
-            + ", {'choice': [...]}"
+            + ", {'choice': [...]}, {'each': [...]}"
         )
     key, content = next(iter(value.items()))
     if not isinstance(content, (list, tuple)):
         raise ConfigError(f"{where}: {key!r} holds {content!r}, expected a list")
     if key == "choice":
         return _named(where, lambda: Choice(tuple(content)))
+    if key == "each":
+        items = tuple(range_from_json(item, where) for item in content)
+        return _named(where, lambda: Each(items))  # type: ignore[arg-type] # Each refuses one inside another
     if len(content) != 2:
         raise ConfigError(f"{where}: {key!r} holds {len(content)} values, expected [low, high]")
     return _named(where, lambda: _KINDS[key](content[0], content[1]))
@@ -187,6 +216,8 @@ def intervals(value: Range) -> tuple[tuple[float, float], ...]:
         return tuple((float(item), float(item)) for item in value.values if not isinstance(item, str))
     if isinstance(value, Signed):
         return (-value.high, -value.low), (value.low, value.high)
+    if isinstance(value, Each):
+        return tuple(found for item in value.ranges for found in intervals(item))
     return ((value.low, value.high),)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from roboalign.sdk.randomization.domain import CONCERNS
 from roboalign.sdk.randomization.presets import HELDOUT_SPLITS, preset
-from roboalign.sdk.randomization.ranges import Choice, Integers, LogUniform, Range, Signed, Value
+from roboalign.sdk.randomization.ranges import Choice, Each, Integers, LogUniform, Range, Signed, Value
 from roboalign.sdk.randomization.values import parameters
 
 __all__ = ["parameter_table"]
@@ -39,6 +39,8 @@ def _text(found: Range) -> str:
             _number(value) if is_even else f"{_number(value)} ({count}/{total})" for value, count in counts.items()
         )
         return ", ".join(words)
+    if isinstance(found, Each):
+        return "; ".join(_text(item) for item in found.ranges)
     low, high = _number(found.low), _number(found.high)
     if isinstance(found, Signed):
         return f"+-({low} to {high})"

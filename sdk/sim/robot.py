@@ -5,17 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from roboalign.sdk.control.cartesian import CartesianController
-from roboalign.sdk.control.kinematics import state_from_pose, tool_pose
+from roboalign.sdk.control.kinematics import Kinematics, state_from_pose, tool_pose
 from roboalign.sdk.errors import ConfigError, RobotError, RobotTimeout
 from roboalign.sdk.randomization.domain import DomainSample
 from roboalign.sdk.randomization.sensing import FrameBuffer, JointSensor
+from roboalign.sdk.robot import JointDrive, JointReading
 from roboalign.sdk.sim.camera import front_camera
 from roboalign.sdk.sim.robots import RobotModel, find_robot
 from roboalign.sdk.sim.scene import SceneSpec
-from roboalign.sdk.sim.world import SimWorld
+from roboalign.sdk.sim.world import PHYSICS_RATE_HZ, SimWorld
 from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
 
-__all__ = ["SimRobot"]
+__all__ = ["JOINT_RATE_HZ", "SimRobot"]
+
+JOINT_RATE_HZ = 120
+"""Joint targets per second in `SimRobot.act_joints`."""
 
 _PARK_TIMEOUT_S = 20.0
 _PARK_TOLERANCE_RAD = 0.01
@@ -45,6 +49,8 @@ class SimRobot:
         self._frames = FrameBuffer(self.world.domain)
         self._sensor = JointSensor(self.world.domain)
         self._is_stopped = False
+        self._readings: list[JointReading] = []
+        self._joint_steps = 0
 
     @property
     def spec(self) -> RobotSpec:
@@ -91,6 +97,14 @@ class SimRobot:
             raise ConfigError(f"SceneSpec.tool_start_m is {scene.tool_start_m}: {start.reason}")
         self.world.connect()
         self.world.build(scene, start.joint_pos_rad, domain)
+        self._is_stopped = False
+        self._anchor()
+        self._start_senses()
+
+    def load_empty(self, domain: DomainSample) -> None:
+        """Builds an empty table with the arm at home, its dynamics and senses drawn; connected afterwards."""
+        self.world.connect()
+        self.world.build(None, domain=domain)
         self._is_stopped = False
         self._anchor()
         self._start_senses()
@@ -149,6 +163,56 @@ class SimRobot:
         width = self.controller.gripper_width_m
         self.world.step_control(np.asarray(applied.joint_target_rad, np.float64), width)
         self._sense()
+
+    @property
+    def joint_rate_hz(self) -> float:
+        """Joint targets per second that `act_joints` takes."""
+        return float(JOINT_RATE_HZ)
+
+    @property
+    def joint_drive(self) -> JointDrive:
+        """How targets become motion before any servo: they run linearly, and joints are read exactly."""
+        model = self.model
+        return JointDrive(
+            path="linear", setpoint_speed_rad_s=(), resolution_rad=0.0, body=model.name, has_gripper_motor=False
+        )
+
+    @property
+    def kinematics(self) -> Kinematics:
+        """Where the tool is for which joints."""
+        return self.model.kinematics()
+
+    def act_joints(self, joint_target_rad: FloatArray, gripper_width_m: float) -> None:
+        """Limits joint targets and simulates one joint period; `take_readings` has what was sensed after it."""
+        controller = self._armed()
+        period_s = 1.0 / JOINT_RATE_HZ
+        before, sent_s = controller.joint_target_rad, self.world.time_s
+        target, _ = controller.limiter.limit_joints(joint_target_rad, before, self.world.joint_pos_rad(), period_s)
+        width_m = min(max(float(gripper_width_m), 0.0), self._spec.gripper_max_width_m)
+        self.world.step_control(target.astype(np.float64), width_m, PHYSICS_RATE_HZ // JOINT_RATE_HZ)
+        controller.follow_joints(target, width_m)
+        self._joint_steps += 1
+        if self._joint_steps % (JOINT_RATE_HZ // round(self._spec.control_rate_hz)) == 0:
+            self._frames.advance(self.world.render)
+        joints, measured_m = self.world.joint_pos_rad(), self.world.gripper_width_m()
+        if not self._sensor.is_exact:
+            self._sensor.advance(joints, measured_m)
+            joints, measured_m = self._sensor.read()
+        self._readings.append(
+            JointReading(
+                sent_s=sent_s,
+                target_rad=tuple(target.astype(np.float64).tolist()),
+                target_width_m=width_m,
+                time_s=self.world.time_s,
+                joint_pos_rad=tuple(joints.tolist()),
+                gripper_width_m=measured_m,
+            )
+        )
+
+    def take_readings(self) -> tuple[JointReading, ...]:
+        """Returns what was sent and sensed since the last call, oldest first."""
+        taken, self._readings = tuple(self._readings), []
+        return taken
 
     def park(self) -> None:
         """Moves the joints to the park position within the speed limits."""

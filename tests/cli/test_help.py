@@ -58,6 +58,7 @@ COMMANDS = (
     "teleop",
     "record",
     "sim-bus",
+    "sysid",
 )
 
 

@@ -34,6 +34,7 @@ from roboalign.cli import (
     serve,
     setup_motors,
     sim_bus,
+    sysid,
     tasks,
     teleop,
     train,
@@ -104,6 +105,7 @@ app.command("calibrate", rich_help_panel=ROBOT)(calibrate.calibrate)
 app.command("teleop", rich_help_panel=ROBOT)(teleop.teleop)
 app.command("record", rich_help_panel=ROBOT)(record.record)
 app.command("check-robot", rich_help_panel=ROBOT)(check_robot.check_robot)
+app.command("sysid", rich_help_panel=ROBOT)(sysid.sysid)
 app.command("sim-bus", rich_help_panel=ROBOT)(sim_bus.sim_bus)
 
 

@@ -1,0 +1,163 @@
+"""From a robot to its dynamics: wiggle, record, fit, and say how sure it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboalign.sdk.control.clock import Clock
+from roboalign.sdk.errors import ConfigError, RobotError
+from roboalign.sdk.robot import JointRobot
+from roboalign.sdk.sim.robots import find_robot
+from roboalign.sdk.sysid.estimates import conclude
+from roboalign.sdk.sysid.fit import LOSSES, JointFit, Target, fit_joints
+from roboalign.sdk.sysid.model import PARAMETERS, JointModel
+from roboalign.sdk.sysid.physics import WholeArm
+from roboalign.sdk.sysid.play import play_wiggle
+from roboalign.sdk.sysid.recording import Recording
+from roboalign.sdk.sysid.result import SysidResult
+from roboalign.sdk.sysid.wiggle import Wiggle, WiggleConfig, check_wiggle, find_centre, plan_wiggle
+
+__all__ = ["Identification", "SysidConfig", "fit_recording", "identify", "plan_for"]
+
+Float64Array = NDArray[np.float64]
+
+_PASSES = 2
+_PLAIN_GAIN = 0.25  # what a gain of 1 means for an arm without a simulated body
+_MOVED = 3.0  # standard deviations in one period: a reading that is then the same as the last one was lost
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SysidConfig:
+    """How an arm is identified."""
+
+    wiggle: WiggleConfig = field(default_factory=WiggleConfig)
+    """How it is moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identification:
+    """A result with what it was made of."""
+
+    recording: Recording
+    """What was sent and read."""
+    fit: JointFit
+    """The last fit."""
+    result: SysidResult
+    """What was found."""
+    error: RobotError | KeyboardInterrupt | None = None
+    """Why the wiggle ended early."""
+
+
+def plan_for(robot: JointRobot, config: SysidConfig) -> Wiggle:
+    """Returns the wiggle for a robot, checked; nothing moves.
+
+    Raises:
+        ConfigError: It would hit a limit or the table, or the robot takes no joint targets.
+    """
+    if not isinstance(robot, JointRobot):
+        raise ConfigError(
+            f"{getattr(robot, 'spec', robot)!r:.80} takes no joint targets: sysid needs act_joints and take_readings "
+            "(roboalign.sdk.robot.JointRobot)"
+        )
+    centre = find_centre(robot.spec, robot.kinematics, config.wiggle)
+    wiggle = plan_wiggle(robot.spec, centre, config.wiggle, rate_hz=robot.joint_rate_hz)
+    check_wiggle(robot.spec, robot.kinematics, wiggle, config.wiggle)
+    return wiggle
+
+
+def identify(
+    robot: JointRobot,
+    config: SysidConfig | None = None,
+    *,
+    clock: Clock | None = None,
+    progress: Callable[[str], None] | None = None,
+    keep: Callable[[Recording], None] | None = None,
+) -> Identification:
+    """Wiggles a connected robot and returns its dynamics; parking is the caller's.
+
+    Args:
+        robot: Connected; its space is clear.
+        config: None takes the defaults.
+        clock: Paces the targets on hardware; None where the robot lets time pass by itself.
+        progress: Told what is being done.
+        keep: Given the recording before anything is fitted to it, also of a wiggle that ended early.
+
+    Raises:
+        ConfigError: The wiggle would hit a limit; nothing has moved.
+        RobotError: The robot stopped answering before there was enough to fit.
+    """
+    settings = config or SysidConfig()
+    say = progress or (lambda text: None)
+    played = play_wiggle(robot, plan_for(robot, settings), clock=clock, progress=lambda text: say(f"wiggling: {text}"))
+    if keep is not None:
+        keep(played.recording)
+    if played.error is not None:
+        raise played.error
+    return fit_recording(played.recording, progress=progress)
+
+
+def fit_recording(recording: Recording, *, progress: Callable[[str], None] | None = None) -> Identification:
+    """Returns the dynamics that explain a recording.
+
+    Raises:
+        DataError: There is too little of it.
+    """
+    recording.require_enough()
+    say = progress or (lambda text: None)
+    begin_s = time.process_time()
+    body = None if recording.body is None else find_robot(recording.body)
+    model = JointModel.of(recording, motor_gain=_PLAIN_GAIN if body is None else body.arm_position_gain)
+    whole = WholeArm(body, model) if body is not None and _has_physics() else None
+    most = whole.most_losses() if whole is not None else np.zeros((len(LOSSES), len(recording.joint_names)))
+    target = Target(
+        model=model,
+        measured_rad=recording.position_rad,
+        weight=np.ones_like(recording.position_rad),
+        most_losses=most,
+    )
+    fit = fit_joints(target, progress=say)
+    lost, moved = _lost(recording, fit)
+    defect_deg: list[float] = []
+    try:
+        for number in range(_PASSES if whole is not None else 1):
+            weight = np.repeat(1.0 - lost[:, None].astype(np.float64), len(recording.joint_names), 1)
+            target = dataclasses.replace(target, weight=weight)
+            if whole is not None:
+                say(f"simulating the whole arm, pass {number + 1} of {_PASSES}")
+                losses = fit.values[len(PARAMETERS) :]
+                defect = whole.defect(fit.values[: len(PARAMETERS)], losses)
+                target = dataclasses.replace(target, defect=defect, losses=losses)
+                defect_deg = np.degrees(defect.rms_rad).tolist()
+            fit = fit_joints(target, start=fit.values, progress=say)
+            lost, moved = _lost(recording, fit)
+    finally:
+        if whole is not None:
+            whole.close()
+    result = conclude(recording, target, fit, num_lost=int(lost.sum()), num_moved=int(moved.sum()))
+    details = {
+        **result.provenance,
+        "defect_rms_deg": defect_deg,
+        "is_whole_arm_simulated": whole is not None,
+        "fit_cpu_s": round(time.process_time() - begin_s, 2),
+    }
+    return Identification(recording=recording, fit=fit, result=dataclasses.replace(result, provenance=details))
+
+
+def _has_physics() -> bool:
+    return importlib.util.find_spec("pybullet") is not None
+
+
+def _lost(recording: Recording, fit: JointFit) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Returns which readings repeat the last one although the arm moved, and in which periods it moved."""
+    is_same, is_moved = np.zeros((2, len(recording.read_s)), bool)
+    is_same[1:] = (recording.position_rad[1:] == recording.position_rad[:-1]).all(1)
+    least = _MOVED * fit.std_rad + 2 * recording.resolution_rad + 1e-5
+    is_moved[1:] = (np.abs(np.diff(fit.predicted_rad, axis=0)) > least).any(1)
+    return is_same & is_moved, is_moved

@@ -1,0 +1,100 @@
+"""What the reduced model leaves out, measured by simulating the whole arm: weight, inertia, torque limits, damping.
+
+The arm is simulated with the same physics as everything else here, at the parameters found so far. The difference to
+the reduced model is added to it, and the fit goes on from there; where that settles, the parameters are those of the
+whole simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboalign.sdk.sim.robots import RobotModel
+from roboalign.sdk.sim.world import SimWorld
+from roboalign.sdk.sysid.model import STEP_HZ, JointModel
+
+__all__ = ["Defect", "WholeArm"]
+
+Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defect:
+    """What the whole arm does otherwise than the reduced model, at some parameters."""
+
+    offset_rad: Float64Array
+    """float64[K, J], to be added to the reduced model."""
+    slopes: Float64Array
+    """float64[K, L, J], per unit of damping (N m s/rad) and of dry friction (N m)."""
+    rms_rad: Float64Array
+    """float64[J], size of `offset_rad`."""
+
+
+class WholeArm:
+    """Simulates the whole arm under what the actuators make of the recorded targets."""
+
+    def __init__(self, model: RobotModel, joints: JointModel) -> None:
+        """Stores the arm and the reduced model of the recording."""
+        self._model, self._joints = model, joints
+        self._world = SimWorld(robot=model, renderer="tiny")
+
+    def defect(self, values: Float64Array, losses: Float64Array, *, slopes: Float64Array | None = None) -> Defect:
+        """Returns the difference at float64[P, J] `values` and float64[2, J] `losses` (damping, friction).
+
+        `slopes` are taken over when given; else they are measured, which takes two more simulations.
+        """
+        states, output = self._joints.run_both(values[None])
+        gains = self._model.arm_position_gain * values[1]
+        reduced = self._joints.sample(states)[:, 0]
+        whole = self._joints.sample(self._simulate(output[:, 0], gains, losses))
+        offset = whole - reduced
+        if slopes is None:
+            found = []
+            for index, most in enumerate(self.most_losses()):
+                more = losses.copy()
+                more[index] += 0.25 * most
+                changed = self._joints.sample(self._simulate(output[:, 0], gains, more))
+                found.append((changed - whole) / (0.25 * most))
+            slopes = np.stack(found, 1)
+        return Defect(offset_rad=offset, slopes=slopes, rms_rad=np.sqrt((offset**2).mean(0)))
+
+    def most_losses(self) -> Float64Array:
+        """Returns float64[2, J]: the damping and the friction under which a motor just reaches its speed or moves."""
+        force = np.asarray(self._model.arm_force)
+        speed = np.asarray(self._model.spec(96).joint_max_speed_rad_s)
+        return np.stack([np.minimum(force / speed, 20.0), 0.5 * force])
+
+    def _simulate(self, output: Float64Array, gains: Float64Array, losses: Float64Array) -> Float64Array:
+        """Returns float64[N, J], the joints after every step under the actuators' output."""
+        world = self._world
+        world.connect()
+        world.build(None, output[0])
+        robot = world.robot_body()
+        p, cid, body = robot.bullet, robot.client, robot.body
+        indices = [robot.joints[name] for name in self._model.arm_joints]
+        for index, damping in zip(indices, losses[0].tolist(), strict=True):
+            p.changeDynamics(body, index, jointDamping=damping, physicsClientId=cid)
+        force = (np.asarray(self._model.arm_force) - losses[1]).tolist()
+        speeds = np.diff(output, axis=0, prepend=output[:1]) * STEP_HZ
+        states = np.empty_like(output)
+        for step, (target, speed) in enumerate(zip(output.tolist(), speeds.tolist(), strict=True)):
+            p.setJointMotorControlArray(
+                body,
+                indices,
+                p.POSITION_CONTROL,
+                targetPositions=target,
+                targetVelocities=speed,
+                forces=force,
+                positionGains=gains.tolist(),
+                physicsClientId=cid,
+            )
+            p.stepSimulation(physicsClientId=cid)
+            states[step] = [state[0] for state in p.getJointStates(body, indices, physicsClientId=cid)]
+        return states
+
+    def close(self) -> None:
+        """Frees the simulation."""
+        self._world.close()
