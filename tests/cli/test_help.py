@@ -47,6 +47,7 @@ COMMANDS = (
     "run",
     "eval",
     "compare",
+    "gap",
     "serve",
     "tasks",
     "demo",
