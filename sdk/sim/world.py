@@ -247,16 +247,18 @@ class SimWorld:
             self._actuator.reset(self._target)
             self._gripper_delay.reset(width_m)
 
-    def step_control(self, joint_target_rad: NDArray[np.float64], gripper_width_m: float) -> None:
-        """Simulates one control period.
+    def step_control(
+        self, joint_target_rad: NDArray[np.float64], gripper_width_m: float, substeps: int = _SUBSTEPS
+    ) -> None:
+        """Simulates one control period, or another number of physics steps.
 
         The arm's targets run linearly to `joint_target_rad`; the fingers move to the width with limited force.
         """
         start, end = self._target, np.asarray(joint_target_rad, np.float64)
-        path = [start + (end - start) * (substep / _SUBSTEPS) for substep in range(1, _SUBSTEPS + 1)]
+        path = [start + (end - start) * (substep / substeps) for substep in range(1, substeps + 1)]
         if self._actuator is None or self._gripper_delay is None:
             self._drive_gripper(gripper_width_m)
-            velocity = (end - start) * CONTROL_RATE_HZ
+            velocity = (end - start) * (PHYSICS_RATE_HZ / substeps)
             for target in path:
                 self._drive_arm(target, velocity)
                 self._step_physics()
@@ -267,7 +269,7 @@ class SimWorld:
                 self._drive_arm(followed, velocity, self._actuator.position_gain_scale)
                 self._step_physics()
         self._target = end.copy()
-        self.time_s += 1.0 / CONTROL_RATE_HZ
+        self.time_s += substeps / PHYSICS_RATE_HZ
 
     def _drive_gripper(self, width_m: float) -> None:
         p, cid = self._api()

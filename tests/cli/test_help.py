@@ -45,6 +45,7 @@ COMMANDS = (
     "info",
     "verify",
     "run",
+    "replay",
     "eval",
     "compare",
     "gap",
