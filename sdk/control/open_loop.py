@@ -275,5 +275,5 @@ def _path(times_s: Array, sent_s: Array, target_rad: Array, start_rad: Array, pe
 def _newest(times_s: Array, sent_s: Array) -> NDArray[np.intp]:
     """Returns int[M]: which target was sent last before the middle of each step."""
     half_s = times_s[0] / 2
-    newest = np.searchsorted(sent_s, times_s - half_s, side="right") - 1
-    return np.maximum(newest, 0).astype(np.intp)
+    newest: NDArray[np.intp] = np.maximum(np.searchsorted(sent_s, times_s - half_s, side="right") - 1, 0)
+    return newest
