@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from roboalign.sdk.data import layout
 from roboalign.sdk.data.episode import Episode
 from roboalign.sdk.data.lerobot import LeRobotDataset
 from roboalign.sdk.errors import DataError
@@ -94,6 +95,7 @@ def load_frames(
     rate_hz: float | None = None,
     robot: str | None = None,
     thought: str | None = None,
+    only_human: bool = False,
 ) -> FrameTable:
     """Reads every frame with a picture from a dataset folder.
 
@@ -105,13 +107,14 @@ def load_frames(
         rate_hz: Rate that the dataset must have, e.g. of the codec; None takes any.
         robot: Robot that it must be of, e.g. of the checkpoint; None takes any, and so does a dataset that says none.
         thought: Text column that holds thoughts; None looks for the usual names.
+        only_human: Of a recording with corrections, the frames alone in which the person acted.
 
     Raises:
         DataError: the dataset has no pictures, pictures of another size, or is of another robot, rate or action space.
     """
     dataset = LeRobotDataset(folder)
     _check_origin(dataset, rate_hz, robot)
-    rows = dataset.frames_with_images()[:max_frames]
+    rows = _chosen_rows(dataset, only_human=only_human)[:max_frames]
     if len(rows) == 0:
         raise DataError(f"{folder}: no frame has a picture; collect with --image-every 1 or 2")
     images = dataset.images(rows)
@@ -135,6 +138,16 @@ def load_frames(
         name=str(folder),
         columns=tuple(dataset.info.features),
     )
+
+
+def _chosen_rows(dataset: LeRobotDataset, *, only_human: bool) -> np.ndarray:
+    rows = dataset.frames_with_images()
+    if not only_human:
+        return rows
+    is_human = dataset.column(layout.INTERVENTION_KEY)[:, 0].astype(bool)
+    if not is_human[rows].any():
+        raise DataError(f"{dataset.path}: a person acted in none of its frames; train on all of them")
+    return rows[is_human[rows]]
 
 
 def _check_origin(dataset: LeRobotDataset, rate_hz: float | None, robot: str | None) -> None:

@@ -68,6 +68,8 @@ class SftConfig:
     """Share of the episodes that is held out."""
     max_frames: int | None = None
     """Frames to read at most; None reads all."""
+    only_human: bool = False
+    """Of a recording with corrections (`roboalign run --takeover`), learn the person's frames alone."""
     probe_frames: int = 64
     """Held-out frames on which the action probe is run at the end."""
     dtype: str = "fp16"
@@ -102,6 +104,7 @@ def train_sft(config: SftConfig) -> Path:
         image_size_px=fmt.image_size_px,
         max_frames=config.max_frames,
         rate_hz=config.rate_hz,
+        only_human=config.only_human,
     )
     weights = config.weights or PAIRINGS[config.pairing]
     if config.mixture is None:

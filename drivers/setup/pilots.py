@@ -201,6 +201,15 @@ class GamepadPilot:
                     action[field] = direction * value * _step(self._spec, field)
         return action
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the left shoulder button is held."""
+        return self._is_held
+
+    def take_gripper(self, observation: Observation) -> None:
+        """Takes the gripper as it is."""
+        self._is_open = bool(observation.state[4] > 0.5 * self._spec.gripper_max_width_m)
+
     def took(self, applied: Applied) -> None:
         """Nothing to note."""
 
@@ -295,13 +304,22 @@ class LeaderPilot:
         Raises:
             RobotError: The leader has been silent for too long.
         """
+        place = self.read_place()
+        return self._follower.towards(np.full(len(STATE_NAMES), np.nan) if place is None else place)
+
+    def read_place(self) -> FloatArray | None:
+        """Hears the keys, and returns where the leader's tool is; None when a joint did not answer.
+
+        Raises:
+            RobotError: The leader has been silent for too long.
+        """
         for key in self._keys() if self._keys is not None else "":
             self._wish = _KEY_WISHES.get(key, self._wish)
         place = self._place()
         self._num_lost = 0 if place is not None else self._num_lost + 1
         if self._num_lost > _MAX_LOST:
             raise RobotError(f"the leader on {self._servos.name} stopped answering; check its cable and power")
-        return self._follower.towards(np.full(len(STATE_NAMES), np.nan) if place is None else place)
+        return place
 
     def took(self, applied: Applied) -> None:
         """Notes what was really sent."""

@@ -178,8 +178,22 @@ def run_beside(
     *,
     config: SessionConfig,
     is_sure: bool = False,
+    is_asked: bool = False,
+    until: Callable[[], bool] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> RunReport:
     """As `run_on_robot`, with the policy in a process of its own; says what the run was like, also after an error.
+
+    Args:
+        robot: Not connected yet.
+        recipe: How to make the policy.
+        sentence: What to follow.
+        dialogue: The person at the robot.
+        config: What the run leaves.
+        is_sure: Print the limits and do not ask.
+        is_asked: The person saw the limits and said yes to this robot before.
+        until: Ends the run by returning true; asked after each control period.
+        say: Takes the lines about the run; None gives them to the person.
 
     Raises:
         RoboalignError: The policy cannot be loaded, or does not fit the robot; nothing was opened.
@@ -189,10 +203,12 @@ def run_beside(
 
     def admit(needs: PolicySpec) -> None:
         check_fit(robot.spec, needs, config.policy)
-        ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
+        if not is_asked:
+            ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
 
     use = partial(in_use, robot, dialogue)
-    return run_session(robot, recipe, sentence, config, dialogue.say, admit=admit, use=use)
+    told = dialogue.say if say is None else say
+    return run_session(robot, recipe, sentence, config, told, admit=admit, use=use, until=until)
 
 
 def _sum_up(report: LoopReport) -> list[str]:

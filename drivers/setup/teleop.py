@@ -8,7 +8,7 @@ faster one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,17 @@ from roboalign.sdk.errors import ConfigError, RobotError
 from roboalign.sdk.robot import Robot
 from roboalign.sdk.types import Applied, Observation, RobotSpec
 
-__all__ = ["RecordConfig", "RecordReport", "TeleopReport", "record", "steer"]
+__all__ = [
+    "EpisodeKeeper",
+    "Frame",
+    "KeptWriter",
+    "RecordConfig",
+    "RecordReport",
+    "TeleopReport",
+    "open_writer",
+    "record",
+    "steer",
+]
 
 _MIN_RATE_SHARE = 0.95
 _MAX_SLOW = 3
@@ -48,6 +58,7 @@ class TeleopReport:
 
 
 Frame = tuple[Observation, Applied]
+"""A reading, and what was sent after it."""
 
 
 def steer(
@@ -161,19 +172,8 @@ def record(
         RobotError: The loop is too slow for the stated rate, three times in a row.
     """
     spec = robot.spec
-    if not spec.camera_names:
-        raise ConfigError(f"robot {spec.name!r} has no camera; add [cameras.front] to its robot file")
-    writer = DatasetWriter(
-        config.out,
-        image_size_px=spec.image_size_px,
-        num_joints=spec.num_joints,
-        rate_hz=spec.control_rate_hz,
-        robot_type=spec.name,
-        cameras=spec.camera_names,
-        resume=True,
-    )
-    with _Kept(writer) as kept:
-        recording = _Recording(writer, spec, say)
+    with open_writer(config.out, spec) as kept:
+        recording = EpisodeKeeper(kept.writer, spec, say)
         report = recording.report
         while report.kept < config.episodes:
             robot.connect()  # an arm that heard nothing while the person set the scene has parked itself
@@ -192,41 +192,74 @@ def record(
                 break
             recording.take(frames, sentence, found)
         if report.kept >= config.episodes:
-            writer.close()
+            kept.close()
             report.path, report.is_complete = config.out, True
-            kept.is_closed = True
     return report
 
 
-class _Recording:
+def open_writer(out: Path, spec: RobotSpec, *, has_intervention: bool = False) -> KeptWriter:
+    """Returns the writer of a robot's recording, which goes on with complete episodes of before.
+
+    Raises:
+        ConfigError: The robot has no camera.
+    """
+    if not spec.camera_names:
+        raise ConfigError(f"robot {spec.name!r} has no camera; add [cameras.front] to its robot file")
+    writer = DatasetWriter(
+        out,
+        image_size_px=spec.image_size_px,
+        num_joints=spec.num_joints,
+        rate_hz=spec.control_rate_hz,
+        robot_type=spec.name,
+        cameras=spec.camera_names,
+        resume=True,
+        has_intervention=has_intervention,
+    )
+    return KeptWriter(writer)
+
+
+class EpisodeKeeper:
     """Decides about each episode, and counts."""
 
     def __init__(self, writer: DatasetWriter, spec: RobotSpec, say: Callable[[str], None]) -> None:
+        """Takes a writer that is entered."""
         self._writer, self._spec, self._say = writer, spec, say
-        self._num_slow = 0
+        self._num_slow = self._num_refused = 0
         self.report = RecordReport(kept=writer.num_episodes)
+        """Counts so far."""
         if self.report.kept:
             say(f"going on after {self.report.kept} episodes of before")
 
-    def take(self, frames: list[Frame], sentence: str, found: TeleopReport) -> None:
-        """Keeps an episode, or says why not."""
+    def take(
+        self, frames: list[Frame], sentence: str, found: TeleopReport, *, interventions: tuple[bool, ...] = ()
+    ) -> bool:
+        """Keeps an episode and returns true, or says why not."""
         report, wanted_hz = self.report, self._spec.control_rate_hz
         if found.wish is Wish.DISCARD:
             report.discarded += 1
             self._say(f"episode {report.kept}: discarded")
-            return
+            return False
         rate_hz = _measured_rate(frames)
         if rate_hz < _MIN_RATE_SHARE * wanted_hz:
-            self._refuse(f"{rate_hz:.1f} Hz, but the dataset states {wanted_hz:g} Hz")
-            return
-        self._num_slow = 0
-        self._writer.add(_episode(frames, sentence, wanted_hz, self._spec.camera_names))
+            self.report.slow += 1
+            self._refuse_slow(f"{rate_hz:.1f} Hz, but the dataset states {wanted_hz:g} Hz")
+            return False
+        self._num_slow = self._num_refused = 0
+        episode = _episode(frames, sentence, wanted_hz, self._spec.camera_names)
+        self._writer.add(replace(episode, interventions=interventions))
         report.rates_hz.append(rate_hz)
         self._say(f"episode {report.kept}: kept, {len(frames)} frames at {rate_hz:.1f} Hz, {found.changed} limited")
         report.kept += 1
+        return True
 
-    def _refuse(self, why: str) -> None:
-        self.report.slow += 1
+    def refuse(self, why: str) -> None:
+        """Says why an episode is not kept; raises RobotError when that happens again and again."""
+        self._say(f"episode {self.report.kept}: not kept, {why}")
+        self._num_refused += 1
+        if self._num_refused >= _MAX_SLOW:
+            raise RobotError(f"{self._num_refused} episodes in a row were not kept, the last because {why}")
+
+    def _refuse_slow(self, why: str) -> None:
         self._num_slow += 1
         self._say(f"episode {self.report.kept}: not kept, it ran at {why}")
         if self._num_slow >= _MAX_SLOW:
@@ -235,22 +268,29 @@ class _Recording:
             )
 
 
-class _Kept:
-    """Leaves a writer without closing the dataset, so that its episodes stay for the next run."""
+class KeptWriter:
+    """A writer that is left without closing the dataset, so that its episodes stay for the next run."""
 
     def __init__(self, writer: DatasetWriter) -> None:
-        self._writer = writer
-        self.is_closed = False
+        """Takes a writer that is not entered."""
+        self.writer = writer
+        """The dataset."""
+        self._is_closed = False
 
-    def __enter__(self) -> _Kept:
-        self._writer.__enter__()
+    def __enter__(self) -> KeptWriter:
+        self.writer.__enter__()
         return self
 
+    def close(self) -> None:
+        """Completes the dataset."""
+        self.writer.close()
+        self._is_closed = True
+
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
-        if self.is_closed or kind is not None:
-            self._writer.__exit__(kind, value, None)
+        if self._is_closed or kind is not None:
+            self.writer.__exit__(kind, value, None)
         else:
-            self._writer.__exit__(InterruptedError, InterruptedError("not complete yet"), None)
+            self.writer.__exit__(InterruptedError, InterruptedError("not complete yet"), None)
 
 
 def _episode(frames: list[Frame], sentence: str, rate_hz: float, cameras: tuple[str, ...]) -> Episode:

@@ -147,6 +147,7 @@ def tick_record(spec: RobotSpec) -> np.dtype[np.void]:
             ("sent", "<f4", (_NUM_ACTIONS,)),
             ("targets", "<f4", (spec.num_joints,)),
             ("measured", "<f4", (spec.num_joints,)),
+            ("measured_s", "<f8"),  # when; NaN before the first reading
             ("stages_s", "<f4", (len(STAGES),)),
             ("note", f"S{_NOTE_BYTES}"),
         ],

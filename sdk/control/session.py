@@ -95,7 +95,9 @@ def run_session(
         say("loading the policy in a process of its own")
         needs = policy.open(sentence)
         admit(needs)
-        settings = LoopSettings.for_policy(needs, policy.latency_s, is_shown=config.page is not None)
+        settings = LoopSettings.for_policy(
+            needs, policy.latency_s, is_shown=config.page is not None, is_traced=config.trace is not None
+        )
         recorder = Recorder(
             channels,
             RecorderConfig(

@@ -17,6 +17,7 @@ from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.policy_process import PolicyRecipe
 from roboalign.sdk.control.session import SessionConfig, run_session
 from roboalign.sdk.errors import ConfigError
+from roboalign.sdk.robot import Robot
 from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
 
 if TYPE_CHECKING:
@@ -80,9 +81,25 @@ class SimulatedRun:
 
 
 def run_simulated(
-    sentence: str, recipe: PolicyRecipe, config: SessionConfig, say: Callable[[str], None], *, seed: int = 0
+    sentence: str,
+    recipe: PolicyRecipe,
+    config: SessionConfig,
+    say: Callable[[str], None],
+    *,
+    seed: int = 0,
+    wrap: Callable[[Robot], Robot] = lambda robot: robot,
+    until: Callable[[], bool] = lambda: False,
 ) -> SimulatedRun:
     """Finds a scene that fits the sentence, and lets the policy act in it in real time until it is solved.
+
+    Args:
+        sentence: What to do.
+        recipe: How to make the policy.
+        config: What the run leaves.
+        say: Takes lines for people.
+        seed: Chooses among the scenes that fit.
+        wrap: Puts something around the arm.
+        until: Ends the run by returning true.
 
     Raises:
         ConfigError: The sentence is not understood, or the policy does not fit the simulated arm.
@@ -107,14 +124,14 @@ def run_simulated(
 
     try:
         report = run_session(
-            robot,
+            wrap(robot),
             recipe,
             task.sentence,
             replace(config, scene=scene),
             say,
             admit=admit,
             use=lambda: _scene(env, scene_seed),
-            until=env.is_success,
+            until=lambda: until() or env.is_success(),
         )
         return SimulatedRun(report=report, scene_seed=scene_seed, success=env.is_success())
     finally:

@@ -68,6 +68,8 @@ class LoopSettings:
     """How often the page gets a picture when the policy asks for none."""
     is_shown: bool = False
     """Whether somebody looks."""
+    is_traced: bool = False
+    """Whether the joints are read in every period, for a trace."""
     watch: WatchSettings = field(default_factory=WatchSettings)
     """How long what may be silent."""
 
@@ -77,11 +79,19 @@ class LoopSettings:
                 raise ConfigError(f"LoopSettings.{name} is {getattr(self, name)}, expected a positive number")
 
     @classmethod
-    def for_policy(cls, needs: PolicySpec, latency_s: float, *, is_shown: bool = False) -> LoopSettings:
+    def for_policy(
+        cls, needs: PolicySpec, latency_s: float, *, is_shown: bool = False, is_traced: bool = False
+    ) -> LoopSettings:
         """Returns settings that let a policy work whose answers take `latency_s`: slow is not hung."""
         chunk_s = needs.horizon / needs.rate_hz
         watch = WatchSettings(answer_timeout_s=max(5.0, 4 * latency_s), max_age_s=max(2.0, 2 * latency_s + chunk_s))
-        return cls(park_after_s=max(5.0, 5 * latency_s), early_s=_EARLY_WAKE_S, is_shown=is_shown, watch=watch)
+        return cls(
+            park_after_s=max(5.0, 5 * latency_s),
+            early_s=_EARLY_WAKE_S,
+            is_shown=is_shown,
+            is_traced=is_traced,
+            watch=watch,
+        )
 
 
 class RealTimeLoop:
@@ -126,6 +136,7 @@ class RealTimeLoop:
         self._granted, self._stopped_by = "", "not run"
         self._trouble: tuple[Reason, str] | None = None
         self._measured: FloatArray = np.zeros(robot.spec.num_joints, np.float32)
+        self._measured_s = math.nan
 
     def run(
         self, instruction: str, *, max_ticks: int, until: Callable[[], bool] | None = None, granted: str = ""
@@ -224,6 +235,8 @@ class RealTimeLoop:
         observed_s, published_s = sent_s, sent_s
         if wants or is_seen or self._trouble is not None:
             observed_s, published_s = self._look(instruction, is_question=wants)
+        elif self.settings.is_traced:
+            observed_s = published_s = self._measure(instruction)
         self._tally.add(reason, self._note, applied, lateness_s)
         woke_late_s = max(0.0, woke_s + self._back_s - deadline_s)
         stages_s = (woke_late_s, decided_s - woke_s, sent_s - handed_s, observed_s - sent_s, published_s - observed_s)
@@ -277,6 +290,7 @@ class RealTimeLoop:
         row["moves"][0], row["time_s"][0] = self._answers.moves, seen.time_s
         row["state"][0], row["joints"][0] = seen.state, seen.joint_pos_rad
         np.copyto(self._measured, seen.joint_pos_rad)
+        self._measured_s = seen.time_s
         for index, name in enumerate(channels.spec.camera_names):
             np.copyto(row["images"][0][index], seen.images[name])
         sequence = channels.observations.commit()
@@ -284,6 +298,16 @@ class RealTimeLoop:
             self._question[0] = sequence
             self._policy.ask()
         return observed_s, self._clock.now()
+
+    def _measure(self, instruction: str) -> float:
+        """Reads the joints alone, and returns when that was done."""
+        try:
+            seen = self._robot.observe(instruction, with_images=False)
+            np.copyto(self._measured, seen.joint_pos_rad)
+            self._measured_s = seen.time_s
+        except (DataError, RobotTimeout) as err:
+            self._trouble = Reason.DISCONNECTED, str(err)
+        return self._clock.now()
 
     def _write_down(
         self, index: int, due: int, sent: tuple[float, float], reason: Reason, stages_s: tuple[float, ...]
@@ -306,6 +330,7 @@ class RealTimeLoop:
         np.copyto(row["sent"][0], self._applied.sent)
         np.copyto(row["targets"][0], self._applied.joint_target_rad)
         np.copyto(row["measured"][0], self._measured)
+        row["measured_s"][0] = self._measured_s
         for position, seconds in enumerate(stages_s):
             row["stages_s"][0][position] = seconds
             self._tally.stages[position].add(seconds)
@@ -318,6 +343,7 @@ class RealTimeLoop:
         row.view(np.uint8)[:] = 0
         row["index"][0], row["time_s"][0], row["step"][0] = self._tally.ticks, self._now_s, -1
         row["reason"][0] = self._board_reason[0] = Reason.DISCONNECTED.code
+        row["measured_s"][0] = math.nan
         put_text(row, "note", text)
         self._channels.ticks.commit()
 

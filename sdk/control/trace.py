@@ -92,6 +92,7 @@ def tick_line(record: Records) -> str:
         "sent": _exact(row["sent"]),
         "targets": _exact(row["targets"]),
         "measured": _exact(row["measured"]),
+        "measured_s": None if math.isnan(row["measured_s"]) else float(row["measured_s"]),
         "stages_s": stages,
         "note": read_text(record, "note"),
     }

@@ -75,6 +75,8 @@ class Episode:
     """The instruction of each frame when it changes on the way; else empty."""
     domain: Mapping[str, object] = field(default_factory=dict)
     """Every value that the simulator's randomisation drew for this episode, ready for JSON; empty when it was off."""
+    interventions: tuple[bool, ...] = ()
+    """Whether a person acted in a policy's place, for each frame; empty where nobody could."""
 
     def __post_init__(self) -> None:
         length = len(self.actions)
@@ -92,7 +94,7 @@ class Episode:
                 raise DataError(f"episode {self.index}: {name} has {len(column)} frames, the actions have {length}")
         if length == 0:
             raise DataError(f"episode {self.index} has no frames")
-        for name in ("language_events", "instructions"):
+        for name in ("language_events", "instructions", "interventions"):
             found = len(getattr(self, name))
             if found not in (0, length):
                 raise DataError(f"episode {self.index}: {name} has {found} frames, expected 0 or {length}")

@@ -34,6 +34,7 @@ __all__ = [
     "EPISODES_PATH",
     "IMAGE_KEY",
     "IMAGE_PREFIX",
+    "INTERVENTION_KEY",
     "JOINTS_KEY",
     "LANGUAGE_EVENTS_KEY",
     "LANGUAGE_PERSISTENT_KEY",
@@ -65,6 +66,8 @@ STATE_KEY = "observation.state"
 JOINTS_KEY = "observation.joint_pos"
 ACTION_KEY = "action"
 TRUTH_KEY = "roboalign.truth"
+INTERVENTION_KEY = "intervention"
+"""Whether a person acted in a policy's place; only in datasets with corrections. LeRobot's own name for it."""
 LANGUAGE_PERSISTENT_KEY = "language_persistent"
 LANGUAGE_EVENTS_KEY = "language_events"
 
@@ -112,6 +115,7 @@ def dataset_features(
     video_info: Mapping[str, object] | None = None,
     state_names: tuple[str, ...] = STATE_NAMES,
     action_names: tuple[str, ...] = ACTION_NAMES,
+    has_intervention: bool = False,
 ) -> dict[str, Feature]:
     """Returns the features of a dataset of this project, in column order.
 
@@ -122,6 +126,7 @@ def dataset_features(
         video_info: How videos are encoded; None stores pictures in the rows.
         state_names: Entries of `observation.state`.
         action_names: Entries of `action`.
+        has_intervention: Whether frames say who acted.
     """
     height_px, width_px = (image_size_px, image_size_px) if isinstance(image_size_px, int) else image_size_px
     camera = Feature(
@@ -136,6 +141,8 @@ def dataset_features(
         joint_names = tuple(f"joint_{number}_rad" for number in range(1, num_joints + 1))
         features[JOINTS_KEY] = Feature(dtype="float32", shape=(num_joints,), names=joint_names)
     features[ACTION_KEY] = Feature(dtype="float32", shape=(len(action_names),), names=action_names)
+    if has_intervention:
+        features[INTERVENTION_KEY] = Feature(dtype="bool", shape=(1,))
     features["timestamp"] = Feature(dtype="float32", shape=(1,))
     for key in ("frame_index", "episode_index", "index", "task_index"):
         features[key] = Feature(dtype="int64", shape=(1,))
@@ -156,7 +163,7 @@ def _arrow_type(pa: ModuleType, key: str, feature: Feature) -> Any:
         return pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
     if feature.dtype == "language":
         return pa.list_(pa.struct(_language_fields(pa, has_timestamp=key == LANGUAGE_PERSISTENT_KEY)))
-    value_type = getattr(pa, feature.dtype)()
+    value_type = getattr(pa, "bool_" if feature.dtype == "bool" else feature.dtype)()
     return value_type if feature.shape == (1,) else pa.list_(value_type, feature.shape[0])
 
 

@@ -170,6 +170,9 @@ class LeRobotDataset:
             state_names=self.info.state_names,
             action_names=self.info.action_names,
             domain=json.loads(span.extra.get("domain") or "{}"),
+            interventions=tuple(map(bool, table.column(layout.INTERVENTION_KEY).to_pylist()))
+            if layout.INTERVENTION_KEY in names
+            else (),
         )
 
     def states(self) -> FloatArray:

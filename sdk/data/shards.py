@@ -165,6 +165,9 @@ def _table(episode: Episode, features: Mapping[str, layout.Feature]) -> Any:
     pa, _ = import_pyarrow()
     schema = layout.data_schema(pa, dict(features))
     length = len(episode)
+    if (layout.INTERVENTION_KEY in features) != bool(episode.interventions):
+        has = "says" if episode.interventions else "does not say"
+        raise DataError(f"episode {episode.index} {has} in which frames a person acted, unlike its dataset")
     frames = np.arange(length, dtype=np.int64)
     events = episode.language_events or ((),) * length
     persistent = [_language_record(row, has_timestamp=True) for row in episode.language_persistent]
@@ -172,6 +175,7 @@ def _table(episode: Episode, features: Mapping[str, layout.Feature]) -> Any:
         layout.STATE_KEY: episode.states.tolist(),
         layout.JOINTS_KEY: episode.joint_pos_rad.tolist(),
         layout.ACTION_KEY: episode.actions.tolist(),
+        layout.INTERVENTION_KEY: list(episode.interventions),
         "timestamp": (frames / episode.rate_hz).astype(np.float32),
         "frame_index": frames,
         "episode_index": np.full(length, episode.index, np.int64),

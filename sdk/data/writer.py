@@ -30,7 +30,15 @@ from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES
 
 __all__ = ["DatasetWriter"]
 
-NUMERIC_KEYS = (layout.STATE_KEY, layout.JOINTS_KEY, layout.ACTION_KEY, "timestamp", "frame_index", "episode_index")
+NUMERIC_KEYS = (
+    layout.STATE_KEY,
+    layout.JOINTS_KEY,
+    layout.ACTION_KEY,
+    layout.INTERVENTION_KEY,
+    "timestamp",
+    "frame_index",
+    "episode_index",
+)
 """Columns described in `stats.json`; `index` and `task_index` are added when they are known."""
 EXTRA_NOTES = ("family", "task", "seed", "attempts", "robot", "split", "domain")
 """Notes of a shard that become columns `roboalign/...` of `meta/episodes`."""
@@ -93,6 +101,7 @@ class DatasetWriter:
         resume: Takes over the complete episodes of a recording that was cut.
         state_names: Entries of a state.
         action_names: Entries of an action.
+        has_intervention: Whether frames say in which a person acted (`Episode.interventions`).
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class DatasetWriter:
         resume: bool = False,
         state_names: tuple[str, ...] = STATE_NAMES,
         action_names: tuple[str, ...] = ACTION_NAMES,
+        has_intervention: bool = False,
     ) -> None:
         self._path = Path(path)
         self._writing = self._path.with_name(f".{self._path.name}.writing")
@@ -121,6 +131,7 @@ class DatasetWriter:
             video_info=video_info(rate_hz) if is_video else None,
             state_names=state_names,
             action_names=action_names,
+            has_intervention=has_intervention,
         )
         self._totals = _Totals()
         self._data_files = _GrowingFiles(self._writing, layout.DATA_PATH, layout.DATA_FILE_SIZE_MB)

@@ -11,6 +11,7 @@ from roboalign.sdk.evaluation.episodes import EpisodeEnv, EpisodePolicy, Episode
 from roboalign.sdk.evaluation.intervals import Interval, bootstrap_mean, success_interval, tango, wilson
 from roboalign.sdk.evaluation.pictures import write_gif
 from roboalign.sdk.evaluation.play import PlayConfig, PlayResult, run_task
+from roboalign.sdk.evaluation.reality_gap import GapReport, Outcomes, PolicyOutcomes, gap, mmrv, pearson
 from roboalign.sdk.evaluation.report import CommandRecord, Contender, ReportSources, Stage, write_report
 from roboalign.sdk.evaluation.results import EvalReport, GoalsResult, TaskResult, read_report
 from roboalign.sdk.evaluation.rollouts import EvalConfig, evaluate
@@ -28,11 +29,14 @@ __all__ = [
     "EvalConfig",
     "EvalReport",
     "ExpertPolicy",
+    "GapReport",
     "GoalsResult",
     "Interval",
+    "Outcomes",
     "PairedDifference",
     "PlayConfig",
     "PlayResult",
+    "PolicyOutcomes",
     "PolicyRef",
     "RandomPolicy",
     "ReportSources",
@@ -44,9 +48,12 @@ __all__ = [
     "caveats",
     "compare",
     "evaluate",
+    "gap",
     "mcnemar_exact",
+    "mmrv",
     "named_policy",
     "paired_difference",
+    "pearson",
     "read_report",
     "run_episode",
     "run_task",

@@ -17,7 +17,7 @@ _Z = 1.96
 
 def caveats(report: EvalReport) -> tuple[str, ...]:
     """Returns the warnings for an evaluation, the weightiest first."""
-    lines = [*_privileges(report), *_size(report), *_tasks(report)]
+    lines = [*_judged(report), *_privileges(report), *_size(report), *_tasks(report)]
     holds = report.acted.get("hold", 0)
     if report.num_calls and holds / report.num_calls > _MANY_HOLDS:
         share = 100 * holds / report.num_calls
@@ -51,6 +51,14 @@ def _lateness(report: EvalReport) -> list[str]:
         ratios = ", ".join(f"{name} {seam.ratio:.2f}" for name, seam in seams.items())
         lines.append(f"Mean change at the seams of chunks, in changes inside a chunk: {ratios}.")
     return lines
+
+
+def _judged(report: EvalReport) -> list[str]:
+    if report.world != "robot":
+        return []
+    knew = "did not know which policy acted" if report.config.get("is_blinded") else "knew which policy acted"
+    discarded = report.config.get("discarded") or 0
+    return [f"Success on this robot was judged by a person who {knew}; {discarded} runs were discarded and repeated."]
 
 
 def _privileges(report: EvalReport) -> list[str]:

@@ -77,8 +77,8 @@ class Comparison:
 
 def check_paired(first: EvalReport, second: EvalReport) -> None:
     """Raises ConfigError, which says what differs, unless both were run on the same scenes."""
-    for key in _MUST_AGREE:
-        one, other = first.config.get(key), second.config.get(key)
+    for key in ("world", *_MUST_AGREE):
+        one, other = (report.world if key == "world" else report.config.get(key) for report in (first, second))
         if one != other:
             raise ConfigError(
                 f"the evaluations are not paired: {key} is {one!r} in the first and {other!r} in the second; run both"

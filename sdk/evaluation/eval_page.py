@@ -39,7 +39,7 @@ def write_eval_page(folder: Path) -> Path:
         _films(folder, report),
         _latency(report),
         _settings(report),
-        READING,
+        READING if report.world == "simulation" else _ROBOT_READING,
     ]
     return write_page(folder / "report.html", title=title, body=body)
 
@@ -51,12 +51,13 @@ def _where(report: EvalReport) -> str:
 
 def _summary(report: EvalReport) -> str:
     total, config = report.total, report.config
+    what = "unseen scenes" if report.world == "simulation" else "runs on the robot"
     parts = [f"split {config.get('split')}", f"arm {config.get('robot')}"]
     if config.get("randomization") != "off":
         parts.append(f"randomisation {config.get('randomization')}")
     parts.append(f"acting: {report.who_acted}")
     return (
-        f"<p class=big>{percent(total.rate)} <small>{total.num_successes} of {total.num_episodes} unseen scenes;"
+        f"<p class=big>{percent(total.rate)} <small>{total.num_successes} of {total.num_episodes} {what};"
         f" 95 % interval {span(total.interval)}</small></p><p class=sub>{escape('; '.join(parts))}</p>"
     )
 
@@ -176,3 +177,8 @@ rates it holds the true rate in 95 of 100 repetitions. <i>Stage progress</i> is 
 that an episode reached. <i>flow</i> is the action head, <i>fast</i> the action tokens of the language model; a
 <i>hold</i> is an answer that could not be used: the arm stays where it is. <i>Shuffled</i> is the same policy told the
 sentence of another task; <i>random</i> moves without looking; the <i>expert</i> knows where everything is.</p>"""
+
+_ROBOT_READING = """<h2>How to read this</h2>
+<p>A person at the robot judged success and progress. An interval is the Wilson score interval, widened near 0 and 100 %
+so that its exact coverage is nowhere below 92 %: on average over rates it holds the true rate in 95 of 100 repetitions.
+Each line of <i>trials.jsonl</i> is one run, with its note.</p>"""

@@ -19,6 +19,7 @@ from roboalign.sdk.evaluation.intervals import Interval, bootstrap_mean, success
 from roboalign.sdk.evaluation.statistics import Summary, summarize
 
 __all__ = [
+    "WORLDS",
     "EvalReport",
     "GoalsResult",
     "JsonValue",
@@ -32,6 +33,9 @@ __all__ = [
 
 JsonValue = object
 """Whatever `json` can write: text, numbers, booleans, None, and lists and objects of them."""
+
+WORLDS = ("simulation", "robot")
+"""Where outcomes come from."""
 
 FORMAT_VERSION = 2
 """Version of `report.json`; a reader refuses any other by name."""
@@ -131,6 +135,8 @@ class EvalReport:
     """Share of the control periods in which no action was there because the policy was still computing."""
     seams: Mapping[str, Seam] = field(default_factory=dict)
     """Changes of what was commanded, inside chunks and at their seams; empty where the policy was waited for."""
+    world: str = "simulation"
+    """One of `WORLDS`; what was written before it was noted is of simulation."""
 
     @property
     def who_acted(self) -> str:
@@ -151,6 +157,7 @@ def summarize_episodes(
     videos: Sequence[str] = (),
     provenance: Mapping[str, str] | None = None,
     wall_s: float = 0.0,
+    world: str = "simulation",
 ) -> EvalReport:
     """Returns the report of a list of episodes."""
     if not episodes:
@@ -192,6 +199,7 @@ def summarize_episodes(
         thought_statuses=dict(sum((Counter(episode.thought_statuses) for episode in episodes), Counter())),
         stood_share=sum(episode.stood for episode in episodes) / sum(episode.steps for episode in episodes),
         seams=pool_seams([episode.seams for episode in episodes]),
+        world=world,
     )
 
 
@@ -237,6 +245,8 @@ def read_report(path: Path) -> EvalReport:
                 " or install the version of roboalign that wrote it"
             )
         del row["who_acted"]
+        if row.get("world", WORLDS[0]) not in WORLDS:
+            raise DataError(f"{path} is of the world {row['world']!r}, expected {' or '.join(WORLDS)}")
         return _report_from_json(row)
     except FileNotFoundError as err:
         raise DataError(f"there is no evaluation at {path}; write one with `roboalign eval`") from err

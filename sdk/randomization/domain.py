@@ -18,7 +18,7 @@ import numpy as np
 from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.randomization import config, values
 from roboalign.sdk.randomization.config import ConcernRanges
-from roboalign.sdk.randomization.ranges import range_from_json, range_to_json
+from roboalign.sdk.randomization.ranges import centre, range_from_json, range_to_json
 from roboalign.sdk.randomization.values import Concern, parameters
 from roboalign.sdk.settings_file import read_settings
 
@@ -219,6 +219,18 @@ class DomainRandomization:
             streams = {item.name: stream(seed, concern, item.name) for item in parameters(ranges.values)}
             drawn[concern] = ranges.draw(streams)
         return DomainSample(name=self.name, seed=seed, **drawn)  # type: ignore[arg-type] # one type a concern
+
+    def centre(self) -> DomainSample:
+        """Returns the sample with the middle of every range: of an identified domain, what was identified."""
+        middles: dict[str, Concern] = {}
+        for concern in CONCERNS:
+            ranges: ConcernRanges = getattr(self, concern)
+            found: dict[str, object] = {}
+            for item in parameters(ranges.values):
+                value = centre(getattr(ranges, item.name))
+                found[item.name] = (value,) * item.slots if item.is_list else value
+            middles[concern] = ranges.values(**found)
+        return DomainSample(name=f"the centre of {self.name}", **middles)  # type: ignore[arg-type] # one type a concern
 
     def with_changes(self, changes: Mapping[str, object], *, name: str | None = None) -> DomainRandomization:
         """Returns a copy with some ranges replaced: `{"camera_pose": {"roll_rad": {"uniform": [-0.1, 0.1]}}}`.

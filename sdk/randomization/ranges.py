@@ -26,6 +26,7 @@ __all__ = [
     "Single",
     "Uniform",
     "Value",
+    "centre",
     "fixed",
     "intervals",
     "overlaps",
@@ -171,6 +172,22 @@ _KEYS = (*_KINDS, "choice", "each")
 def fixed(value: Value) -> Choice:
     """Returns the range that holds one value."""
     return Choice((value,))
+
+
+def centre(value: Range) -> Value:
+    """Returns the middle of a range; of a list its middle value in order, of words the first.
+
+    >>> centre(Uniform(0.8, 1.0)), centre(Signed(0.1, 0.2)), centre(Integers(1, 4)), centre(fixed("flat"))
+    (0.9, 0.0, 2, 'flat')
+    """
+    if isinstance(value, Choice):
+        numbers = sorted(item for item in value.values if not isinstance(item, str))
+        return numbers[len(numbers) // 2] if numbers else value.values[0]
+    if isinstance(value, Signed):
+        return 0.0
+    if isinstance(value, Integers):
+        return (value.low + value.high) // 2
+    return math.sqrt(value.low * value.high) if isinstance(value, LogUniform) else (value.low + value.high) / 2
 
 
 def range_to_json(value: Range) -> object:

@@ -16,6 +16,7 @@ from tests.drivers.arm.rig import write_files
 from roboalign.drivers.arm.files import CameraFile, write_robot_file
 from roboalign.drivers.virtual.config import VirtualBusConfig
 from roboalign.drivers.virtual.process import VirtualBus
+from roboalign.sdk.control.open_loop import open_loop
 from roboalign.sdk.control.replay import replay
 from roboalign.sdk.sim.so101 import so101_spec
 
@@ -102,6 +103,9 @@ def test_an_arm_whose_policy_is_killed_is_held_and_parked_with_the_reason(bus, t
     assert not any(is_running(pid) for pid in pids.values())
     assert "watchdog" in (tmp_path / "run.html").read_text()
     assert replay(tmp_path / "run.jsonl").max_action_error == 0.0
+    found, _ = open_loop(tmp_path / "run.jsonl")
+    assert found.readings > 0.8 * report["ticks"]
+    assert found.rms_deg < 5.0
 
 
 def test_an_arm_whose_control_process_is_killed_is_parked_by_its_bus_and_nothing_is_left(bus, tmp_path):

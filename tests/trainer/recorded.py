@@ -48,8 +48,10 @@ def write(
 ) -> Path:
     """Writes a dataset of two episodes, or of the given ones; `columns` are text columns to add, one text a frame."""
     path = folder / "demos"
-    with DatasetWriter(path, image_size_px=SIZE_PX, num_joints=0, robot_type=robot, rate_hz=rate_hz) as writer:
-        for item in episodes or [episode(0, rate_hz=rate_hz), episode(1, rate_hz=rate_hz)]:
+    episodes = episodes or [episode(0, rate_hz=rate_hz), episode(1, rate_hz=rate_hz)]
+    settings = {"image_size_px": SIZE_PX, "num_joints": 0, "robot_type": robot, "rate_hz": rate_hz}
+    with DatasetWriter(path, **settings, has_intervention=bool(episodes[0].interventions)) as writer:
+        for item in episodes:
             writer.add(item)
     data, info_path = path / "data/chunk-000/file-000.parquet", path / "meta/info.json"
     table, info = pq.read_table(data), json.loads(info_path.read_text())

@@ -103,3 +103,31 @@ def test_data_of_another_action_space_is_refused_with_both_spaces(tmp_path) -> N
 def test_taken_frames_keep_their_words(tmp_path) -> None:
     table = load(recorded.write(tmp_path)).take(np.array([7, 2]))
     assert [table.instruction(i) for i in range(2)] == ["do task 1", "do task 0"]
+
+
+def corrected(folder):
+    """Two episodes; a person acts in frames 2 and 3 of the first."""
+    who = ((False, False, True, True, False, False), (False,) * 6)
+    return recorded.write(folder, [replace(episode(k), interventions=said) for k, said in enumerate(who)])
+
+
+def test_a_recording_with_corrections_is_learnt_whole_or_the_persons_frames_alone(tmp_path) -> None:
+    path = corrected(tmp_path)
+    whole, human = load(path), load(path, only_human=True)
+    assert (len(whole), len(human)) == (12, 2)
+    assert np.array_equal(human.states, whole.states[2:4])
+    assert np.array_equal(human.chunks, whole.chunks[2:4])
+    assert len(load(path, only_human=True, max_frames=1)) == 1
+
+
+def test_a_recording_without_corrections_has_none_to_learn(tmp_path) -> None:
+    with pytest.raises(DataError, match="lacks the column intervention"):
+        load(recorded.write(tmp_path), only_human=True)
+    nobody = [replace(episode(k), interventions=(False,) * 6) for k in range(2)]
+    with pytest.raises(DataError, match="a person acted in none of its frames"):
+        load(recorded.write(tmp_path / "more", nobody), only_human=True)
+
+
+def test_an_episode_says_who_acted_as_its_dataset_does(tmp_path) -> None:
+    with pytest.raises(DataError, match="episode 0 does not say in which frames a person acted"):
+        recorded.write(tmp_path, [replace(episode(0), interventions=(True,) * 6), episode(1)])

@@ -10,7 +10,7 @@ from roboalign.cli.output import print_note, print_result, require_file_target
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import Comparison, Interval
 
-__all__ = ["compare"]
+__all__ = ["compare", "print_comparison"]
 
 
 def compare(
@@ -38,7 +38,7 @@ def compare(
         for report, name in zip(reports[1:], names[1:], strict=True)
     ]
     for comparison, folder in zip(comparisons, folders[1:], strict=True):
-        _print_comparison(comparison, folders[0], folder)
+        print_comparison(comparison, folders[0], folder)
     result: object = "; ".join(comparison.verdict for comparison in comparisons)
     if out is not None:
         result = write_compare_page(out, list(zip(names, reports, strict=True)), comparisons)
@@ -52,7 +52,8 @@ def _names(names: list[str], folders: list[Path]) -> list[str]:
     ]
 
 
-def _print_comparison(comparison: "Comparison", first: Path, second: Path) -> None:
+def print_comparison(comparison: "Comparison", first: Path, second: Path) -> None:
+    """Prints two policies task by task for the reader; the folders tell apart policies of one name."""
     total = comparison.total
     print_note(f"A = {comparison.first} ({first})" if str(first) not in comparison.first else f"A = {comparison.first}")
     print_note(

@@ -1,7 +1,7 @@
 """`roboalign eval`: success of a policy, or of a control, over paired held-out scenes."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +20,7 @@ from roboalign.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from roboalign.sdk.evaluation import EvalReport
+    from roboalign.sdk.evaluation import EvalReport, PolicyRef
     from roboalign.sdk.evaluation.latency import LatencyProfile
 
 __all__ = ["evaluate"]
@@ -62,8 +62,23 @@ def evaluate(
         int, typer.Option("--first-episode", help="Number of the first scene; of a suite, of each task.")
     ] = 0,
     robot: Annotated[
-        str | None, typer.Option("--robot", help="Arm, without a suite: panda or so101.", show_default="panda")
+        str | None,
+        typer.Option(
+            "--robot",
+            help="Arm, without a suite: panda or so101; or robot.toml: on a robot, judged by you.",
+            show_default="panda",
+        ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="On a robot: what to do.", show_default="the scenes and sentences of --tasks"),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="On a robot: a second policy, both in disguise.", show_default="none"),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="On a robot: longest run.")] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="On a robot: do not ask before it moves.")] = False,
     randomize: Annotated[
         str, typer.Option("--randomize", help="Domain randomisation: off, mild, strong, or a file.")
     ] = "off",
@@ -119,11 +134,36 @@ def evaluate(
     """Measure closed-loop success of any policy on any suite, with intervals.
 
     Every policy gets the same scenes. The folder holds report.html, report.json and one line for each episode.
+    With --robot robot.toml you set scenes and say how it went; the same command goes on.
     """
     from roboalign.sdk.evaluation import EvalConfig
     from roboalign.sdk.evaluation import evaluate as run_evaluation
 
     chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
+    if robot is not None and robot.endswith(".toml"):
+        _require_robot_options(
+            {
+                "--suite": suite is not None,
+                "--trials": trials is not None,
+                "--split": split != "train",
+                "--randomize": randomize != "off",
+                "--latency": latency is not None,
+                "--chunks": chunks is not None,
+                "--replan-every": replan_every is not None,
+                "--workers": workers != 1,
+                "--videos": videos != 0,
+                "a control": shuffled or blind or shuffled_thoughts or thought_age > 0,
+            }
+        )
+        refs = [
+            policy_ref(name, actions=actions, think=think, backend=backend, thinking=chosen)
+            for name in _named(policy, against)
+        ]
+        wanted: dict[str, object] = {"out": out, "sentence": task, "seconds": seconds, "is_sure": yes}
+        wanted |= {"tasks": tasks, "episodes": episodes, "first_episode": first_episode}
+        _judge_on_robot(Path(robot), refs, wanted, as_json=as_json)
+        return
+    _require_simulation({"--task": task, "--against": against})
     ref = policy_ref(
         policy,
         actions=actions,
@@ -167,6 +207,56 @@ def evaluate(
     report = run_evaluation(config, ref)
     _print_table(report)
     print_result(config.out / "report.html", as_json=as_json, report=report)
+
+
+def _named(policy: str | None, against: str | None) -> list[str]:
+    from roboalign.sdk.errors import ConfigError
+
+    if policy is None:
+        raise ConfigError("a robot needs a policy for its own arm: name a bundle, e.g. nano-so101")
+    return [policy] if against is None else [policy, against]
+
+
+def _require_robot_options(given: Mapping[str, bool]) -> None:
+    from roboalign.sdk.errors import ConfigError
+
+    found = [name for name, is_given in given.items() if is_given]
+    if found:
+        raise ConfigError(f"{', '.join(found)}: only in simulation; leave it out, or give --robot panda or so101")
+
+
+def _require_simulation(given: Mapping[str, str | None]) -> None:
+    from roboalign.sdk.errors import ConfigError
+
+    found = [name for name, value in given.items() if value is not None]
+    if found:
+        raise ConfigError(f"{', '.join(found)}: only on a robot; add --robot robot.toml")
+
+
+def _judge_on_robot(robot: Path, refs: "Sequence[PolicyRef]", wanted: dict[str, object], *, as_json: bool) -> None:
+    """Lets a person judge the policies on a robot, and prints what there is."""
+    from roboalign.cli.compare import print_comparison
+    from roboalign.drivers.arm.files import read_robot_file
+    from roboalign.drivers.arm.loading import load_robot
+    from roboalign.drivers.setup.dialogue import Terminal
+    from roboalign.drivers.setup.trials import TrialConfig, arm_of, contender_for, evaluate_on_robot
+
+    file = read_robot_file(robot)
+    labels = [_label(str(ref.path), None, "train", {}) for ref in refs]
+    wanted["out"] = wanted["out"] or Path("runs") / f"eval-{'-'.join(labels)}-{file.label}"
+    wanted["tasks"] = parse_names(str(wanted["tasks"])) if wanted["tasks"] else None
+    arm = arm_of(file, has_sentence=wanted["sentence"] is not None)
+    settings = {name: value for name, value in wanted.items() if value is not None}
+    config = TrialConfig(arm=arm, **settings)  # type: ignore[arg-type]  # options of these names and types
+    contenders = [contender_for(file, ref) for ref in refs]
+    result = evaluate_on_robot(load_robot(robot), contenders, config, Terminal(print_note))
+    for report in result.reports:
+        _print_table(report)
+    if result.comparison is not None:
+        print_comparison(result.comparison, config.out / "first", config.out / "second")
+    made = config.out / ("compare.html" if len(refs) > 1 else "report.html") if result.reports else config.out
+    more = {"reports": result.reports, "comparison": result.comparison, "is_complete": result.is_complete}
+    print_result(made, as_json=as_json, num_done=result.num_done, **more)
 
 
 def _profile(text: str) -> "LatencyProfile":

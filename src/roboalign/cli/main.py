@@ -24,6 +24,7 @@ from roboalign.cli import (
     doctor,
     evaluate,
     export,
+    gap,
     info,
     libero,
     probe,
@@ -95,6 +96,7 @@ app.command("replay", rich_help_panel=RUN)(replay.replay)
 app.command("eval", rich_help_panel=RUN)(evaluate.evaluate)
 app.command("tasks", rich_help_panel=RUN)(tasks.tasks)
 app.command("compare", rich_help_panel=RUN)(compare.compare)
+app.command("gap", rich_help_panel=RUN)(gap.gap)
 app.add_typer(bench.app, name="bench", rich_help_panel=RUN)
 app.command("serve", rich_help_panel=RUN)(serve.serve)
 app.command("demo", rich_help_panel=RUN)(demo.demo)

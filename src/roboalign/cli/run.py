@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,11 @@ from roboalign.cli.output import (
     require_real_time,
     thinking_of,
 )
+
+if TYPE_CHECKING:
+    from roboalign.drivers.setup.takeover import TakeoverReport
+    from roboalign.sdk.control.session import SessionConfig
+    from roboalign.sdk.evaluation import PolicyRef
 
 __all__ = ["run"]
 
@@ -65,9 +70,28 @@ def run(
             "--page", help="Of a robot or in real time: port of a live page, or host:port.", show_default="none"
         ),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record",
+            help="Of a robot or in real time: LeRobotDataset to write, with --takeover.",
+            show_default="none",
+        ),
+    ] = None,
+    takeover: Annotated[
+        str | None,
+        typer.Option("--takeover", help="Who corrects the policy: keyboard, gamepad or leader.", show_default="nobody"),
+    ] = None,
+    episodes: Annotated[int, typer.Option("--episodes", help="With --record: episodes to have at the end.")] = 1,
+    leader: Annotated[
+        Path | None, typer.Option("--leader", help="Robot file of the leader arm.", show_default="none")
+    ] = None,
+    gamepad: Annotated[Path, typer.Option("--gamepad", help="Device of the gamepad.")] = Path("/dev/input/js0"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Act on a sentence; prints each thought. Simulation writes a film; a robot is parked at the end."""
+    from roboalign.sdk.errors import ConfigError
+
     chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
     if robot is not None or real_time:
         from roboalign.sdk.control.session import SessionConfig, page_config
@@ -75,6 +99,18 @@ def run(
 
         served = None if page is None else page_config(page, os.environ.get(TOKEN_VARIABLE))
         config = SessionConfig(seconds=seconds, trace=trace, report=report, page=served)
+    if (record is None) != (takeover is None):
+        raise ConfigError("--record and --takeover go together: who corrects, and where it is written")
+    if record is not None and takeover is not None:
+        require_real_time({"--record": record if robot is None and not real_time else None})
+        if episodes > 1 and (trace is not None or report is not None):
+            raise ConfigError("--trace and --report are of one run; leave them out, or record one episode")
+        hands = {"kind": takeover, "leader": leader, "gamepad": gamepad}
+        ref = policy_ref(policy, actions=actions, think=think, backend=backend, thinking=chosen)
+        wanted = {"out": record, "task": task, "episodes": episodes}
+        made = _record(robot, ref, config, hands, wanted, seed=seed, is_sure=yes)
+        print_result(record, as_json=as_json, report=made)
+        return
     if robot is not None:
         from roboalign.drivers.setup.dialogue import Terminal
         from roboalign.drivers.setup.run import run_file
@@ -119,3 +155,41 @@ def run(
         acted=episode.sources,
         thoughts=episode.thoughts,
     )
+
+
+def _record(
+    robot: Path | None,
+    policy: "PolicyRef",
+    session: "SessionConfig",
+    hands: dict[str, Any],
+    wanted: dict[str, Any],
+    *,
+    seed: int,
+    is_sure: bool,
+) -> "TakeoverReport":
+    """Records a policy and a person's corrections, on a robot or in simulation."""
+    from dataclasses import replace
+
+    from roboalign.drivers.setup.dialogue import Terminal
+    from roboalign.drivers.setup.hands import TAKE_HELP, make_hands
+    from roboalign.drivers.setup.pilots import KEY_HELP
+    from roboalign.drivers.setup.takeover import record_in_simulation, record_on_robot
+    from roboalign.drivers.setup.teleop import RecordConfig
+    from roboalign.sdk.control.policy_process import PolicyRecipe
+
+    hands_of = make_hands(**hands)
+    config = RecordConfig(**wanted)
+    session = replace(session, policy=policy.name)
+    print_note(f"{TAKE_HELP[hands['kind']]}; {KEY_HELP if hands['kind'] == 'keyboard' else 'see docs/hardware.md'}")
+    if robot is not None:
+        report = record_on_robot(robot, policy, hands_of, config, session, Terminal(print_note), is_sure=is_sure)
+    else:
+        settings: dict[str, object] = {"bundle": str(policy.path) if policy.kind == "remote" else str(policy.folder)}
+        settings |= {"actions": policy.actions, "think": policy.think, "backend": policy.backend}
+        if policy.thinking is not None:
+            settings["thinking"] = asdict(policy.thinking)
+        report = record_in_simulation(PolicyRecipe(settings=settings), hands_of, config, session, print_note, seed=seed)
+    print_note(f"{report.human_frames} of {report.frames} frames are the person's")
+    if not report.record.is_complete:
+        print_note(f"{report.record.kept} episodes are safe; the same command goes on with them")
+    return report

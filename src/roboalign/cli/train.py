@@ -112,6 +112,9 @@ def sft(
             "--mixture", help="Mixture file (.toml or .json) to draw from; --data gives codec and held-out frames."
         ),
     ] = None,
+    only_human: Annotated[
+        bool, typer.Option("--only-human", help="Of a recording with corrections: the person's frames alone.")
+    ] = False,
     seed: Seed = 0,
     threads: Threads = 1,
     resume: Resume = False,
@@ -135,7 +138,8 @@ def sft(
         seed=seed,
         **changes,
     )
-    config = replace(config, mixture=mixture, weights=_parse_shares(shares) if shares else config.weights)
+    weights = _parse_shares(shares) if shares else config.weights
+    config = replace(config, mixture=mixture, weights=weights, only_human=only_human)
     if dry_run:
         _show_plan("sft", config, as_json=as_json)
         return

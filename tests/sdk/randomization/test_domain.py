@@ -179,3 +179,12 @@ def test_python_mistakes_are_named() -> None:
         DomainRandomization().sample(-1)
     with pytest.raises(ConfigError, match=r"textures\.table"):
         Textures(table=Uniform(0, 1))
+
+
+def test_the_centre_has_the_middle_of_every_range():
+    found = DomainRandomization.from_json(
+        {"delay": {"bus_ms": {"uniform": [10.0, 30.0]}}, "mass": {"object_scale": {"log_uniform": [0.5, 2.0]}}}
+    ).centre()
+    assert found.delay.bus_ms == 20.0
+    assert set(found.mass.object_scale) == {1.0}
+    assert DomainRandomization().centre().is_off
