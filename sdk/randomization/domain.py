@@ -18,7 +18,7 @@ import numpy as np
 from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.randomization import config, values
 from roboalign.sdk.randomization.config import ConcernRanges
-from roboalign.sdk.randomization.ranges import centre, range_from_json, range_to_json
+from roboalign.sdk.randomization.ranges import Each, centre, range_from_json, range_to_json
 from roboalign.sdk.randomization.values import Concern, parameters
 from roboalign.sdk.settings_file import read_settings
 
@@ -227,8 +227,10 @@ class DomainRandomization:
             ranges: ConcernRanges = getattr(self, concern)
             found: dict[str, object] = {}
             for item in parameters(ranges.values):
-                value = centre(getattr(ranges, item.name))
-                found[item.name] = (value,) * item.slots if item.is_list else value
+                given = getattr(ranges, item.name)
+                many = given.ranges if isinstance(given, Each) else (given,) * item.slots
+                middle = tuple(centre(one) for one in many)
+                found[item.name] = middle if item.is_list else middle[0]
             middles[concern] = ranges.values(**found)
         return DomainSample(name=f"the centre of {self.name}", **middles)  # type: ignore[arg-type] # one type a concern
 

@@ -174,7 +174,7 @@ def fixed(value: Value) -> Choice:
     return Choice((value,))
 
 
-def centre(value: Range) -> Value:
+def centre(value: Single) -> Value:
     """Returns the middle of a range; of a list its middle value in order, of words the first.
 
     >>> centre(Uniform(0.8, 1.0)), centre(Signed(0.1, 0.2)), centre(Integers(1, 4)), centre(fixed("flat"))

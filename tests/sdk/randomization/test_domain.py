@@ -188,3 +188,6 @@ def test_the_centre_has_the_middle_of_every_range():
     assert found.delay.bus_ms == 20.0
     assert set(found.mass.object_scale) == {1.0}
     assert DomainRandomization().centre().is_off
+    joints = [{"uniform": [0.0, 2.0 * number]} for number in range(8)]
+    each = DomainRandomization.from_json({"delay": {"joint_ms": {"each": joints}}}).centre()
+    assert each.delay.joint_ms == tuple(float(number) for number in range(8))
