@@ -2,8 +2,8 @@
 
 Joints without torque fall, held by the gear's friction alone; a joint that presses on something shows it in its torque.
 With a drawn sample (`HiddenDynamics`) servos follow late, slowly, with play and a dead band, and readings and pictures
-are as it says. Left out: that a weak battery makes a motor weak. The jaw's motor is weaker than the arm's, because boxes
-pressed with 30 N slip away in PyBullet.
+are as it says. Left out: that a weak battery makes a motor weak. The jaw's motor is weaker than the arm's, because
+boxes pressed with 30 N slip away in PyBullet.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BulletPlant:
         self, scene: SceneSpec | None = None, *, renderer: str = "auto", domain: DomainSample | None = None
     ) -> None:
         """Stores what stands on the table (None: nothing), who draws pictures, and the hidden dynamics (None: none)."""
-        self._domain = domain
+        self._domain = None if domain is None or domain.is_off else domain
         self._hidden: HiddenDynamics | None = None
         self._frame_px = 96
         self._scene = scene

@@ -1,8 +1,8 @@
 """The hidden dynamics of a virtual arm: what the randomisation says about servos and readings, behind the wire.
 
 A `DomainSample` means here what it means in `roboalign.sdk.sim`: the same `ActuatorModel` stands between a servo's
-setpoint and its motor, 240 times a second whatever the steps of the line, and the same `JointSensor` tells the readings.
-The gripper's servo has the bus's delay and its own noise, as there.
+setpoint and its motor, 240 times a second whatever the steps of the line, and the same `JointSensor` tells what is
+read. The gripper's servo has the bus's delay and its own noise, as there.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def _noise(recording: Recording, fit: JointFit) -> list[Estimate]:
         counted = fit.residual_rad[fit.weight[:, joint] > 0, joint]
         # Neighbours differ by noise alone; a model that is a little wrong is so for many readings.
         change = np.diff(counted)
+        change = change[change != 0.0]  # a reading that came again
         variance = float((change**2).mean()) / 2
         own = max(0.0, variance - steps)
         error = variance * math.sqrt(3.0 / len(change)) * _Z  # of a mean of squared differences of neighbours

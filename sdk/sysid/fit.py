@@ -38,7 +38,7 @@ _STEPS = np.array([1.0, 0.04, 0.006, 0.0006, 0.0006, 0.05, 0.05])  # of the diff
 _BIAS_STEP_RAD = 1e-3
 _DAMPINGS = (0.0, 1e-2, 1.0)
 _MAX_ROUNDS, _FEW_ROUNDS = 8, 3
-_GENERATIONS, _THROWN, _ELITE = 8, 72, 12
+_THROWN, _ELITE = 60, 10
 _SPREAD = np.array([0.7, 0.08, 0.004, 0.0012, 0.0012])  # of the first throw, in the order of PARAMETERS
 _DONE = 2e-4  # relative gain of a round below which a joint is done
 _HUBER = 3.0
@@ -113,13 +113,18 @@ class JointFit:
 
 
 def fit_joints(
-    target: Target, *, start: Float64Array | None = None, progress: Callable[[str], None] | None = None
+    target: Target,
+    *,
+    start: Float64Array | None = None,
+    generations: int = 8,
+    progress: Callable[[str], None] | None = None,
 ) -> JointFit:
     """Returns the parameters under which the model moves as was measured.
 
     Args:
         target: What to explain.
         start: float64[P, J] to begin from; None looks for it.
+        generations: How often it looks around for something better near by.
         progress: Told what is done.
     """
     say = progress or (lambda text: None)
@@ -127,12 +132,12 @@ def fit_joints(
         say("looking for a beginning")
     values = _search(target) if start is None else start.copy()
     values = _descend(target, values, say, _MAX_ROUNDS if start is None else _FEW_ROUNDS)
-    values = _scatter(target, values, say)
-    values = _descend(target, values, say, _FEW_ROUNDS)
+    if generations:
+        values = _descend(target, _scatter(target, values, generations, say), say, _FEW_ROUNDS)
     return _conclude(target, values)
 
 
-def _scatter(target: Target, values: Float64Array, say: Callable[[str], None]) -> Float64Array:
+def _scatter(target: Target, values: Float64Array, generations: int, say: Callable[[str], None]) -> Float64Array:
     """Returns something better near by, found by throwing: a dead band makes hills that no derivative sees.
 
     The cross-entropy method: each generation is drawn from a normal distribution around the best of the last one.
@@ -142,7 +147,7 @@ def _scatter(target: Target, values: Float64Array, say: Callable[[str], None]) -
     best, scale = values.copy(), _robust(target.measured_rad - target.predict(values[None])[:, 0], target.weight)[1]
     least = np.full(joints, np.inf)
     mean, root = values[:moved].copy(), np.repeat(np.diag(_SPREAD)[None], joints, 0)
-    for _ in range(_GENERATIONS):
+    for _ in range(generations):
         drawn = np.einsum("jpq,vqj->vpj", root, rng.standard_normal((_THROWN, moved, joints)))
         variants = np.repeat(best[None], _THROWN, 0)
         variants[1:, :moved] = (mean + drawn)[1:]

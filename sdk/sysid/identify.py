@@ -28,7 +28,7 @@ __all__ = ["Identification", "SysidConfig", "fit_recording", "identify", "plan_f
 
 Float64Array = NDArray[np.float64]
 
-_PASSES = 2
+_PASSES, _GENERATIONS = 2, (8, 0)  # of the fit around the whole arm, and how often each looks around
 _PLAIN_GAIN = 0.25  # what a gain of 1 means for an arm without a simulated body
 _MOVED = 3.0  # standard deviations in one period: a reading that is then the same as the last one was lost
 
@@ -122,7 +122,7 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
         weight=np.ones_like(recording.position_rad),
         most_losses=most,
     )
-    fit = fit_joints(target, progress=say)
+    fit = fit_joints(target, generations=_GENERATIONS[-1], progress=say)
     lost, moved = _lost(recording, fit)
     defect_deg: list[float] = []
     try:
@@ -135,7 +135,7 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
                 defect = whole.defect(fit.values[: len(PARAMETERS)], losses)
                 target = dataclasses.replace(target, defect=defect, losses=losses)
                 defect_deg = np.degrees(defect.rms_rad).tolist()
-            fit = fit_joints(target, start=fit.values, progress=say)
+            fit = fit_joints(target, start=fit.values, generations=_GENERATIONS[number], progress=say)
             lost, moved = _lost(recording, fit)
     finally:
         if whole is not None:

@@ -23,7 +23,8 @@ Float64Array = NDArray[np.float64]
 _MARGIN_RAD = 0.1  # between the widest target and a joint's limit
 _REST_S, _GAP_S = 1.5, 0.25
 _SLOW_RAD_S = (0.06, 0.5)
-_SHARES = (("slow", 0.3), ("fast", 0.3), ("short", 0.4))
+_SHORT_RAD = (0.025, 0.2)
+_SHARES = (("slow", 0.2), ("fast", 0.2), ("short", 0.6))
 _TRIES = 600
 _MIN_REACH_M = 0.08  # of the tool from the base's axis: nearer, it may hit its own base
 _SPEED_SHARE = 0.99  # of the speed limit, so that the limiter has nothing to say
@@ -181,7 +182,7 @@ def _next(
         return side * amplitude * float(rng.uniform(0.7, 1.0)), speed, _GAP_S if rng.random() < 0.4 else 0.0
     else:
         speed = top_speed
-        way = min(1.2 * amplitude, float(rng.uniform(0.15, 1.0)) * top_speed**2 / acceleration)
+        way = min(1.2 * amplitude, float(np.exp(rng.uniform(*np.log(_SHORT_RAD)))))
         rest_s = 0.12 if rng.random() < 0.15 else 0.0
     end = position + side * way
     return float(np.clip(end, -amplitude, amplitude)), speed, rest_s
