@@ -33,6 +33,7 @@ CONCERNS = ("damping", "gain", "delay", "dead_band", "backlash", "rate_limit", "
 BARS = {"delay_ms": 2.0, "gain": 0.05, "speed_scale": 0.05, "play_rad": float(np.radians(0.2))}
 """Largest error: of gain and top speed as a share of the truth, else in the parameter's unit."""
 _RELATIVE = ("gain", "speed_scale")
+_OFFSET_S = 0.0011  # the host's cycles begin inside the arm's steps, as they do in life, and not on their edges
 
 
 def draw_arm(seed: int) -> DomainSample:
@@ -61,6 +62,7 @@ def identify_draw(seed: int, seconds: float) -> tuple[DomainSample, Identificati
     domain = draw_arm(seed)
     with tempfile.TemporaryDirectory() as folder:
         rig = make_rig(Path(folder), plant=BulletPlant(domain=domain, renderer="tiny").open())
+        rig.clock.advance(_OFFSET_S)
         rig.robot.connect()
         found = identify(rig.robot, SysidConfig(wiggle=WiggleConfig(duration_s=seconds)))
         rig.plant.close()

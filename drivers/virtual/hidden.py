@@ -46,7 +46,7 @@ class HiddenDynamics:
         self.frames = FrameBuffer(domain)
         """The camera's pictures, by control steps of the arm's time."""
         self._sensor = JointSensor(domain)
-        self._time_s = 0.0
+        self._owed = 0.0
         self._steps = 0
 
     def rest(self, position_rad: Sequence[float]) -> None:
@@ -54,11 +54,16 @@ class HiddenDynamics:
         self._actuator.reset(position_rad)
 
     def whole_steps(self, period_s: float) -> Iterator[float]:
-        """Lets a period pass, physics step by physics step; gives how long before its end each of them ends."""
-        self._time_s += period_s
-        while self._steps + 1 <= self._time_s * PHYSICS_RATE_HZ + _WHOLE:
+        """Lets a period pass, physics step by physics step; gives how long before its end each of them ends.
+
+        The last one ends with the period; what is left of a step is owed to the next period.
+        """
+        self._owed += period_s * PHYSICS_RATE_HZ
+        count = int(self._owed + _WHOLE)
+        self._owed -= count
+        for left in reversed(range(count)):
             self._steps += 1
-            yield max(0.0, self._time_s - self._steps / PHYSICS_RATE_HZ)
+            yield left / PHYSICS_RATE_HZ
 
     @property
     def is_control_step(self) -> bool:

@@ -17,7 +17,7 @@ from roboalign.sdk.robot import JointRobot
 from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.sysid.estimates import conclude
 from roboalign.sdk.sysid.fit import LOSSES, JointFit, Target, fit_joints
-from roboalign.sdk.sysid.model import PARAMETERS, JointModel
+from roboalign.sdk.sysid.model import PARAMETERS, STEP_HZ, JointModel
 from roboalign.sdk.sysid.physics import WholeArm
 from roboalign.sdk.sysid.play import play_wiggle
 from roboalign.sdk.sysid.recording import Recording
@@ -29,6 +29,7 @@ __all__ = ["Identification", "SysidConfig", "fit_recording", "identify", "plan_f
 Float64Array = NDArray[np.float64]
 
 _PASSES, _GENERATIONS = 2, (8, 0)  # of the fit around the whole arm, and how often each looks around
+_PHASES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of a step
 _PLAIN_GAIN = 0.25  # what a gain of 1 means for an arm without a simulated body
 _MOVED = 3.0  # standard deviations in one period: a reading that is then the same as the last one was lost
 
@@ -114,15 +115,20 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
     begin_s = time.process_time()
     body = None if recording.body is None else find_robot(recording.body)
     model = JointModel.of(recording, motor_gain=_PLAIN_GAIN if body is None else body.arm_position_gain)
-    whole = WholeArm(body, model) if body is not None and _has_physics() else None
-    most = whole.most_losses() if whole is not None else np.zeros((len(LOSSES), len(recording.joint_names)))
+    has_whole = body is not None and _has_physics()
     target = Target(
         model=model,
         measured_rad=recording.position_rad,
         weight=np.ones_like(recording.position_rad),
-        most_losses=most,
+        most_losses=np.zeros((len(LOSSES), len(recording.joint_names))),
     )
-    fit = fit_joints(target, generations=_GENERATIONS[-1], progress=say)
+    fit = fit_joints(target, generations=0 if has_whole else _GENERATIONS[0], progress=say)
+    if recording.path == "setpoint":
+        model = _in_phase(recording, model, fit)
+    whole = None if body is None or not has_whole else WholeArm(body, model)
+    target = dataclasses.replace(
+        target, model=model, most_losses=target.most_losses if whole is None else whole.most_losses()
+    )
     lost, moved = _lost(recording, fit)
     defect_deg: list[float] = []
     try:
@@ -132,7 +138,8 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
             if whole is not None:
                 say(f"simulating the whole arm, pass {number + 1} of {_PASSES}")
                 losses = fit.values[len(PARAMETERS) :]
-                defect = whole.defect(fit.values[: len(PARAMETERS)], losses)
+                slopes = None if target.defect is None else target.defect.slopes
+                defect = whole.defect(fit.values[: len(PARAMETERS)], losses, slopes=slopes)
                 target = dataclasses.replace(target, defect=defect, losses=losses)
                 defect_deg = np.degrees(defect.rms_rad).tolist()
             fit = fit_joints(target, start=fit.values, generations=_GENERATIONS[number], progress=say)
@@ -148,6 +155,19 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
         "fit_cpu_s": round(time.process_time() - begin_s, 2),
     }
     return Identification(recording=recording, fit=fit, result=dataclasses.replace(result, provenance=details))
+
+
+def _in_phase(recording: Recording, model: JointModel, fit: JointFit) -> JointModel:
+    """Returns the model whose steps lie against the clock as the servos' do: nobody tells when those begin."""
+    best, least = model, np.inf
+    for phase_s in (*(share / STEP_HZ for share in _PHASES), None):
+        moved = JointModel.of(recording, motor_gain=model.motor_gain, phase_s=phase_s)
+        left = recording.position_rad - moved.simulate(fit.values[None, : len(PARAMETERS)])[:, 0]
+        left -= np.median(left, 0)
+        cost = float(np.minimum(np.abs(left), 5 * fit.std_rad).sum())
+        if cost < least:
+            best, least = moved, cost
+    return best
 
 
 def _has_physics() -> bool:
