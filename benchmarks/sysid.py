@@ -62,6 +62,7 @@ def identify_draw(seed: int, seconds: float) -> tuple[DomainSample, Identificati
     domain = draw_arm(seed)
     with tempfile.TemporaryDirectory() as folder:
         rig = make_rig(Path(folder), plant=BulletPlant(domain=domain, renderer="tiny").open())
+        rig.virtual.time_s = rig.clock.now()  # nothing happened before
         rig.clock.advance(_OFFSET_S)
         rig.robot.connect()
         found = identify(rig.robot, SysidConfig(wiggle=WiggleConfig(duration_s=seconds)))

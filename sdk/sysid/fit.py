@@ -43,7 +43,8 @@ _SPREAD = np.array([0.7, 0.08, 0.004, 0.0012, 0.0012])  # of the first throw, in
 _DONE = 2e-4  # relative gain of a round below which a joint is done
 _HUBER = 3.0
 _START_DELAYS_MS = tuple(range(0, 401, 20))
-_START_SCALES = (0.4, 0.6, 1.0)
+_START_SCALES = (0.4, 0.6, 0.95)
+_SHOWN_SCALE = 0.97
 _START_BANDS_RAD = (0.0, 0.001, 0.002, 0.0035, 0.006)
 _START_PLAYS_RAD = (0.0, 0.003, 0.008)
 _MAX_LAG = 40
@@ -226,6 +227,10 @@ def _linearise(target: Target, values: Float64Array) -> tuple[Float64Array, Floa
     for index in range(count):
         variants[2 * index + 1, index] = np.minimum(values[index] + _STEPS[index], target.high[index])
         variants[2 * index + 2, index] = np.maximum(values[index] - _STEPS[index], target.low[index])
+    # No target is faster than the limit: near 1 a top speed changes nothing, and its derivative would be zero.
+    scale = PARAMETERS.index("speed_scale")
+    slower = variants[2 * scale + 2, scale]
+    variants[2 * scale + 2, scale] = np.where(values[scale] > _SHOWN_SCALE, np.minimum(slower, _SHOWN_SCALE), slower)
     found = target.predict(variants)
     jacobian = np.zeros((len(found), len(NAMES), values.shape[1]))
     for index in range(count):

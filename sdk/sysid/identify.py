@@ -31,6 +31,7 @@ Float64Array = NDArray[np.float64]
 _PASSES, _GENERATIONS = 2, (8, 0)  # of the fit around the whole arm, and how often each looks around
 _PHASES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of a step
 _PLAIN_GAIN = 0.25  # what a gain of 1 means for an arm without a simulated body
+_UNKNOWN_S = 2.5
 _MOVED = 3.0  # standard deviations in one period: a reading that is then the same as the last one was lost
 
 
@@ -116,10 +117,13 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
     body = None if recording.body is None else find_robot(recording.body)
     model = JointModel.of(recording, motor_gain=_PLAIN_GAIN if body is None else body.arm_position_gain)
     has_whole = body is not None and _has_physics()
+    # Where in its play and dead band a joint began is not known; after its first ways it no longer matters.
+    is_begun = recording.read_s > recording.sent_s[0] + _UNKNOWN_S
+    counts = np.repeat(is_begun[:, None].astype(np.float64), len(recording.joint_names), 1)
     target = Target(
         model=model,
         measured_rad=recording.position_rad,
-        weight=np.ones_like(recording.position_rad),
+        weight=counts,
         most_losses=np.zeros((len(LOSSES), len(recording.joint_names))),
     )
     fit = fit_joints(target, generations=0 if has_whole else _GENERATIONS[0], progress=say)
@@ -133,8 +137,7 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
     defect_deg: list[float] = []
     try:
         for number in range(_PASSES if whole is not None else 1):
-            weight = np.repeat(1.0 - lost[:, None].astype(np.float64), len(recording.joint_names), 1)
-            target = dataclasses.replace(target, weight=weight)
+            target = dataclasses.replace(target, weight=counts * ~lost[:, None])
             if whole is not None:
                 say(f"simulating the whole arm, pass {number + 1} of {_PASSES}")
                 losses = fit.values[len(PARAMETERS) :]

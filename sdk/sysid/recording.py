@@ -23,7 +23,7 @@ Float64Array = NDArray[np.float64]
 RECORDING_FORMAT = 1
 """Version of the file."""
 _DIGITS = 7
-_MIN_READINGS = 200
+_MIN_READINGS = 500
 _ARRAYS = ("sent_s", "target_rad", "target_width_m", "read_s", "position_rad", "width_m")
 
 

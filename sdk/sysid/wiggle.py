@@ -143,13 +143,20 @@ def plan_wiggle(
     half_m = spec.gripper_max_width_m / 2
     rng = np.random.default_rng((config.seed, spec.num_joints))
     widths = half_m + _way(rng, count, rate_hz, 0.8 * half_m, gripper_speed_m_s, 20.0 * gripper_speed_m_s)
-    return Wiggle(rate_hz=rate_hz, centre_rad=tuple(centre.tolist()), targets_rad=np.stack(columns, 1), widths_m=widths)
+    most = max(len(widths), *(len(column) for column in columns))
+    padded = [np.append(column, np.full(most - len(column), column[-1])) for column in (*columns, widths)]
+    return Wiggle(
+        rate_hz=rate_hz,
+        centre_rad=tuple(centre.tolist()),
+        targets_rad=np.stack(padded[:-1], 1),
+        widths_m=padded[-1],
+    )
 
 
 def _way(
     rng: np.random.Generator, count: int, rate_hz: float, amplitude: float, top_speed: float, acceleration: float
 ) -> Float64Array:
-    """Returns float64[count], one joint's way from the middle and back to it."""
+    """Returns about `count` positions, one joint's way from the middle and back to it."""
     parts: list[Float64Array] = [np.zeros(int(_REST_S * rate_hz))]
     body = count - 2 * len(parts[0])
     position = 0.0
@@ -158,13 +165,11 @@ def _way(
         while left > 0:
             end, speed, rest_s = _next(rng, kind, position, amplitude, top_speed, acceleration)
             move = _trapezoid(position, end, speed, acceleration, rate_hz)
-            move = np.append(move, np.full(int(rest_s * rate_hz), end))[:left]
-            parts.append(move)
-            left -= len(move)
-            position = float(move[-1]) if len(move) else position
+            parts.append(np.append(move, np.full(int(rest_s * rate_hz), end)))
+            left -= max(1, len(parts[-1]))
+            position = end
     back = _trapezoid(position, 0.0, 0.5 * top_speed, 0.5 * acceleration, rate_hz)
-    whole = np.concatenate([*parts, back])
-    return np.append(whole, np.zeros(max(0, count - len(whole))))
+    return np.concatenate([*parts, back, np.zeros(int(_REST_S / 2 * rate_hz))])
 
 
 def _next(

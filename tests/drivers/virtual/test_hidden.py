@@ -166,7 +166,7 @@ def test_the_trace_has_what_was_sent_and_read_in_every_cycle(tmp_path: Path) -> 
     assert len(rows) == 40
     assert rig.robot.take_readings() == ()
     assert np.diff([row.sent_s for row in rows]) == pytest.approx(0.01)
-    assert [row.time_s for row in rows] == [row.sent_s for row in rows]
+    assert [row.time_s for row in rows] == pytest.approx([row.sent_s for row in rows])
     sent = np.array([row.target_rad for row in rows])
     assert np.abs(sent[-1] - (start + 0.08)).max() < 0.0025
     read = np.array([row.joint_pos_rad for row in rows])

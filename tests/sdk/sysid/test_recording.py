@@ -73,5 +73,5 @@ def test_a_recording_that_ended_at_once_is_refused_with_why() -> None:
     whole = make_recording(PLAIN, seconds=5.0)
     names = ("sent_s", "target_rad", "target_width_m", "read_s", "position_rad", "width_m")
     short = {name: getattr(whole, name)[:50] for name in names}
-    with pytest.raises(DataError, match="holds 50 readings, expected at least 200; it ended because: RobotTimeout"):
+    with pytest.raises(DataError, match="holds 50 readings, expected at least 500; it ended because: RobotTimeout"):
         fit_recording(dataclasses.replace(whole, **short, end="RobotTimeout: silent"))

@@ -27,10 +27,10 @@ def test_a_wiggle_stays_inside_every_limit_and_above_the_table(name: str) -> Non
     assert (targets < np.array(spec.joint_upper_rad)).all()
     speed = np.diff(targets, axis=0) / period_s
     assert (np.abs(speed) <= np.array(spec.joint_max_speed_rad_s)).all()
-    assert np.abs(np.diff(speed, axis=0) / period_s).max() <= 2.1 * config.acceleration_rad_s2
+    assert np.abs(np.diff(speed, axis=0) / period_s).max() <= 1.01 * config.acceleration_rad_s2
     assert min(kinematics.forward(row)[2, 3] for row in targets[::5]) >= config.clearance_m
     assert (np.abs(speed).max(0) > 0.9 * np.array(spec.joint_max_speed_rad_s)).all()
-    np.testing.assert_allclose(targets[0], targets[-1], atol=0.05)
+    np.testing.assert_allclose(targets[0], targets[-1], atol=1e-6)
     assert (wiggle.widths_m >= 0).all()
     assert (wiggle.widths_m <= spec.gripper_max_width_m).all()
 
@@ -43,7 +43,7 @@ def test_a_wiggle_that_would_hit_a_limit_is_refused_before_anything_moves() -> N
     with pytest.raises(ConfigError, match=r"cannot turn by 0\.3 rad both ways inside its limits"):
         find_centre(narrow, robot.kinematics, WiggleConfig())
     config = WiggleConfig(duration_s=5.0)
-    tight = plan_wiggle(robot.spec, (1.7, 0.0, 0.0, 0.0, 0.0), config, rate_hz=100.0)
+    tight = plan_wiggle(robot.spec, (1.9, 0.0, 0.0, 0.0, 0.0), config, rate_hz=100.0)
     with pytest.raises(ConfigError, match=r"shoulder_pan would go from .* its limits are -1.92 to 1.92"):
         check_wiggle(robot.spec, robot.kinematics, tight, config)
     low = plan_wiggle(robot.spec, robot.spec.home_joint_pos_rad, config, rate_hz=100.0)
