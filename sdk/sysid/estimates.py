@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from roboalign import __version__
 from roboalign.sdk.evaluation.intervals import wilson
+from roboalign.sdk.sysid.camera import camera_estimates
 from roboalign.sdk.sysid.fit import NAMES, JointFit, Target
 from roboalign.sdk.sysid.recording import Recording
 from roboalign.sdk.sysid.result import Estimate, SysidResult
@@ -50,7 +51,11 @@ def conclude(recording: Recording, target: Target, fit: JointFit, *, num_lost: i
         robot=recording.robot,
         joint_names=recording.joint_names,
         joints=joints,
-        whole={"noise_std_rad": _pooled(noise), "state_share": _share(num_lost, num_moved)},
+        whole={
+            "noise_std_rad": _pooled(noise),
+            "state_share": _share(num_lost, num_moved),
+            **({} if recording.camera is None else camera_estimates(recording.camera)),
+        },
         residual_deg=tuple(np.degrees(residual).tolist()),
         residual_ms=tuple((1000 * residual / np.sqrt((motion**2).mean(0))).tolist()),
         provenance={

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from roboalign.sdk.errors import DataError
 from roboalign.sdk.robot import JointDrive, JointReading
+from roboalign.sdk.sysid.camera import CameraTrace
 from roboalign.sdk.types import RobotSpec
 
 __all__ = ["RECORDING_FORMAT", "Recording"]
@@ -65,6 +66,8 @@ class Recording:
     """Joints as read."""
     width_m: Float64Array
     """Gripper as read."""
+    camera: CameraTrace | None = None
+    """What the pictures did; None without a camera."""
     end: str = "complete"
     """`complete`, or why the wiggle ended before its time."""
 
@@ -151,7 +154,9 @@ class Recording:
         content: dict[str, object] = {"format": RECORDING_FORMAT}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            content[field.name] = np.round(value, _DIGITS).tolist() if isinstance(value, np.ndarray) else value
+            if isinstance(value, np.ndarray):
+                value = np.round(value, _DIGITS).tolist()
+            content[field.name] = dataclasses.asdict(value) if isinstance(value, CameraTrace) else value
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
         temporary.replace(path)
@@ -184,6 +189,8 @@ class Recording:
                 values[name] = np.array(values[name], np.float64)
             for name in ("joint_names", "max_speed_rad_s", "setpoint_speed_rad_s"):
                 values[name] = tuple(values[name])
+            if values["camera"] is not None:
+                values["camera"] = CameraTrace(**{name: tuple(many) for name, many in values["camera"].items()})
             return cls(**values)
-        except (TypeError, ValueError) as err:
+        except (TypeError, ValueError, AttributeError) as err:
             raise DataError(f"{path} is damaged: {err}") from err

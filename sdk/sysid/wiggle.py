@@ -143,7 +143,8 @@ def plan_wiggle(
     half_m = spec.gripper_max_width_m / 2
     rng = np.random.default_rng((config.seed, spec.num_joints))
     widths = half_m + _way(rng, count, rate_hz, 0.8 * half_m, gripper_speed_m_s, 20.0 * gripper_speed_m_s)
-    most = max(len(widths), *(len(column) for column in columns))
+    step = max(1, round(rate_hz / spec.control_rate_hz))  # pictures come by whole control steps
+    most = step * -(-max(len(widths), *(len(column) for column in columns)) // step)
     padded = [np.append(column, np.full(most - len(column), column[-1])) for column in (*columns, widths)]
     return Wiggle(
         rate_hz=rate_hz,

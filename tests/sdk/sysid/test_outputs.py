@@ -128,6 +128,9 @@ def test_a_simulated_arm_is_identified_from_the_command_line(
     delays = [item["value"] for item in printed["sysid"]["joints"]["delay_ms"]["estimates"]]
     wanted = [hidden.delay.bus_ms + extra for extra in hidden.delay.joint_ms[:5]]
     np.testing.assert_allclose(delays, wanted, atol=4.0)
+    age = printed["sysid"]["whole"]["frame_age_steps"]
+    assert age["low"] <= hidden.frame_age.steps <= age["high"]
+    assert age["high"] - age["low"] <= 1
     assert main(["sysid", "--out", str(tmp_path / "again"), "--from", str(out), "--preset", "off"]) == 0
     again = json.loads((tmp_path / "again" / "sysid.json").read_text())
     assert [item["value"] for item in again["joints"]["delay_ms"]["estimates"]] == pytest.approx(delays, abs=2.0)
