@@ -108,13 +108,14 @@ class VirtualArm:
         errors = self.plant.errors_rad()
         if errors is None:
             for servo in self.servos:
-                servo.lost_count = servo.read_count
+                servo.lost_count = servo.seen_count
         elif not any(errors):
             return
         else:
             for seat in self._seats:
                 seat.servo.lost_count = None
                 seat.servo.error_rad = 0.0 if seat.joint is None else errors[seat.joint]
+                seat.servo.seen_count = seat.servo.read_count
         for servo in self.servos:
             if servo.is_powered and not servo.is_dead:
                 servo.sense()

@@ -130,6 +130,8 @@ class VirtualServo(ABC):
         self.state = JointState(0.0, 0.0, 0.0)
         self.error_rad = 0.0
         """By how much the position reads wrong; its controller knows the true one."""
+        self.seen_count = 0
+        """The count that was read last."""
         self.lost_count: int | None = None
         """The count that is read again, because the newest reading was lost."""
         self._counted: JointState | None = None

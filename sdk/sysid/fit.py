@@ -6,6 +6,7 @@ derivatives are central differences over steps as large as what is asked to be t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ _STEPS = np.array([1.0, 0.04, 0.006, 0.0006, 0.0006, 0.05, 0.05])  # of the diff
 _BIAS_STEP_RAD = 1e-3
 _DAMPINGS = (0.0, 1e-2, 1.0)
 _MAX_ROUNDS, _FEW_ROUNDS = 8, 3
-_THROWN, _ELITE = 60, 10
+_WIDE, _NARROW = (24, 150, 7.0), (60, 1.0)  # generations, throws in each, and how wide the first is
+_HEAD_S = 14.0  # of the recording that is enough to look for a beginning
 _SPREAD = np.array([0.7, 0.08, 0.004, 0.0012, 0.0012])  # of the first throw, in the order of PARAMETERS
 _DONE = 2e-4  # relative gain of a round below which a joint is done
 _HUBER = 3.0
@@ -66,6 +68,17 @@ class Target:
     """What the model leaves out; None before it was measured."""
     losses: Float64Array | None = None
     """float64[2, J], the damping and friction at which `defect` was measured."""
+
+    def head(self) -> Target:
+        """Returns the same for the beginning of the recording, which is faster."""
+        count = int(np.searchsorted(self.model.read_s, self.model.read_s[0] + _HEAD_S))
+        return dataclasses.replace(
+            self,
+            model=self.model.head(count),
+            measured_rad=self.measured_rad[:count],
+            weight=self.weight[:count],
+            defect=None if self.defect is None else self.defect.head(count),
+        )
 
     @property
     def low(self) -> Float64Array:
@@ -118,6 +131,7 @@ def fit_joints(
     *,
     start: Float64Array | None = None,
     generations: int = 8,
+    is_wide: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> JointFit:
     """Returns the parameters under which the model moves as was measured.
@@ -126,31 +140,38 @@ def fit_joints(
         target: What to explain.
         start: float64[P, J] to begin from; None looks for it.
         generations: How often it looks around for something better near by.
+        is_wide: Looks further away too, before everything else; always so without a start.
         progress: Told what is done.
     """
     say = progress or (lambda text: None)
     if start is None:
         say("looking for a beginning")
-    values = _search(target) if start is None else start.copy()
+    values = _search(target.head()) if start is None else start.copy()
+    if start is None or is_wide:
+        values = _scatter(target.head(), values, _WIDE, say)
     values = _descend(target, values, say, _MAX_ROUNDS if start is None else _FEW_ROUNDS)
     if generations:
-        values = _descend(target, _scatter(target, values, generations, say), say, _FEW_ROUNDS)
+        values = _descend(target, _scatter(target, values, (generations, *_NARROW), say), say, _FEW_ROUNDS)
     return _conclude(target, values)
 
 
-def _scatter(target: Target, values: Float64Array, generations: int, say: Callable[[str], None]) -> Float64Array:
+def _scatter(
+    target: Target, values: Float64Array, how: tuple[int, int, float], say: Callable[[str], None]
+) -> Float64Array:
     """Returns something better near by, found by throwing: a dead band makes hills that no derivative sees.
 
     The cross-entropy method: each generation is drawn from a normal distribution around the best of the last one.
     """
+    generations, thrown, width = how
     rng = np.random.default_rng(0)
+    elite_count = thrown // 6
     joints, moved = values.shape[1], len(PARAMETERS)
     best, scale = values.copy(), _robust(target.measured_rad - target.predict(values[None])[:, 0], target.weight)[1]
     least = np.full(joints, np.inf)
-    mean, root = values[:moved].copy(), np.repeat(np.diag(_SPREAD)[None], joints, 0)
+    mean, root = values[:moved].copy(), np.repeat(np.diag(width * _SPREAD)[None], joints, 0)
     for _ in range(generations):
-        drawn = np.einsum("jpq,vqj->vpj", root, rng.standard_normal((_THROWN, moved, joints)))
-        variants = np.repeat(best[None], _THROWN, 0)
+        drawn = np.einsum("jpq,vqj->vpj", root, rng.standard_normal((thrown, moved, joints)))
+        variants = np.repeat(best[None], thrown, 0)
         variants[1:, :moved] = (mean + drawn)[1:]
         variants = np.clip(variants, target.low, target.high)
         left = target.measured_rad[:, None] - target.predict(variants)
@@ -158,7 +179,7 @@ def _scatter(target: Target, values: Float64Array, generations: int, say: Callab
         costs = _cost(left, scale, target.weight[:, None])
         order = costs.argsort(0)
         for joint in range(joints):
-            elite = variants[order[:_ELITE, joint], :moved, joint]
+            elite = variants[order[:elite_count, joint], :moved, joint]
             mean[:, joint] = elite.mean(0)
             spread = np.atleast_2d(np.cov(elite.T)) + np.diag((1e-3 * _SPREAD) ** 2)
             root[joint] = np.linalg.cholesky(spread)

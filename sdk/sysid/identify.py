@@ -28,7 +28,7 @@ __all__ = ["Identification", "SysidConfig", "fit_recording", "identify", "plan_f
 
 Float64Array = NDArray[np.float64]
 
-_PASSES, _GENERATIONS = 2, (8, 0)  # of the fit around the whole arm, and how often each looks around
+_PASSES = ((True, 8), (False, 8), (False, 0))  # around the whole arm: whether to look far away, how often near by
 _PHASES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of a step
 _PLAIN_GAIN = 0.25  # what a gain of 1 means for an arm without a simulated body
 _UNKNOWN_S = 2.5
@@ -126,7 +126,7 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
         weight=counts,
         most_losses=np.zeros((len(LOSSES), len(recording.joint_names))),
     )
-    fit = fit_joints(target, generations=0 if has_whole else _GENERATIONS[0], progress=say)
+    fit = fit_joints(target, generations=0 if has_whole else 8, progress=say)
     if recording.path == "setpoint":
         model = _in_phase(recording, model, fit)
     whole = None if body is None or not has_whole else WholeArm(body, model)
@@ -136,16 +136,16 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
     lost, moved = _lost(recording, fit)
     defect_deg: list[float] = []
     try:
-        for number in range(_PASSES if whole is not None else 1):
+        for number, (is_wide, generations) in enumerate(_PASSES if whole is not None else _PASSES[-1:]):
             target = dataclasses.replace(target, weight=counts * ~lost[:, None])
             if whole is not None:
-                say(f"simulating the whole arm, pass {number + 1} of {_PASSES}")
+                say(f"simulating the whole arm, pass {number + 1} of {len(_PASSES)}")
                 losses = fit.values[len(PARAMETERS) :]
-                slopes = None if target.defect is None else target.defect.slopes
+                slopes = None if target.defect is None or generations == 0 else target.defect.slopes
                 defect = whole.defect(fit.values[: len(PARAMETERS)], losses, slopes=slopes)
                 target = dataclasses.replace(target, defect=defect, losses=losses)
                 defect_deg = np.degrees(defect.rms_rad).tolist()
-            fit = fit_joints(target, start=fit.values, generations=_GENERATIONS[number], progress=say)
+            fit = fit_joints(target, start=fit.values, generations=generations, is_wide=is_wide, progress=say)
             lost, moved = _lost(recording, fit)
     finally:
         if whole is not None:

@@ -8,6 +8,7 @@ all joints are simulated at once: arrays are `[..., J]` with any number of varia
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,12 @@ class JointModel:
             motor_gain=motor_gain,
             max_speed_rad_s=np.asarray(recording.max_speed_rad_s, np.float64),
         )
+
+    def head(self, readings: int) -> JointModel:
+        """Returns the model of the first readings."""
+        read_s = self.read_s[:readings]
+        steps = int(np.ceil((read_s[-1] - self.start_s) * STEP_HZ)) + 2
+        return dataclasses.replace(self, command_rad=self.command_rad[:steps], read_s=read_s)
 
     def simulate(self, values: Float64Array) -> Float64Array:
         """Returns float64[K, V, J], the joints as they are at every reading.

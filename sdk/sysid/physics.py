@@ -32,6 +32,10 @@ class Defect:
     rms_rad: Float64Array
     """float64[J], size of `offset_rad`."""
 
+    def head(self, readings: int) -> Defect:
+        """Returns the same for the first readings."""
+        return Defect(offset_rad=self.offset_rad[:readings], slopes=self.slopes[:readings], rms_rad=self.rms_rad)
+
 
 class WholeArm:
     """Simulates the whole arm under what the actuators make of the recorded targets."""

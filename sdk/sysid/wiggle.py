@@ -25,6 +25,7 @@ _REST_S, _GAP_S = 1.5, 0.25
 _SLOW_RAD_S = (0.06, 0.5)
 _SHORT_RAD = (0.025, 0.2)
 _SHARES = (("slow", 0.2), ("fast", 0.2), ("short", 0.6))
+_CYCLE_S = 10.0  # after so long every kind of motion has been seen once
 _TRIES = 600
 _MIN_REACH_M = 0.08  # of the tool from the base's axis: nearer, it may hit its own base
 _SPEED_SHARE = 0.99  # of the speed limit, so that the limiter has nothing to say
@@ -161,8 +162,9 @@ def _way(
     parts: list[Float64Array] = [np.zeros(int(_REST_S * rate_hz))]
     body = count - 2 * len(parts[0])
     position = 0.0
-    for kind, share in _SHARES:
-        left = int(share * body)
+    cycles = max(1, round(body / rate_hz / _CYCLE_S))
+    for kind, share in _SHARES * cycles:
+        left = int(share * body / cycles)
         while left > 0:
             end, speed, rest_s = _next(rng, kind, position, amplitude, top_speed, acceleration)
             move = _trapezoid(position, end, speed, acceleration, rate_hz)

@@ -160,15 +160,16 @@ def test_the_trace_has_what_was_sent_and_read_in_every_cycle(tmp_path: Path) -> 
     rig.robot.connect()
     rig.robot.take_readings()
     start = rig.robot.observe(with_images=False).joint_pos_rad
+    way = np.array([0.08, 0.0, 0.0, 0.0, 0.08], np.float32)
     for step in range(1, 41):
-        rig.robot.act_joints(start + np.float32(0.002) * step, 0.02)
+        rig.robot.act_joints(start + way * step / 40, 0.02)
     rows = rig.robot.take_readings()
     assert len(rows) == 40
     assert rig.robot.take_readings() == ()
     assert np.diff([row.sent_s for row in rows]) == pytest.approx(0.01)
     assert [row.time_s for row in rows] == pytest.approx([row.sent_s for row in rows])
     sent = np.array([row.target_rad for row in rows])
-    assert np.abs(sent[-1] - (start + 0.08)).max() < 0.0025
+    assert np.abs(sent[-1] - (start + way)).max() < 0.0025
     read = np.array([row.joint_pos_rad for row in rows])
     assert np.abs(read[-1] - sent[-1]).max() < 0.012
     assert np.abs(sent / (2 * np.pi / 4096) - np.rint(sent / (2 * np.pi / 4096))).max() < 1e-6

@@ -46,9 +46,9 @@ def test_a_wiggle_that_would_hit_a_limit_is_refused_before_anything_moves() -> N
     tight = plan_wiggle(robot.spec, (1.9, 0.0, 0.0, 0.0, 0.0), config, rate_hz=100.0)
     with pytest.raises(ConfigError, match=r"shoulder_pan would go from .* its limits are -1.92 to 1.92"):
         check_wiggle(robot.spec, robot.kinematics, tight, config)
-    low = plan_wiggle(robot.spec, robot.spec.home_joint_pos_rad, config, rate_hz=100.0)
-    with pytest.raises(ConfigError, match="above the table"):
-        check_wiggle(robot.spec, robot.kinematics, low, config)
+    fine = plan_wiggle(robot.spec, find_centre(robot.spec, robot.kinematics, config), config, rate_hz=100.0)
+    with pytest.raises(ConfigError, match=r"m above the table, at least 0\.3 are wanted; nothing has moved"):
+        check_wiggle(robot.spec, robot.kinematics, fine, dataclasses.replace(config, clearance_m=0.3))
     with pytest.raises(ConfigError, match="no pose was found"):
         plan_for(robot, SysidConfig(wiggle=WiggleConfig(clearance_m=0.9)))
     np.testing.assert_array_equal(robot.world.joint_pos_rad(), before)
