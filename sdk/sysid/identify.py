@@ -28,7 +28,7 @@ __all__ = ["Identification", "SysidConfig", "fit_recording", "identify", "plan_f
 
 Float64Array = NDArray[np.float64]
 
-_PASSES = ((True, 8), (False, 8), (False, 0))  # around the whole arm: whether to look far away, how often near by
+_PASSES = ((False, 8), (False, 0))  # around the whole arm: whether to look far away, how often near by
 _PHASES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of a step
 _PLAIN_GAIN = 0.25  # what a gain of 1 means for an arm without a simulated body
 _UNKNOWN_S = 2.5
@@ -117,6 +117,8 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
     body = None if recording.body is None else find_robot(recording.body)
     model = JointModel.of(recording, motor_gain=_PLAIN_GAIN if body is None else body.arm_position_gain)
     has_whole = body is not None and _has_physics()
+    whole = WholeArm(body, model) if body is not None and has_whole else None
+    model = model if whole is None else whole.with_torques()
     # Where in its play and dead band a joint began is not known; after its first ways it no longer matters.
     is_begun = recording.read_s > recording.sent_s[0] + _UNKNOWN_S
     counts = np.repeat(is_begun[:, None].astype(np.float64), len(recording.joint_names), 1)
@@ -129,7 +131,9 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
     fit = fit_joints(target, generations=0 if has_whole else 8, progress=say)
     if recording.path == "setpoint":
         model = _in_phase(recording, model, fit)
-    whole = None if body is None or not has_whole else WholeArm(body, model)
+    if whole is not None and body is not None:
+        whole.close()
+        whole = WholeArm(body, model)
     target = dataclasses.replace(
         target, model=model, most_losses=target.most_losses if whole is None else whole.most_losses()
     )
@@ -164,7 +168,11 @@ def _in_phase(recording: Recording, model: JointModel, fit: JointFit) -> JointMo
     """Returns the model whose steps lie against the clock as the servos' do: nobody tells when those begin."""
     best, least = model, np.inf
     for phase_s in (*(share / STEP_HZ for share in _PHASES), None):
-        moved = JointModel.of(recording, motor_gain=model.motor_gain, phase_s=phase_s)
+        moved = dataclasses.replace(
+            JointModel.of(recording, motor_gain=model.motor_gain, phase_s=phase_s),
+            most_rad_s2=model.most_rad_s2,
+            pull_rad_s2=model.pull_rad_s2,
+        )
         left = recording.position_rad - moved.simulate(fit.values[None, : len(PARAMETERS)])[:, 0]
         left -= np.median(left, 0)
         cost = float(np.minimum(np.abs(left), 5 * fit.std_rad).sum())

@@ -73,6 +73,10 @@ class JointModel:
     """Share of its error that a motor of gain 1 removes in a step."""
     max_speed_rad_s: Float64Array
     """float64[J], what a speed scale of 1 means."""
+    most_rad_s2: Float64Array | None = None
+    """float64[J], what a motor's torque can do to its joint's speed; None: anything."""
+    pull_rad_s2: Float64Array | None = None
+    """float64[J], what weight does to it."""
 
     @classmethod
     def of(cls, recording: Recording, *, motor_gain: float, phase_s: float | None = 0.0) -> JointModel:
@@ -113,13 +117,18 @@ class JointModel:
         arrived = self._delayed(delay)
         reach = np.where(scale < 1.0, self.max_speed_rad_s * scale, np.inf) / STEP_HZ
         half, share = play / 2, self.motor_gain * gain
+        most = np.inf if self.most_rad_s2 is None else self.most_rad_s2 / STEP_HZ**2
+        pull = 0.0 if self.pull_rad_s2 is None else self.pull_rad_s2 / STEP_HZ**2
         held = turned = output = position = arrived[0]
+        moved = np.zeros_like(position)
         found, followed = np.empty_like(arrived), np.empty_like(arrived)
         for step, now in enumerate(arrived):
             held = np.where(np.abs(now - held) > band, now, held)
             turned = turned + np.minimum(np.maximum(held - turned, -reach), reach)
             before, output = output, np.minimum(np.maximum(output, turned - half), turned + half)
-            position = position + share * (output - position) + (output - before)
+            wanted, free = share * (output - position) + (output - before), moved + pull
+            moved = np.minimum(np.maximum(wanted, free - most), free + most)
+            position = position + moved
             found[step], followed[step] = position, output
         return found, followed
 

@@ -7,6 +7,7 @@ whole simulation.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,31 @@ class WholeArm:
                 found.append((changed - whole) / (0.25 * most))
             slopes = np.stack(found, 1)
         return Defect(offset_rad=offset, slopes=slopes, rms_rad=np.sqrt((offset**2).mean(0)))
+
+    def with_torques(self) -> JointModel:
+        """Returns the reduced model with each motor's torque against inertia and weight, as in the middle pose.
+
+        The other joints are held by their motors, so a joint feels the arm behind it as one body.
+        """
+        world, pose = self._world, self._joints.command_rad.mean(0)
+        world.connect()
+        world.build(None, pose)
+        robot = world.robot_body()
+        p, cid, body = robot.bullet, robot.client, robot.body
+        infos = [p.getJointInfo(body, index, physicsClientId=cid) for index in range(len(robot.joints))]
+        movable = [index for index, info in enumerate(infos) if info[3] >= 0]
+        place = [p.getJointState(body, index, physicsClientId=cid)[0] for index in movable]
+        still = [0.0] * len(movable)
+        mass = np.array(p.calculateMassMatrix(body, place, physicsClientId=cid))
+        weight = np.array(p.calculateInverseDynamics(body, place, still, still, physicsClientId=cid))
+        rows = [movable.index(robot.joints[name]) for name in self._model.arm_joints]
+        inertia = np.diag(mass)[rows]
+        self._joints = dataclasses.replace(
+            self._joints,
+            most_rad_s2=np.asarray(self._model.arm_force) / inertia,
+            pull_rad_s2=-weight[rows] / inertia,
+        )
+        return self._joints
 
     def most_losses(self) -> Float64Array:
         """Returns float64[2, J]: the damping and the friction under which a motor just reaches its speed or moves."""
