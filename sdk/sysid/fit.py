@@ -30,7 +30,7 @@ BOUNDS = {
 """Where parameters are looked for: what the randomisation allows."""
 
 LOSSES = ("damping_nm_s_rad", "friction_nm")
-"""What only the whole arm shows, when a motor has no torque left; linear, by `Defect.slopes`."""
+"""What shows only when a motor has no torque left."""
 
 NAMES = (*PARAMETERS, *LOSSES)
 """Everything that is fitted, in the order of all vectors here."""
@@ -41,7 +41,7 @@ _DAMPINGS = (0.0, 1e-2, 1.0)
 _MAX_ROUNDS, _FEW_ROUNDS = 8, 3
 _WIDE, _NARROW = (24, 150, 7.0), (60, 1.0)  # generations, throws in each, and how wide the first is
 _HEAD_S = 14.0  # of the recording that is enough to look for a beginning
-_SPREAD = np.array([0.7, 0.08, 0.004, 0.0012, 0.0012])  # of the first throw, in the order of PARAMETERS
+_SPREAD = np.array([0.7, 0.08, 0.004, 0.0012, 0.0012, 0.05, 0.03])  # of a first throw, in the order of NAMES
 _DONE = 2e-4  # relative gain of a round below which a joint is done
 _HUBER = 3.0
 _START_DELAYS_MS = tuple(range(0, 401, 20))
@@ -66,8 +66,6 @@ class Target:
     """float64[2, J], the largest damping and friction that there can be."""
     defect: Defect | None = None
     """What the model leaves out; None before it was measured."""
-    losses: Float64Array | None = None
-    """float64[2, J], the damping and friction at which `defect` was measured."""
 
     def head(self) -> Target:
         """Returns the same for the beginning of the recording, which is faster."""
@@ -93,15 +91,8 @@ class Target:
 
     def predict(self, variants: Float64Array) -> Float64Array:
         """Returns float64[K, V, J] for float64[V, P, J] in the order of `NAMES`, without the bias."""
-        count = len(PARAMETERS)
-        found = self.model.simulate(variants[:, :count])
-        if self.defect is None or self.losses is None:
-            return found
-        found = found + self.defect.offset_rad[:, None]
-        more = variants[:, count:] - self.losses
-        for index in range(len(LOSSES)):
-            found = found + self.defect.slopes[:, index][:, None] * more[:, index]
-        return found
+        found = self.model.simulate(variants)
+        return found if self.defect is None else found + self.defect.offset_rad[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +156,7 @@ def _scatter(
     generations, thrown, width = how
     rng = np.random.default_rng(0)
     elite_count = thrown // 6
-    joints, moved = values.shape[1], len(PARAMETERS)
+    joints, moved = values.shape[1], len(NAMES)
     best, scale = values.copy(), _robust(target.measured_rad - target.predict(values[None])[:, 0], target.weight)[1]
     least = np.full(joints, np.inf)
     mean, root = values[:moved].copy(), np.repeat(np.diag(width * _SPREAD)[None], joints, 0)
@@ -243,7 +234,7 @@ def _best(
 
 def _linearise(target: Target, values: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Returns float64[K, J] residuals and float64[K, P, J] derivatives of the model."""
-    count = len(PARAMETERS)
+    count = len(NAMES)
     variants = np.repeat(values[None], 2 * count + 1, 0)
     for index in range(count):
         variants[2 * index + 1, index] = np.minimum(values[index] + _STEPS[index], target.high[index])
@@ -253,12 +244,11 @@ def _linearise(target: Target, values: Float64Array) -> tuple[Float64Array, Floa
     slower = variants[2 * scale + 2, scale]
     variants[2 * scale + 2, scale] = np.where(values[scale] > _SHOWN_SCALE, np.minimum(slower, _SHOWN_SCALE), slower)
     found = target.predict(variants)
-    jacobian = np.zeros((len(found), len(NAMES), values.shape[1]))
+    jacobian = np.zeros((len(found), count, values.shape[1]))
     for index in range(count):
         width = variants[2 * index + 1, index] - variants[2 * index + 2, index]
-        jacobian[:, index] = (found[:, 2 * index + 1] - found[:, 2 * index + 2]) / width
-    if target.defect is not None:
-        jacobian[:, count:] = target.defect.slopes
+        change = found[:, 2 * index + 1] - found[:, 2 * index + 2]
+        jacobian[:, index] = np.where(width > 0, change / np.where(width > 0, width, 1.0), 0.0)
     return target.measured_rad - found[:, 0], jacobian
 
 

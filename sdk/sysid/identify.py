@@ -17,7 +17,7 @@ from roboalign.sdk.robot import JointRobot
 from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.sysid.estimates import conclude
 from roboalign.sdk.sysid.fit import LOSSES, JointFit, Target, fit_joints
-from roboalign.sdk.sysid.model import PARAMETERS, STEP_HZ, JointModel
+from roboalign.sdk.sysid.model import STEP_HZ, JointModel
 from roboalign.sdk.sysid.physics import WholeArm
 from roboalign.sdk.sysid.play import play_wiggle
 from roboalign.sdk.sysid.recording import Recording
@@ -126,7 +126,7 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
         model=model,
         measured_rad=recording.position_rad,
         weight=counts,
-        most_losses=np.zeros((len(LOSSES), len(recording.joint_names))),
+        most_losses=np.zeros((len(LOSSES), len(recording.joint_names))) if whole is None else whole.most_losses(),
     )
     fit = fit_joints(target, generations=0 if has_whole else 8, progress=say)
     if recording.path == "setpoint":
@@ -134,9 +134,7 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
     if whole is not None and body is not None:
         whole.close()
         whole = WholeArm(body, model)
-    target = dataclasses.replace(
-        target, model=model, most_losses=target.most_losses if whole is None else whole.most_losses()
-    )
+    target = dataclasses.replace(target, model=model)
     lost, moved = _lost(recording, fit)
     defect_deg: list[float] = []
     try:
@@ -144,10 +142,8 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
             target = dataclasses.replace(target, weight=counts * ~lost[:, None])
             if whole is not None:
                 say(f"simulating the whole arm, pass {number + 1} of {len(_PASSES)}")
-                losses = fit.values[len(PARAMETERS) :]
-                slopes = None if target.defect is None or generations == 0 else target.defect.slopes
-                defect = whole.defect(fit.values[: len(PARAMETERS)], losses, slopes=slopes)
-                target = dataclasses.replace(target, defect=defect, losses=losses)
+                defect = whole.defect(fit.values)
+                target = dataclasses.replace(target, defect=defect)
                 defect_deg = np.degrees(defect.rms_rad).tolist()
             fit = fit_joints(target, start=fit.values, generations=generations, is_wide=is_wide, progress=say)
             lost, moved = _lost(recording, fit)
@@ -170,10 +166,11 @@ def _in_phase(recording: Recording, model: JointModel, fit: JointFit) -> JointMo
     for phase_s in (*(share / STEP_HZ for share in _PHASES), None):
         moved = dataclasses.replace(
             JointModel.of(recording, motor_gain=model.motor_gain, phase_s=phase_s),
-            most_rad_s2=model.most_rad_s2,
-            pull_rad_s2=model.pull_rad_s2,
+            force_nm=model.force_nm,
+            inertia_kg_m2=model.inertia_kg_m2,
+            weight_nm=model.weight_nm,
         )
-        left = recording.position_rad - moved.simulate(fit.values[None, : len(PARAMETERS)])[:, 0]
+        left = recording.position_rad - moved.simulate(fit.values[None])[:, 0]
         left -= np.median(left, 0)
         cost = float(np.minimum(np.abs(left), 5 * fit.std_rad).sum())
         if cost < least:

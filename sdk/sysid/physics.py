@@ -28,14 +28,12 @@ class Defect:
 
     offset_rad: Float64Array
     """float64[K, J], to be added to the reduced model."""
-    slopes: Float64Array
-    """float64[K, L, J], per unit of damping (N m s/rad) and of dry friction (N m)."""
     rms_rad: Float64Array
     """float64[J], size of `offset_rad`."""
 
     def head(self, readings: int) -> Defect:
         """Returns the same for the first readings."""
-        return Defect(offset_rad=self.offset_rad[:readings], slopes=self.slopes[:readings], rms_rad=self.rms_rad)
+        return Defect(offset_rad=self.offset_rad[:readings], rms_rad=self.rms_rad)
 
 
 class WholeArm:
@@ -46,25 +44,14 @@ class WholeArm:
         self._model, self._joints = model, joints
         self._world = SimWorld(robot=model, renderer="tiny")
 
-    def defect(self, values: Float64Array, losses: Float64Array, *, slopes: Float64Array | None = None) -> Defect:
-        """Returns the difference at float64[P, J] `values` and float64[2, J] `losses` (damping, friction).
-
-        `slopes` are taken over when given; else they are measured, which takes two more simulations.
-        """
+    def defect(self, values: Float64Array) -> Defect:
+        """Returns the difference at float64[P, J] parameters, damping and dry friction last."""
         states, output = self._joints.run_both(values[None])
-        gains = self._model.arm_position_gain * values[1]
         reduced = self._joints.sample(states)[:, 0]
-        whole = self._joints.sample(self._simulate(output[:, 0], gains, losses))
+        gains = self._model.arm_position_gain * values[1]
+        whole = self._joints.sample(self._simulate(output[:, 0], gains, values[-2:]))
         offset = whole - reduced
-        if slopes is None:
-            found = []
-            for index, most in enumerate(self.most_losses()):
-                more = losses.copy()
-                more[index] += 0.25 * most
-                changed = self._joints.sample(self._simulate(output[:, 0], gains, more))
-                found.append((changed - whole) / (0.25 * most))
-            slopes = np.stack(found, 1)
-        return Defect(offset_rad=offset, slopes=slopes, rms_rad=np.sqrt((offset**2).mean(0)))
+        return Defect(offset_rad=offset, rms_rad=np.sqrt((offset**2).mean(0)))
 
     def with_torques(self) -> JointModel:
         """Returns the reduced model with each motor's torque against inertia and weight, as in the middle pose.
@@ -86,8 +73,9 @@ class WholeArm:
         inertia = np.diag(mass)[rows]
         self._joints = dataclasses.replace(
             self._joints,
-            most_rad_s2=np.asarray(self._model.arm_force) / inertia,
-            pull_rad_s2=-weight[rows] / inertia,
+            force_nm=np.asarray(self._model.arm_force),
+            inertia_kg_m2=inertia,
+            weight_nm=weight[rows],
         )
         return self._joints
 
