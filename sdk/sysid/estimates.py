@@ -34,9 +34,15 @@ _USUAL = {
 """How far arms differ: the widths of the preset `strong`."""
 
 
-def conclude(recording: Recording, target: Target, fit: JointFit, *, num_lost: int, num_moved: int) -> SysidResult:
-    """Returns what a fit says about a robot."""
+def conclude(
+    recording: Recording, target: Target, fit: JointFit, before: JointFit, *, num_lost: int, num_moved: int
+) -> SysidResult:
+    """Returns what a fit says about a robot; how far it came from the pass `before` counts as uncertainty too."""
     spread = np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2)).T
+    changes = np.concatenate([fit.values - before.values, (fit.bias_rad - before.bias_rad)[None]])
+    spread = np.sqrt(spread**2 + changes**2)
+    # Goals come in steps of the encoder: a dead band between two of them acts like either.
+    spread[NAMES.index("dead_band_rad")] += recording.resolution_rad / 2
     joints: dict[str, tuple[Estimate, ...]] = {}
     for index, name in enumerate(NAMES):
         low, high = np.broadcast_to(target.low[index], fit.bias_rad.shape), target.high[index]

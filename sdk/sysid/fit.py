@@ -39,7 +39,8 @@ _STEPS = np.array([1.0, 0.04, 0.006, 0.0006, 0.0006, 0.05, 0.05])  # of the diff
 _BIAS_STEP_RAD = 1e-3
 _DAMPINGS = (0.0, 1e-2, 1.0)
 _MAX_ROUNDS, _FEW_ROUNDS = 8, 3
-_WIDE, _NARROW = (24, 150, 7.0), (60, 1.0)  # generations, throws in each, and how wide the first is
+_WIDE, _NARROW = (20, 120, 6.0), (60, 1.0)  # generations, throws in each, and how wide the first is
+_STARTS = ((0.55, 0.008, 0.003), (0.9, 0.003, 0.001), (0.8, 0.001, 0.004))  # gain, play, dead band
 _HEAD_S = 14.0  # of the recording that is enough to look for a beginning
 _SPREAD = np.array([0.7, 0.08, 0.004, 0.0012, 0.0012, 0.05, 0.03])  # of a first throw, in the order of NAMES
 _DONE = 2e-4  # relative gain of a round below which a joint is done
@@ -139,11 +140,28 @@ def fit_joints(
         say("looking for a beginning")
     values = _search(target.head()) if start is None else start.copy()
     if start is None or is_wide:
-        values = _scatter(target.head(), values, _WIDE, say)
+        values = _start(target.head(), values, say)
     values = _descend(target, values, say, _MAX_ROUNDS if start is None else _FEW_ROUNDS)
     if generations:
         values = _descend(target, _scatter(target, values, (generations, *_NARROW), say), say, _FEW_ROUNDS)
     return _conclude(target, values)
+
+
+def _start(target: Target, values: Float64Array, say: Callable[[str], None]) -> Float64Array:
+    """Returns the best, joint by joint, of what wide throws around several beginnings come to."""
+    found = []
+    for gain, play, band in _STARTS:
+        variant = values.copy()
+        variant[PARAMETERS.index("gain")] = gain
+        variant[PARAMETERS.index("play_rad")] = play
+        variant[PARAMETERS.index("dead_band_rad")] = band
+        found.append(_scatter(target, variant, _WIDE, say))
+    stacked = np.stack(found)
+    left = target.measured_rad[:, None] - target.predict(stacked)
+    left -= (target.weight[:, None] * left).sum(0) / target.weight.sum(0)
+    scale = 1.4826 * np.median(np.abs(left), 0).min(0) + 1e-6
+    costs = _cost(left, scale, target.weight[:, None])
+    return np.asarray(np.take_along_axis(stacked, costs.argmin(0)[None, None], 0)[0])
 
 
 def _scatter(

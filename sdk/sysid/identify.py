@@ -136,6 +136,7 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
         whole = WholeArm(body, model)
     target = dataclasses.replace(target, model=model)
     lost, moved = _lost(recording, fit)
+    before = fit
     defect_deg: list[float] = []
     try:
         for number, (is_wide, generations) in enumerate(_PASSES if whole is not None else _PASSES[-1:]):
@@ -145,12 +146,13 @@ def fit_recording(recording: Recording, *, progress: Callable[[str], None] | Non
                 defect = whole.defect(fit.values)
                 target = dataclasses.replace(target, defect=defect)
                 defect_deg = np.degrees(defect.rms_rad).tolist()
+            before = fit
             fit = fit_joints(target, start=fit.values, generations=generations, is_wide=is_wide, progress=say)
             lost, moved = _lost(recording, fit)
     finally:
         if whole is not None:
             whole.close()
-    result = conclude(recording, target, fit, num_lost=int(lost.sum()), num_moved=int(moved.sum()))
+    result = conclude(recording, target, fit, before, num_lost=int(lost.sum()), num_moved=int(moved.sum()))
     details = {
         **result.provenance,
         "defect_rms_deg": defect_deg,

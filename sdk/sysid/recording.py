@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +109,7 @@ class Recording:
             "position_rad": [item.joint_pos_rad for item in readings],
             "width_m": [item.gripper_width_m for item in readings],
         }
+        arrays: dict[str, Any] = {name: np.array(values, np.float64) for name, values in columns.items()}
         return cls(
             robot=spec.name,
             joint_names=spec.joint_names,
@@ -121,7 +123,7 @@ class Recording:
             gripper_max_width_m=spec.gripper_max_width_m,
             start_rad=np.array(readings[0].target_rad),
             end=end,
-            **{name: np.array(values, np.float64) for name, values in columns.items()},
+            **arrays,
         )
 
     def shifted(self, seconds: float) -> Recording:
