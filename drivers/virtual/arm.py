@@ -100,6 +100,26 @@ class VirtualArm:
             servo.update(servo.state if seat.joint is None else states[seat.joint], rails[nominal], period_s)
             self.supplies[nominal].current_a += servo.current_a
 
+    def look(self) -> None:
+        """Begins a reading of the positions: what reads wrong does so by another amount, or the last one comes again.
+
+        Only an arm with hidden dynamics has such; on every other one nothing happens.
+        """
+        errors = self.plant.errors_rad()
+        if errors is None:
+            for servo in self.servos:
+                servo.lost_count = servo.seen_count
+        elif not any(errors):
+            return
+        else:
+            for seat in self._seats:
+                seat.servo.lost_count = None
+                seat.servo.error_rad = 0.0 if seat.joint is None else errors[seat.joint]
+                seat.servo.seen_count = seat.servo.read_count
+        for servo in self.servos:
+            if servo.is_powered and not servo.is_dead:
+                servo.sense()
+
     def advance_to(self, time_s: float, max_lag_s: float = math.inf) -> None:
         """Lets time pass until the arm's time is less than 1/240 s behind `time_s`, how often it is called or not.
 

@@ -1,20 +1,24 @@
 """The simulated SO-101 of `roboalign.sdk.sim` as a plant of servos: gravity, contacts, and pictures of the scene.
 
 Joints without torque fall, held by the gear's friction alone; a joint that presses on something shows it in its torque.
-Left out: backlash, and that a weak battery makes a motor weak. The jaw's motor is weaker than the arm's, because boxes
-pressed with 30 N slip away in PyBullet.
+With a drawn sample (`HiddenDynamics`) servos follow late, slowly, with play and a dead band, and readings and pictures
+are as it says. Left out: that a weak battery makes a motor weak. The jaw's motor is weaker than the arm's, because
+boxes pressed with 30 N slip away in PyBullet.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from roboalign.drivers.virtual.hidden import HiddenDynamics
 from roboalign.drivers.virtual.physics import FULL_TORQUE_RAD, JointState, MotorCommand
 from roboalign.drivers.virtual.robots import JOINTS, PARK_RAD
 from roboalign.sdk.errors import ConfigError, RobotError, unknown_name
+from roboalign.sdk.randomization.domain import DomainSample
 from roboalign.sdk.sim.bodies import RobotBody
 from roboalign.sdk.sim.camera import Camera, front_camera, show_camera
 from roboalign.sdk.sim.scene import SceneSpec
@@ -35,8 +39,13 @@ class BulletPlant:
     Any virtual robot of six joints can be put on it; the body stays that of an SO-101.
     """
 
-    def __init__(self, scene: SceneSpec | None = None, *, renderer: str = "auto") -> None:
-        """Stores what stands on the table (None: nothing) and who draws pictures."""
+    def __init__(
+        self, scene: SceneSpec | None = None, *, renderer: str = "auto", domain: DomainSample | None = None
+    ) -> None:
+        """Stores what stands on the table (None: nothing), who draws pictures, and the hidden dynamics (None: none)."""
+        self._domain = None if domain is None or domain.is_off else domain
+        self._hidden: HiddenDynamics | None = None
+        self._frame_px = 96
         self._scene = scene
         self._world = SimWorld(robot="so101", renderer=renderer)
         self._robot: RobotBody | None = None
@@ -51,7 +60,7 @@ class BulletPlant:
     def open(self) -> BulletPlant:
         """Builds the scene with the arm in the park position and no torque."""
         self._world.connect()
-        self._world.build(self._scene, np.array(PARK_RAD[:-1]), None)
+        self._world.build(self._scene, np.array(PARK_RAD[:-1]), self._domain)
         self._world.set_joints(np.array(PARK_RAD[:-1]), so101_gripper_width_m(PARK_RAD[-1]))
         robot = self._robot = self._world.robot_body()
         self._indices = [robot.joints[name] for name in JOINTS]
@@ -59,6 +68,10 @@ class BulletPlant:
         self._stops = [(float(info[8]), float(info[9])) for info in infos]
         self._bounds = list(self._stops)
         self._step_s = 0.0
+        if self._domain is not None:
+            self._hidden = HiddenDynamics(self._domain, self._world.model)
+            self._hidden.rest([state.position_rad for state in self.states()])
+            self._hidden.frames.advance(self._picture)
         return self
 
     @property
@@ -79,6 +92,9 @@ class BulletPlant:
         """Lets `period_s` pass in steps of at most 1/240 s; setpoints run evenly."""
         robot = self._body()
         p, cid = robot.bullet, robot.client
+        if self._hidden is not None:
+            self._step_hidden(self._hidden, commands, period_s)
+            return
         count = max(1, math.ceil(period_s * PHYSICS_RATE_HZ - 1e-6))
         step_s = period_s / count
         if step_s != self._step_s:
@@ -95,7 +111,33 @@ class BulletPlant:
                     self._turn(index, command)
             p.stepSimulation(physicsClientId=cid)
 
-    def _drive(self, index: int, command: MotorCommand, left_s: float) -> None:
+    def _step_hidden(self, hidden: HiddenDynamics, commands: Sequence[MotorCommand], period_s: float) -> None:
+        """Takes the physics steps that end in a period, each with what the hidden dynamics make of the commands."""
+        robot = self._body()
+        p, cid, step_s = robot.bullet, robot.client, 1.0 / PHYSICS_RATE_HZ
+        self._step_s = step_s
+        free = [index for index, command in enumerate(commands) if command.mode != "position"]
+        for left_s in hidden.whole_steps(period_s):
+            targets = [command.value - command.velocity_rad_s * left_s for command in commands]
+            places = [state.position_rad for state in self.states()] if free else targets
+            followed, speeds = hidden.follow(targets, free, places)
+            for index, command in enumerate(commands):
+                if command.mode == "position":
+                    command = replace(command, value=followed[index], velocity_rad_s=speeds[index])
+                self._drive(index, command, 0.0, hidden.gain_scale[index])
+                if self._outside[index] or command.mode == "torque":
+                    self._turn(index, command)
+            p.stepSimulation(physicsClientId=cid)
+            if hidden.is_control_step:
+                hidden.frames.advance(self._picture)
+
+    def errors_rad(self) -> Sequence[float] | None:
+        """Returns by how much each joint reads wrong in the reading that begins now; None: the last one comes again."""
+        if self._hidden is None:
+            return (0.0,) * len(JOINTS)
+        return self._hidden.errors_rad([state.position_rad for state in self.states()])
+
+    def _drive(self, index: int, command: MotorCommand, left_s: float, gain_scale: float = 1.0) -> None:
         """Gives a motor its target for `left_s` before the end of the period."""
         robot = self._body()
         p, stall = robot.bullet, self._stall_nm[index]
@@ -108,7 +150,7 @@ class BulletPlant:
                 controlMode=p.POSITION_CONTROL,
                 targetPosition=command.value - command.velocity_rad_s * left_s,
                 targetVelocity=command.velocity_rad_s,
-                positionGain=self._world.model.arm_position_gain,
+                positionGain=self._world.model.arm_position_gain * gain_scale,
                 velocityGain=1.0,
                 force=command.limit_share * stall,
                 maxVelocity=command.max_speed_rad_s,
@@ -182,6 +224,16 @@ class BulletPlant:
         key = (name, size_px)
         if key not in self._cameras:
             self._cameras[key] = _CAMERAS[name](size_px, self._world.model.table)
+        if self._hidden is None or name != "front":
+            return self._world.render(self._cameras[key])
+        self._frame_px = size_px
+        return self._hidden.frames.read(self._picture)
+
+    def _picture(self) -> ImageArray:
+        """The policy's camera, in the size that was asked for last."""
+        key = ("front", self._frame_px)
+        if key not in self._cameras:
+            self._cameras[key] = front_camera(self._frame_px, self._world.model.table)
         return self._world.render(self._cameras[key])
 
     def tool_position_m(self) -> tuple[float, float, float]:

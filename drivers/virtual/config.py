@@ -12,6 +12,7 @@ from roboalign.drivers.virtual.line import VirtualLine
 from roboalign.drivers.virtual.physics import JointPlant
 from roboalign.drivers.virtual.robots import VIRTUAL_ROBOTS, make_arm, make_plant
 from roboalign.sdk.errors import ConfigError, unknown_name
+from roboalign.sdk.randomization.hidden import read_hidden
 
 __all__ = ["VirtualBusConfig", "build_line"]
 
@@ -40,6 +41,10 @@ class VirtualBusConfig:
     """What stands on the table: the scene of this task; None: nothing."""
     seed: int = 0
     """Chooses the scene of `task`."""
+    hidden: str | None = None
+    """Hidden dynamics: a file of a drawn sample, or a randomisation by file or preset; None: none."""
+    hidden_seed: int | None = None
+    """Draws the sample, when `hidden` is a randomisation."""
     horn_seed: int | None = None
     """None: encoders are at their middle when joints are at zero; else the horns are mounted at random."""
 
@@ -52,6 +57,10 @@ class VirtualBusConfig:
             raise ConfigError(f"rate_hz is {self.rate_hz}, expected 10 to 1000")
         if self.task is not None and not self.has_physics:
             raise ConfigError(f"task is {self.task!r}, but without physics there is no table")
+        if self.hidden is not None and not self.has_physics:
+            raise ConfigError(f"hidden is {self.hidden!r}, but without physics there are no such dynamics")
+        if self.hidden is None and self.hidden_seed is not None:
+            raise ConfigError(f"hidden_seed is {self.hidden_seed}, but there is nothing to draw from; give hidden too")
 
     @property
     def chosen_protocol(self) -> str:
@@ -81,8 +90,9 @@ def build_line(config: VirtualBusConfig) -> VirtualLine:
 def _plant(config: VirtualBusConfig) -> JointPlant:
     if not config.has_physics:
         return make_plant(config.robot)
+    domain = None if config.hidden is None else read_hidden(config.hidden, config.hidden_seed)
     if config.task is None:
-        return BulletPlant().open()
+        return BulletPlant(domain=domain).open()
     from roboalign.sdk.sim.tasks import scene_for
 
-    return BulletPlant(scene_for(config.seed, config.task, robot="so101")).open()
+    return BulletPlant(scene_for(config.seed, config.task, robot="so101"), domain=domain).open()

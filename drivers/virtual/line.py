@@ -221,6 +221,8 @@ class VirtualLine:
         elif self.dialect.is_heartbeat(instruction):
             self.arm.advance(self.step_s)
             self.stats.steps += 1
+        if self.dialect.is_heartbeat(instruction):
+            self.arm.look()
         self._let_faults_happen()
         if not self.is_plugged:
             return

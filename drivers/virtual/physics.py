@@ -2,7 +2,7 @@
 
 `KinematicPlant` is light and exact to repeat: joints that follow their servo within speed and torque limits, an angle
 that blocks a joint, and an outside torque on it. What it leaves out: gravity, coupling between joints, backlash. The
-plant with all of that but backlash is `roboalign.drivers.virtual.bullet.BulletPlant`.
+plant with all of that is `roboalign.drivers.virtual.bullet.BulletPlant`.
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ class JointPlant(Protocol):
 
     def frame(self, name: str, size_px: int) -> ImageArray:
         """Returns uint8[size, size, 3] as the camera of this name sees the scene. Raises RobotError if it cannot."""
+        ...
+
+    def errors_rad(self) -> Sequence[float] | None:
+        """Returns by how much each joint reads wrong in the reading that begins now; None: the last one comes again."""
         ...
 
     def tool_position_m(self) -> tuple[float, float, float] | None:
@@ -202,6 +206,10 @@ class KinematicPlant:
     def frame(self, name: str, size_px: int) -> ImageArray:
         """Raises RobotError: this plant has nothing to see."""
         raise RobotError(f"there is no picture {name!r} of {size_px} px: joints without physics have no scene")
+
+    def errors_rad(self) -> tuple[float, ...]:
+        """Returns zeros: readings are true."""
+        return (0.0,) * len(self._names)
 
     def tool_position_m(self) -> None:
         """Returns None: this plant has no geometry."""

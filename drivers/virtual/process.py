@@ -74,6 +74,8 @@ class VirtualBus:
         for name, value in (
             ("--faults", config.faults),
             ("--task", config.task),
+            ("--hidden", config.hidden),
+            ("--hidden-seed", config.hidden_seed),
             ("--horn-seed", config.horn_seed),
             ("--log", self._log),
         ):

@@ -128,6 +128,12 @@ class VirtualServo(ABC):
         """Arm time until which it starts up and hears nothing."""
         self.temperature_c = _AMBIENT_C
         self.state = JointState(0.0, 0.0, 0.0)
+        self.error_rad = 0.0
+        """By how much the position reads wrong; its controller knows the true one."""
+        self.seen_count = 0
+        """The count that was read last."""
+        self.lost_count: int | None = None
+        """The count that is read again, because the newest reading was lost."""
         self._counted: JointState | None = None
         self._count = 0
         self.volts = model.nominal_v
@@ -211,6 +217,13 @@ class VirtualServo(ABC):
         if self._counted is not self.state:
             self._count, self._counted = self.encoder.count(self.state.position_rad), self.state
         return self._count
+
+    @property
+    def read_count(self) -> int:
+        """Encoder count as it is read, not wrapped."""
+        if self.lost_count is not None:
+            return self.lost_count
+        return self.count if self.error_rad == 0.0 else self.encoder.count(self.state.position_rad + self.error_rad)
 
     @property
     def max_speed_rad_s(self) -> float:

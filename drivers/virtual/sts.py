@@ -202,8 +202,11 @@ class StsServo(VirtualServo):
 
     @property
     def present(self) -> int:
-        """The position that it reports: encoder minus offset, within one turn unless phase bit 4 is set."""
-        count = self.count - self._offset
+        """The position that it knows: encoder minus offset, within one turn unless phase bit 4 is set."""
+        return self._reported(self.count)
+
+    def _reported(self, count: int) -> int:
+        count -= self._offset
         return count if self._is_multi_turn else count % COUNTS_PER_TURN
 
     def sense(self) -> None:
@@ -217,7 +220,7 @@ class StsServo(VirtualServo):
         _READINGS.pack_into(
             memory,
             _PRESENT,
-            _signed(self.present, 15),
+            _signed(self._reported(self.read_count), 15),
             _signed(round(speed), 15),
             _signed(round(share * 1000), 10),
             tenths,

@@ -244,8 +244,11 @@ class XServo(VirtualServo):
 
     @property
     def present(self) -> int:
-        """The position that it reports: encoder plus homing offset; turns count from the last start."""
-        return self.count * self._direction - self._turns * COUNTS_PER_TURN + self._homing
+        """The position that it knows: encoder plus homing offset; turns count from the last start."""
+        return self._reported(self.count)
+
+    def _reported(self, count: int) -> int:
+        return count * self._direction - self._turns * COUNTS_PER_TURN + self._homing
 
     def sense(self) -> None:
         """Puts the readings into the control table."""
@@ -258,7 +261,7 @@ class XServo(VirtualServo):
             (round(share * 885), 2),
             (round(amps), 2),
             (round(speed / _RPM_UNIT_COUNTS_S), 4),
-            (self.present, 4),
+            (self._reported(self.read_count), 4),
             (round(self.profile.speed / _RPM_UNIT_COUNTS_S), 4),
             (round(self.profile.position), 4),
             (round(self.volts * 10), 2),

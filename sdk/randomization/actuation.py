@@ -50,6 +50,10 @@ class DelayLine:
         self._kept[:] = np.asarray(value, np.float64)
         self._next = 0
 
+    def place(self, index: int, value: float) -> None:
+        """Fills the line of one element, as `reset` does that of all."""
+        self._kept[:, index] = value
+
     def step(self, value: ArrayLike) -> Float64Array:
         """Takes the vector of this step and returns the one that arrives in it."""
         size = len(self._kept)
@@ -139,6 +143,11 @@ class ActuatorModel:
         self._held = np.array(joint_pos_rad, np.float64)
         self._turned, self._output = self._held.copy(), self._held.copy()
         self._delay.reset(self._held)
+
+    def place(self, joint: int, position_rad: float) -> None:
+        """Starts one joint again, at rest at this position: its motor was off, and something else moved it."""
+        self._held[joint] = self._turned[joint] = self._output[joint] = position_rad
+        self._delay.place(joint, position_rad)
 
     def step(self, target_rad: ArrayLike) -> Float64Array:
         """Takes the targets of this step and returns those that the joints follow."""

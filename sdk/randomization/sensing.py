@@ -70,14 +70,15 @@ class JointSensor:
         self._step = -1
         self._reading: tuple[Float64Array, float] | None = None
 
-    def advance(self, joint_pos_rad: Float64Array, gripper_width_m: float) -> None:
-        """Takes what is true at the beginning of a control step."""
+    def advance(self, joint_pos_rad: Float64Array, gripper_width_m: float) -> bool:
+        """Takes what is true at the beginning of a control step; true when that reading is lost."""
         self._step += 1
         share = self._domain.dropouts.state_share
         may_lose = self._reading is not None and share > 0.0
         if may_lose and self._domain.stream("dropouts", "state", self._step).random() < share:
-            return
+            return True
         self._reading = self._read(np.asarray(joint_pos_rad, np.float64), gripper_width_m)
+        return False
 
     def read(self) -> tuple[Float64Array, float]:
         """Returns float64[J] joints and the gripper's width as they are told in this step."""

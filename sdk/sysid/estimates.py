@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from roboalign import __version__
 from roboalign.sdk.evaluation.intervals import wilson
+from roboalign.sdk.sysid.camera import camera_estimates
 from roboalign.sdk.sysid.fit import NAMES, JointFit, Target
 from roboalign.sdk.sysid.recording import Recording
 from roboalign.sdk.sysid.result import Estimate, SysidResult
@@ -33,9 +34,15 @@ _USUAL = {
 """How far arms differ: the widths of the preset `strong`."""
 
 
-def conclude(recording: Recording, target: Target, fit: JointFit, *, num_lost: int, num_moved: int) -> SysidResult:
-    """Returns what a fit says about a robot."""
+def conclude(
+    recording: Recording, target: Target, fit: JointFit, before: JointFit, *, num_lost: int, num_moved: int
+) -> SysidResult:
+    """Returns what a fit says about a robot; how far it came from the pass `before` counts as uncertainty too."""
     spread = np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2)).T
+    changes = np.concatenate([fit.values - before.values, (fit.bias_rad - before.bias_rad)[None]])
+    spread = np.sqrt(spread**2 + changes**2)
+    # Goals come in steps of the encoder: a dead band between two of them acts like either.
+    spread[NAMES.index("dead_band_rad")] += recording.resolution_rad / 2
     joints: dict[str, tuple[Estimate, ...]] = {}
     for index, name in enumerate(NAMES):
         low, high = np.broadcast_to(target.low[index], fit.bias_rad.shape), target.high[index]
@@ -50,7 +57,11 @@ def conclude(recording: Recording, target: Target, fit: JointFit, *, num_lost: i
         robot=recording.robot,
         joint_names=recording.joint_names,
         joints=joints,
-        whole={"noise_std_rad": _pooled(noise), "state_share": _share(num_lost, num_moved)},
+        whole={
+            "noise_std_rad": _pooled(noise),
+            "state_share": _share(num_lost, num_moved),
+            **({} if recording.camera is None else camera_estimates(recording.camera)),
+        },
         residual_deg=tuple(np.degrees(residual).tolist()),
         residual_ms=tuple((1000 * residual / np.sqrt((motion**2).mean(0))).tolist()),
         provenance={
@@ -83,6 +94,7 @@ def _noise(recording: Recording, fit: JointFit) -> list[Estimate]:
         counted = fit.residual_rad[fit.weight[:, joint] > 0, joint]
         # Neighbours differ by noise alone; a model that is a little wrong is so for many readings.
         change = np.diff(counted)
+        change = change[change != 0.0]  # a reading that came again
         variance = float((change**2).mean()) / 2
         own = max(0.0, variance - steps)
         error = variance * math.sqrt(3.0 / len(change)) * _Z  # of a mean of squared differences of neighbours

@@ -6,6 +6,7 @@ derivatives are central differences over steps as large as what is asked to be t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ BOUNDS = {
 """Where parameters are looked for: what the randomisation allows."""
 
 LOSSES = ("damping_nm_s_rad", "friction_nm")
-"""What only the whole arm shows, when a motor has no torque left; linear, by `Defect.slopes`."""
+"""What shows only when a motor has no torque left."""
 
 NAMES = (*PARAMETERS, *LOSSES)
 """Everything that is fitted, in the order of all vectors here."""
@@ -38,12 +39,15 @@ _STEPS = np.array([1.0, 0.04, 0.006, 0.0006, 0.0006, 0.05, 0.05])  # of the diff
 _BIAS_STEP_RAD = 1e-3
 _DAMPINGS = (0.0, 1e-2, 1.0)
 _MAX_ROUNDS, _FEW_ROUNDS = 8, 3
-_GENERATIONS, _THROWN, _ELITE = 8, 72, 12
-_SPREAD = np.array([0.7, 0.08, 0.004, 0.0012, 0.0012])  # of the first throw, in the order of PARAMETERS
+_WIDE, _NARROW = (20, 120, 6.0), (60, 1.0)  # generations, throws in each, and how wide the first is
+_STARTS = ((0.55, 0.008, 0.003), (0.9, 0.003, 0.001), (0.8, 0.001, 0.004))  # gain, play, dead band
+_HEAD_S = 14.0  # of the recording that is enough to look for a beginning
+_SPREAD = np.array([0.7, 0.08, 0.004, 0.0012, 0.0012, 0.05, 0.03])  # of a first throw, in the order of NAMES
 _DONE = 2e-4  # relative gain of a round below which a joint is done
 _HUBER = 3.0
 _START_DELAYS_MS = tuple(range(0, 401, 20))
-_START_SCALES = (0.4, 0.6, 1.0)
+_START_SCALES = (0.4, 0.6, 0.95)
+_SHOWN_SCALE = 0.97
 _START_BANDS_RAD = (0.0, 0.001, 0.002, 0.0035, 0.006)
 _START_PLAYS_RAD = (0.0, 0.003, 0.008)
 _MAX_LAG = 40
@@ -63,8 +67,17 @@ class Target:
     """float64[2, J], the largest damping and friction that there can be."""
     defect: Defect | None = None
     """What the model leaves out; None before it was measured."""
-    losses: Float64Array | None = None
-    """float64[2, J], the damping and friction at which `defect` was measured."""
+
+    def head(self) -> Target:
+        """Returns the same for the beginning of the recording, which is faster."""
+        count = int(np.searchsorted(self.model.read_s, self.model.read_s[0] + _HEAD_S))
+        return dataclasses.replace(
+            self,
+            model=self.model.head(count),
+            measured_rad=self.measured_rad[:count],
+            weight=self.weight[:count],
+            defect=None if self.defect is None else self.defect.head(count),
+        )
 
     @property
     def low(self) -> Float64Array:
@@ -79,15 +92,8 @@ class Target:
 
     def predict(self, variants: Float64Array) -> Float64Array:
         """Returns float64[K, V, J] for float64[V, P, J] in the order of `NAMES`, without the bias."""
-        count = len(PARAMETERS)
-        found = self.model.simulate(variants[:, :count])
-        if self.defect is None or self.losses is None:
-            return found
-        found = found + self.defect.offset_rad[:, None]
-        more = variants[:, count:] - self.losses
-        for index in range(len(LOSSES)):
-            found = found + self.defect.slopes[:, index][:, None] * more[:, index]
-        return found
+        found = self.model.simulate(variants)
+        return found if self.defect is None else found + self.defect.offset_rad[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,38 +119,68 @@ class JointFit:
 
 
 def fit_joints(
-    target: Target, *, start: Float64Array | None = None, progress: Callable[[str], None] | None = None
+    target: Target,
+    *,
+    start: Float64Array | None = None,
+    generations: int = 8,
+    is_wide: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> JointFit:
     """Returns the parameters under which the model moves as was measured.
 
     Args:
         target: What to explain.
         start: float64[P, J] to begin from; None looks for it.
+        generations: How often it looks around for something better near by.
+        is_wide: Looks further away too, before everything else; always so without a start.
         progress: Told what is done.
     """
     say = progress or (lambda text: None)
     if start is None:
         say("looking for a beginning")
-    values = _search(target) if start is None else start.copy()
+    values = _search(target.head()) if start is None else start.copy()
+    if start is None or is_wide:
+        values = _start(target.head(), values, say)
     values = _descend(target, values, say, _MAX_ROUNDS if start is None else _FEW_ROUNDS)
-    values = _scatter(target, values, say)
-    values = _descend(target, values, say, _FEW_ROUNDS)
+    if generations:
+        values = _descend(target, _scatter(target, values, (generations, *_NARROW), say), say, _FEW_ROUNDS)
     return _conclude(target, values)
 
 
-def _scatter(target: Target, values: Float64Array, say: Callable[[str], None]) -> Float64Array:
+def _start(target: Target, values: Float64Array, say: Callable[[str], None]) -> Float64Array:
+    """Returns the best, joint by joint, of what wide throws around several beginnings come to."""
+    found = []
+    for gain, play, band in _STARTS:
+        variant = values.copy()
+        variant[PARAMETERS.index("gain")] = gain
+        variant[PARAMETERS.index("play_rad")] = play
+        variant[PARAMETERS.index("dead_band_rad")] = band
+        found.append(_scatter(target, variant, _WIDE, say))
+    stacked = np.stack(found)
+    left = target.measured_rad[:, None] - target.predict(stacked)
+    left -= (target.weight[:, None] * left).sum(0) / target.weight.sum(0)
+    scale = 1.4826 * np.median(np.abs(left), 0).min(0) + 1e-6
+    costs = _cost(left, scale, target.weight[:, None])
+    return np.asarray(np.take_along_axis(stacked, costs.argmin(0)[None, None], 0)[0])
+
+
+def _scatter(
+    target: Target, values: Float64Array, how: tuple[int, int, float], say: Callable[[str], None]
+) -> Float64Array:
     """Returns something better near by, found by throwing: a dead band makes hills that no derivative sees.
 
     The cross-entropy method: each generation is drawn from a normal distribution around the best of the last one.
     """
+    generations, thrown, width = how
     rng = np.random.default_rng(0)
-    joints, moved = values.shape[1], len(PARAMETERS)
+    elite_count = thrown // 6
+    joints, moved = values.shape[1], len(NAMES)
     best, scale = values.copy(), _robust(target.measured_rad - target.predict(values[None])[:, 0], target.weight)[1]
     least = np.full(joints, np.inf)
-    mean, root = values[:moved].copy(), np.repeat(np.diag(_SPREAD)[None], joints, 0)
-    for _ in range(_GENERATIONS):
-        drawn = np.einsum("jpq,vqj->vpj", root, rng.standard_normal((_THROWN, moved, joints)))
-        variants = np.repeat(best[None], _THROWN, 0)
+    mean, root = values[:moved].copy(), np.repeat(np.diag(width * _SPREAD)[None], joints, 0)
+    for _ in range(generations):
+        drawn = np.einsum("jpq,vqj->vpj", root, rng.standard_normal((thrown, moved, joints)))
+        variants = np.repeat(best[None], thrown, 0)
         variants[1:, :moved] = (mean + drawn)[1:]
         variants = np.clip(variants, target.low, target.high)
         left = target.measured_rad[:, None] - target.predict(variants)
@@ -152,7 +188,7 @@ def _scatter(target: Target, values: Float64Array, say: Callable[[str], None]) -
         costs = _cost(left, scale, target.weight[:, None])
         order = costs.argsort(0)
         for joint in range(joints):
-            elite = variants[order[:_ELITE, joint], :moved, joint]
+            elite = variants[order[:elite_count, joint], :moved, joint]
             mean[:, joint] = elite.mean(0)
             spread = np.atleast_2d(np.cov(elite.T)) + np.diag((1e-3 * _SPREAD) ** 2)
             root[joint] = np.linalg.cholesky(spread)
@@ -216,18 +252,21 @@ def _best(
 
 def _linearise(target: Target, values: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Returns float64[K, J] residuals and float64[K, P, J] derivatives of the model."""
-    count = len(PARAMETERS)
+    count = len(NAMES)
     variants = np.repeat(values[None], 2 * count + 1, 0)
     for index in range(count):
         variants[2 * index + 1, index] = np.minimum(values[index] + _STEPS[index], target.high[index])
         variants[2 * index + 2, index] = np.maximum(values[index] - _STEPS[index], target.low[index])
+    # No target is faster than the limit: near 1 a top speed changes nothing, and its derivative would be zero.
+    scale = PARAMETERS.index("speed_scale")
+    slower = variants[2 * scale + 2, scale]
+    variants[2 * scale + 2, scale] = np.where(values[scale] > _SHOWN_SCALE, np.minimum(slower, _SHOWN_SCALE), slower)
     found = target.predict(variants)
-    jacobian = np.zeros((len(found), len(NAMES), values.shape[1]))
+    jacobian = np.zeros((len(found), count, values.shape[1]))
     for index in range(count):
         width = variants[2 * index + 1, index] - variants[2 * index + 2, index]
-        jacobian[:, index] = (found[:, 2 * index + 1] - found[:, 2 * index + 2]) / width
-    if target.defect is not None:
-        jacobian[:, count:] = target.defect.slopes
+        change = found[:, 2 * index + 1] - found[:, 2 * index + 2]
+        jacobian[:, index] = np.where(width > 0, change / np.where(width > 0, width, 1.0), 0.0)
     return target.measured_rad - found[:, 0], jacobian
 
 

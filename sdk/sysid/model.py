@@ -8,6 +8,7 @@ all joints are simulated at once: arrays are `[..., J]` with any number of varia
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,12 @@ class JointModel:
     """Share of its error that a motor of gain 1 removes in a step."""
     max_speed_rad_s: Float64Array
     """float64[J], what a speed scale of 1 means."""
+    force_nm: Float64Array | None = None
+    """float64[J], largest torque of each motor; None: as much as it takes."""
+    inertia_kg_m2: Float64Array | None = None
+    """float64[J], what a motor has to turn."""
+    weight_nm: Float64Array | None = None
+    """float64[J], what weight asks of it."""
 
     @classmethod
     def of(cls, recording: Recording, *, motor_gain: float, phase_s: float | None = 0.0) -> JointModel:
@@ -88,11 +95,18 @@ class JointModel:
             max_speed_rad_s=np.asarray(recording.max_speed_rad_s, np.float64),
         )
 
+    def head(self, readings: int) -> JointModel:
+        """Returns the model of the first readings."""
+        read_s = self.read_s[:readings]
+        steps = int(np.ceil((read_s[-1] - self.start_s) * STEP_HZ)) + 2
+        return dataclasses.replace(self, command_rad=self.command_rad[:steps], read_s=read_s)
+
     def simulate(self, values: Float64Array) -> Float64Array:
         """Returns float64[K, V, J], the joints as they are at every reading.
 
         Args:
-            values: float64[V, P, J], parameters of V variants in the order of `PARAMETERS`.
+            values: float64[V, P, J], parameters of V variants in the order of `PARAMETERS`; damping and dry friction
+                may follow.
         """
         return self.sample(self.run(values))
 
@@ -103,18 +117,31 @@ class JointModel:
     def run_both(self, values: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Returns float64[N, V, J] twice: the joints after every step, and what their motors were following."""
         delay, gain, scale, play, band = (values[:, index] for index in range(len(PARAMETERS)))
+        keep, most, pull = self._torques(values[:, len(PARAMETERS) :])
         arrived = self._delayed(delay)
         reach = np.where(scale < 1.0, self.max_speed_rad_s * scale, np.inf) / STEP_HZ
         half, share = play / 2, self.motor_gain * gain
         held = turned = output = position = arrived[0]
+        moved = np.zeros_like(position)
         found, followed = np.empty_like(arrived), np.empty_like(arrived)
         for step, now in enumerate(arrived):
             held = np.where(np.abs(now - held) > band, now, held)
             turned = turned + np.minimum(np.maximum(held - turned, -reach), reach)
             before, output = output, np.minimum(np.maximum(output, turned - half), turned + half)
-            position = position + share * (output - position) + (output - before)
+            wanted, free = share * (output - position) + (output - before), moved * keep + pull
+            moved = np.minimum(np.maximum(wanted, free - most), free + most)
+            position = position + moved
             found[step], followed[step] = position, output
         return found, followed
+
+    def _torques(self, losses: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Returns what damping leaves of a motion, what torque can change of it, and what weight does, in a step."""
+        if self.inertia_kg_m2 is None or self.force_nm is None or self.weight_nm is None:
+            return np.array(1.0), np.array(np.inf), np.array(0.0)
+        per_step = 1.0 / (self.inertia_kg_m2 * STEP_HZ**2)
+        damping, friction = (losses[:, 0], losses[:, 1]) if losses.shape[1] else (0.0, 0.0)
+        keep = np.maximum(0.0, 1.0 - damping * per_step * STEP_HZ)
+        return keep, (self.force_nm - friction) * per_step, -self.weight_nm * per_step
 
     def _delayed(self, delay_ms: Float64Array) -> Float64Array:
         """Returns float64[N, V, J], the commands as they arrive."""

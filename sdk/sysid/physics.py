@@ -7,6 +7,7 @@ whole simulation.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +28,12 @@ class Defect:
 
     offset_rad: Float64Array
     """float64[K, J], to be added to the reduced model."""
-    slopes: Float64Array
-    """float64[K, L, J], per unit of damping (N m s/rad) and of dry friction (N m)."""
     rms_rad: Float64Array
     """float64[J], size of `offset_rad`."""
+
+    def head(self, readings: int) -> Defect:
+        """Returns the same for the first readings."""
+        return Defect(offset_rad=self.offset_rad[:readings], rms_rad=self.rms_rad)
 
 
 class WholeArm:
@@ -41,25 +44,40 @@ class WholeArm:
         self._model, self._joints = model, joints
         self._world = SimWorld(robot=model, renderer="tiny")
 
-    def defect(self, values: Float64Array, losses: Float64Array, *, slopes: Float64Array | None = None) -> Defect:
-        """Returns the difference at float64[P, J] `values` and float64[2, J] `losses` (damping, friction).
-
-        `slopes` are taken over when given; else they are measured, which takes two more simulations.
-        """
+    def defect(self, values: Float64Array) -> Defect:
+        """Returns the difference at float64[P, J] parameters, damping and dry friction last."""
         states, output = self._joints.run_both(values[None])
-        gains = self._model.arm_position_gain * values[1]
         reduced = self._joints.sample(states)[:, 0]
-        whole = self._joints.sample(self._simulate(output[:, 0], gains, losses))
+        gains = self._model.arm_position_gain * values[1]
+        whole = self._joints.sample(self._simulate(output[:, 0], gains, values[-2:]))
         offset = whole - reduced
-        if slopes is None:
-            found = []
-            for index, most in enumerate(self.most_losses()):
-                more = losses.copy()
-                more[index] += 0.25 * most
-                changed = self._joints.sample(self._simulate(output[:, 0], gains, more))
-                found.append((changed - whole) / (0.25 * most))
-            slopes = np.stack(found, 1)
-        return Defect(offset_rad=offset, slopes=slopes, rms_rad=np.sqrt((offset**2).mean(0)))
+        return Defect(offset_rad=offset, rms_rad=np.sqrt((offset**2).mean(0)))
+
+    def with_torques(self) -> JointModel:
+        """Returns the reduced model with each motor's torque against inertia and weight, as in the middle pose.
+
+        The other joints are held by their motors, so a joint feels the arm behind it as one body.
+        """
+        world, pose = self._world, self._joints.command_rad.mean(0)
+        world.connect()
+        world.build(None, pose)
+        robot = world.robot_body()
+        p, cid, body = robot.bullet, robot.client, robot.body
+        infos = [p.getJointInfo(body, index, physicsClientId=cid) for index in range(len(robot.joints))]
+        movable = [index for index, info in enumerate(infos) if info[3] >= 0]
+        place = [p.getJointState(body, index, physicsClientId=cid)[0] for index in movable]
+        still = [0.0] * len(movable)
+        mass = np.array(p.calculateMassMatrix(body, place, physicsClientId=cid))
+        weight = np.array(p.calculateInverseDynamics(body, place, still, still, physicsClientId=cid))
+        rows = [movable.index(robot.joints[name]) for name in self._model.arm_joints]
+        inertia = np.diag(mass)[rows]
+        self._joints = dataclasses.replace(
+            self._joints,
+            force_nm=np.asarray(self._model.arm_force),
+            inertia_kg_m2=inertia,
+            weight_nm=weight[rows],
+        )
+        return self._joints
 
     def most_losses(self) -> Float64Array:
         """Returns float64[2, J]: the damping and the friction under which a motor just reaches its speed or moves."""

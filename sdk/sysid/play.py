@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ import numpy as np
 from roboalign.sdk.control.clock import Clock
 from roboalign.sdk.errors import RobotError
 from roboalign.sdk.robot import JointReading, JointRobot
+from roboalign.sdk.sysid.camera import CameraTrace, watch_camera
 from roboalign.sdk.sysid.recording import Recording
 from roboalign.sdk.sysid.wiggle import Wiggle
 
@@ -53,6 +56,7 @@ def play_wiggle(
     player = _Player(robot, clock, wiggle.rate_hz)
     readings: list[JointReading] = []
     error: RobotError | KeyboardInterrupt | None = None
+    trace: CameraTrace | None = None
     try:
         player.approach(np.array(wiggle.centre_rad), float(wiggle.widths_m[0]))
         robot.take_readings()
@@ -61,13 +65,17 @@ def play_wiggle(
             readings += robot.take_readings()
             if progress is not None and index % int(_TOLD_EVERY_S * wiggle.rate_hz) == 0:
                 progress(f"{index / wiggle.rate_hz:.0f} of {len(wiggle.targets_rad) / wiggle.rate_hz:.0f} s")
+        if robot.spec.camera_names:
+            if progress is not None:
+                progress("looking through the cameras")
+            trace = watch_camera(robot, np.array(wiggle.centre_rad), player.send)
     except (RobotError, KeyboardInterrupt) as err:
         error = err
         if len(readings) < 2:
             raise
     end = "complete" if error is None else f"{type(error).__name__}: {error}"
     recording = Recording.of(robot.spec, wiggle.rate_hz, robot.joint_drive, readings, end=end)
-    return PlayResult(recording=recording, error=error)
+    return PlayResult(recording=dataclasses.replace(recording, camera=trace), error=error)
 
 
 class _Player:
@@ -89,8 +97,13 @@ class _Player:
         start, begin_m = observation.joint_pos_rad.astype(np.float64), float(observation.state[4])
         speeds = _APPROACH_SHARE * np.array(self._robot.spec.joint_max_speed_rad_s)
         seconds = max(1.0, float((1.5 * np.abs(goal - start) / speeds).max()))
-        for share in np.linspace(0.0, 1.0, int(seconds / self._period_s)):
+        for share in np.linspace(0.0, 1.0, self._whole(seconds)):
             smooth = share * share * (3 - 2 * share)
             self.send(start + (goal - start) * smooth, begin_m + (width_m - begin_m) * smooth)
-        for _ in range(int(0.7 / self._period_s)):
+        for _ in range(self._whole(0.7)):
             self.send(goal, width_m)
+
+    def _whole(self, seconds: float) -> int:
+        """Returns the targets of so much time, in whole control steps: pictures come by those."""
+        count = max(1, round(self._robot.joint_rate_hz / self._robot.spec.control_rate_hz))
+        return count * math.ceil(seconds / self._period_s / count)

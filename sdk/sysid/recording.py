@@ -8,12 +8,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.errors import DataError
 from roboalign.sdk.robot import JointDrive, JointReading
+from roboalign.sdk.sysid.camera import CameraTrace
 from roboalign.sdk.types import RobotSpec
 
 __all__ = ["RECORDING_FORMAT", "Recording"]
@@ -23,7 +25,7 @@ Float64Array = NDArray[np.float64]
 RECORDING_FORMAT = 1
 """Version of the file."""
 _DIGITS = 7
-_MIN_READINGS = 200
+_MIN_READINGS = 500
 _ARRAYS = ("sent_s", "target_rad", "target_width_m", "read_s", "position_rad", "width_m")
 
 
@@ -65,6 +67,8 @@ class Recording:
     """Joints as read."""
     width_m: Float64Array
     """Gripper as read."""
+    camera: CameraTrace | None = None
+    """What the pictures did; None without a camera."""
     end: str = "complete"
     """`complete`, or why the wiggle ended before its time."""
 
@@ -105,6 +109,7 @@ class Recording:
             "position_rad": [item.joint_pos_rad for item in readings],
             "width_m": [item.gripper_width_m for item in readings],
         }
+        arrays: dict[str, Any] = {name: np.array(values, np.float64) for name, values in columns.items()}
         return cls(
             robot=spec.name,
             joint_names=spec.joint_names,
@@ -118,7 +123,7 @@ class Recording:
             gripper_max_width_m=spec.gripper_max_width_m,
             start_rad=np.array(readings[0].target_rad),
             end=end,
-            **{name: np.array(values, np.float64) for name, values in columns.items()},
+            **arrays,
         )
 
     def shifted(self, seconds: float) -> Recording:
@@ -151,7 +156,9 @@ class Recording:
         content: dict[str, object] = {"format": RECORDING_FORMAT}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            content[field.name] = np.round(value, _DIGITS).tolist() if isinstance(value, np.ndarray) else value
+            if isinstance(value, np.ndarray):
+                value = np.round(value, _DIGITS).tolist()
+            content[field.name] = dataclasses.asdict(value) if isinstance(value, CameraTrace) else value
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
         temporary.replace(path)
@@ -184,6 +191,8 @@ class Recording:
                 values[name] = np.array(values[name], np.float64)
             for name in ("joint_names", "max_speed_rad_s", "setpoint_speed_rad_s"):
                 values[name] = tuple(values[name])
+            if values["camera"] is not None:
+                values["camera"] = CameraTrace(**{name: tuple(many) for name, many in values["camera"].items()})
             return cls(**values)
-        except (TypeError, ValueError) as err:
+        except (TypeError, ValueError, AttributeError) as err:
             raise DataError(f"{path} is damaged: {err}") from err

@@ -11,7 +11,7 @@ import numpy as np
 from roboalign.sdk.errors import DataError
 from roboalign.sdk.randomization.domain import DomainRandomization, DomainSample
 from roboalign.sdk.randomization.presets import preset
-from roboalign.sdk.randomization.ranges import Each, Single, Uniform, fixed, range_to_json
+from roboalign.sdk.randomization.ranges import Each, Integers, Single, Uniform, fixed, range_to_json
 from roboalign.sdk.randomization.values import NUM_JOINT_SLOTS
 
 __all__ = ["UNITS", "Estimate", "SysidResult"]
@@ -27,6 +27,8 @@ UNITS = {
     "bias_rad": "rad",
     "noise_std_rad": "rad",
     "state_share": "1",
+    "frame_age_steps": "control steps",
+    "frame_share": "1",
 }
 """Unit of every parameter; `1` for a pure number."""
 
@@ -132,6 +134,9 @@ class SysidResult:
         noise = self.whole["noise_std_rad"].value
         groups["observation_noise"]["joint_std_rad"] = noise
         groups["dropouts"] = {"state_share": self.whole["state_share"].value}
+        if "frame_age_steps" in self.whole:
+            groups["frame_age"] = {"steps": round(self.whole["frame_age_steps"].value)}
+            groups["dropouts"]["frame_share"] = self.whole["frame_share"].value
         return DomainSample.from_json({"name": f"sysid-{self.robot}", "seed": 0, **groups})
 
     def changes(self) -> dict[str, dict[str, object]]:
@@ -152,6 +157,10 @@ class SysidResult:
         noise, lost = self.whole["noise_std_rad"], self.whole["state_share"]
         found["observation_noise"]["joint_std_rad"] = range_to_json(_span(noise.low, noise.high))
         found["dropouts"] = {"state_share": range_to_json(_span(lost.low, lost.high))}
+        if "frame_age_steps" in self.whole:
+            age, frames = self.whole["frame_age_steps"], self.whole["frame_share"]
+            found["frame_age"] = {"steps": range_to_json(Integers(round(age.low), round(age.high)))}
+            found["dropouts"]["frame_share"] = range_to_json(_span(frames.low, frames.high))
         return found
 
     def randomization(self, base: str | None = None) -> DomainRandomization:

@@ -23,7 +23,9 @@ Float64Array = NDArray[np.float64]
 _MARGIN_RAD = 0.1  # between the widest target and a joint's limit
 _REST_S, _GAP_S = 1.5, 0.25
 _SLOW_RAD_S = (0.06, 0.5)
-_SHARES = (("slow", 0.3), ("fast", 0.3), ("short", 0.4))
+_SHORT_RAD = (0.025, 0.2)
+_SHARES = (("slow", 0.2), ("fast", 0.2), ("short", 0.6))
+_CYCLE_S = 10.0  # after so long every kind of motion has been seen once
 _TRIES = 600
 _MIN_REACH_M = 0.08  # of the tool from the base's axis: nearer, it may hit its own base
 _SPEED_SHARE = 0.99  # of the speed limit, so that the limiter has nothing to say
@@ -142,28 +144,35 @@ def plan_wiggle(
     half_m = spec.gripper_max_width_m / 2
     rng = np.random.default_rng((config.seed, spec.num_joints))
     widths = half_m + _way(rng, count, rate_hz, 0.8 * half_m, gripper_speed_m_s, 20.0 * gripper_speed_m_s)
-    return Wiggle(rate_hz=rate_hz, centre_rad=tuple(centre.tolist()), targets_rad=np.stack(columns, 1), widths_m=widths)
+    step = max(1, round(rate_hz / spec.control_rate_hz))  # pictures come by whole control steps
+    most = step * -(-max(len(widths), *(len(column) for column in columns)) // step)
+    padded = [np.append(column, np.full(most - len(column), column[-1])) for column in (*columns, widths)]
+    return Wiggle(
+        rate_hz=rate_hz,
+        centre_rad=tuple(centre.tolist()),
+        targets_rad=np.stack(padded[:-1], 1),
+        widths_m=padded[-1],
+    )
 
 
 def _way(
     rng: np.random.Generator, count: int, rate_hz: float, amplitude: float, top_speed: float, acceleration: float
 ) -> Float64Array:
-    """Returns float64[count], one joint's way from the middle and back to it."""
+    """Returns about `count` positions, one joint's way from the middle and back to it."""
     parts: list[Float64Array] = [np.zeros(int(_REST_S * rate_hz))]
     body = count - 2 * len(parts[0])
     position = 0.0
-    for kind, share in _SHARES:
-        left = int(share * body)
+    cycles = max(1, round(body / rate_hz / _CYCLE_S))
+    for kind, share in _SHARES * cycles:
+        left = int(share * body / cycles)
         while left > 0:
             end, speed, rest_s = _next(rng, kind, position, amplitude, top_speed, acceleration)
             move = _trapezoid(position, end, speed, acceleration, rate_hz)
-            move = np.append(move, np.full(int(rest_s * rate_hz), end))[:left]
-            parts.append(move)
-            left -= len(move)
-            position = float(move[-1]) if len(move) else position
+            parts.append(np.append(move, np.full(int(rest_s * rate_hz), end)))
+            left -= max(1, len(parts[-1]))
+            position = end
     back = _trapezoid(position, 0.0, 0.5 * top_speed, 0.5 * acceleration, rate_hz)
-    whole = np.concatenate([*parts, back])
-    return np.append(whole, np.zeros(max(0, count - len(whole))))
+    return np.concatenate([*parts, back, np.zeros(int(_REST_S / 2 * rate_hz))])
 
 
 def _next(
@@ -181,7 +190,7 @@ def _next(
         return side * amplitude * float(rng.uniform(0.7, 1.0)), speed, _GAP_S if rng.random() < 0.4 else 0.0
     else:
         speed = top_speed
-        way = min(1.2 * amplitude, float(rng.uniform(0.15, 1.0)) * top_speed**2 / acceleration)
+        way = min(1.2 * amplitude, float(np.exp(rng.uniform(*np.log(_SHORT_RAD)))))
         rest_s = 0.12 if rng.random() < 0.15 else 0.0
     end = position + side * way
     return float(np.clip(end, -amplitude, amplitude)), speed, rest_s

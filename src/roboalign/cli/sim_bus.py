@@ -32,6 +32,12 @@ def sim_bus(
     ] = True,
     task: Annotated[str | None, typer.Option("--task", help="Put the scene of a task on the table.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Chooses the scene.")] = 0,
+    hidden: Annotated[
+        str | None, typer.Option("--hidden", help="Hidden dynamics: a drawn sample, a preset, or a file of one.")
+    ] = None,
+    hidden_seed: Annotated[
+        int | None, typer.Option("--hidden-seed", help="Draws them, when --hidden is a randomisation.")
+    ] = None,
     horn_seed: Annotated[
         int | None, typer.Option("--horn-seed", help="Mount the horns at random, as before a calibration.")
     ] = None,
@@ -56,6 +62,8 @@ def sim_bus(
         faults=faults,
         task=task,
         seed=seed,
+        hidden=hidden,
+        hidden_seed=hidden_seed,
         horn_seed=horn_seed,
     )
     # SIGINT too: a shell makes a background job ignore it, and then nothing but a kill would stop the server.
