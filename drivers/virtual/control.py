@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from roboalign.drivers.virtual.bullet import BulletPlant
 from roboalign.drivers.virtual.faults import LineFault
 from roboalign.drivers.virtual.line import VirtualLine
 from roboalign.sdk.errors import ConfigError, RoboalignError, RobotError, unknown_name
+from roboalign.sdk.sim.world import BodyState
 from roboalign.sdk.types import ImageArray
 
 __all__ = ["ControlClient", "answer", "control_path"]
@@ -122,8 +124,7 @@ def _bodies(line: VirtualLine) -> dict[str, object]:
         raise RobotError("there are no objects: this arm has no physics")
     return {
         "bodies": {
-            name: {"position_m": body.position_m.tolist(), "is_held": body.is_held, "is_touched": body.is_touched}
-            for name, body in plant.body_states().items()
+            name: {**asdict(body), "position_m": body.position_m.tolist()} for name, body in plant.body_states().items()
         },
         "state_hash": plant.state_hash(),
     }
@@ -189,6 +190,14 @@ class ControlClient:
     def memory(self, id: int) -> bytes:  # noqa: A002 - the protocols' own word
         """Returns the control table of a servo."""
         return bytes.fromhex(self.ask("memory", id=id)["memory"])
+
+    def bodies(self) -> dict[str, BodyState]:
+        """Returns every object on the table, as it is."""
+        found = self.ask("bodies")["bodies"]
+        return {
+            name: BodyState(**{**body, "position_m": np.array(body["position_m"], np.float32)})
+            for name, body in found.items()
+        }
 
     def frame(self, camera: str = "front", size_px: int = 96) -> ImageArray:
         """Returns uint8[size, size, 3], the scene as a camera sees it now."""
