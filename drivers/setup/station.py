@@ -83,7 +83,7 @@ class _Station:
         go_home = getattr(self.robot, "go_home", None)
         if callable(go_home):
             go_home()
-        self._dialogue.say(f"episode {number}: set the scene; the arm is at home")
+        self._dialogue.say(f"episode {number}: set the scene; the arm is at home, and your first motion begins it")
         return None
 
 
