@@ -26,7 +26,7 @@ from roboalign.sdk.types import ImageArray
 __all__ = ["ControlClient", "answer", "control_path"]
 
 _TIMEOUT_S = 10.0
-_REQUESTS = ("fault", "clear", "state", "memory", "step", "frame", "bodies")
+_REQUESTS = ("fault", "clear", "state", "memory", "step", "frame", "bodies", "move")
 _MAX_SIZE_PX = 1024
 
 
@@ -63,6 +63,8 @@ def _do(line: VirtualLine, message: dict[str, Any]) -> tuple[dict[str, object], 
         return _frame(line, str(message.get("camera", "front")), _whole(message, "size_px", 96))
     elif what == "bodies":
         return _bodies(line), b""
+    elif what == "move":
+        _move(line, message)
     else:
         raise ConfigError(unknown_name("request", str(what), _REQUESTS))
     return {}, b""
@@ -128,6 +130,17 @@ def _bodies(line: VirtualLine) -> dict[str, object]:
         },
         "state_hash": plant.state_hash(),
     }
+
+
+def _move(line: VirtualLine, message: dict[str, Any]) -> None:
+    plant, name, place = line.arm.plant, str(message.get("body")), message.get("position_m")
+    if not isinstance(plant, BulletPlant):
+        raise RobotError("there are no objects: this arm has no physics")
+    if name not in (there := plant.body_states()):
+        raise ConfigError(unknown_name("object", name, there))
+    if not isinstance(place, list) or len(place) != 3 or not np.isfinite(np.asarray(place, np.float64)).all():
+        raise ConfigError(f"position_m is {place!r}, expected three numbers")
+    plant.move_body(name, np.asarray(place, np.float32), float(message.get("yaw_rad", 0.0)))
 
 
 class ControlClient:
