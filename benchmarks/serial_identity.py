@@ -310,44 +310,59 @@ def run_on(way: str, seed: int, task: str, policy: Actor, max_steps: int | None 
         return play(side, policy, scene, max_steps)
 
 
-def measure(episodes: int, terminal: int, say: Callable[[str], None]) -> dict[str, object]:
-    """Plays all scenes and returns what was found."""
-    serial: list[bool] = []
-    plain: list[bool] = []
-    differences: list[str] = []
-    compared = {"memory": 0, "terminal": 0}
-    start_s = time.process_time()
-    env = SimEnv(TASKS[0], robot="so101")
+@dataclass(kw_only=True)
+class Found:
+    """What was found so far, scene by scene."""
+
+    terminal: int
+    serial: list[bool] = field(default_factory=list)
+    plain: list[bool] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    compared: dict[str, int] = field(default_factory=lambda: {"memory": 0, "terminal": 0})
+    start_s: float = field(default_factory=time.process_time)
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the result, as it is kept in `evidence/`."""
+        count = len(self.serial)
+        pairs = paired_difference(self.serial, self.plain, [TASKS[number % len(TASKS)] for number in range(count)])
+        return {
+            "policy": "nano-so101",
+            "tasks": TASKS,
+            "scenes": f"eval_seed(0..{count - 1})",
+            "episodes": count,
+            "episodes_through_a_terminal": min(self.terminal, count),
+            "control_periods_compared": self.compared,
+            "differences": self.differences,
+            "serial_successes": sum(self.serial),
+            "plain_successes": sum(self.plain),
+            "only_serial": pairs.num_only_first,
+            "only_plain": pairs.num_only_second,
+            "difference": pairs.difference,
+            "interval_95": [pairs.interval.low, pairs.interval.high],
+            "cpu_s": round(time.process_time() - self.start_s),
+        }
+
+
+def measure(episodes: int, terminal: int, out: Path | None, say: Callable[[str], None]) -> Found:
+    """Plays all scenes and returns what was found; it is written after each one, so that a stopped run counts."""
+    found, env = Found(terminal=terminal), SimEnv(TASKS[0], robot="so101")
     with sdk.Policy.load("nano-so101") as policy:
         for number in range(episodes):
             seed, task = eval_seed(number), TASKS[number % len(TASKS)]
             direct = run_on("direct", seed, task, policy)
             for way in ("memory", "terminal")[: 1 + (number < terminal)]:
                 behind = run_on(way, seed, task, policy)
-                compared[way] += len(behind.periods)
-                if found := first_difference(direct, behind):
-                    differences.append(f"{task} {seed}, direct and {way}: {found}")
-            serial.append(behind.success)
-            plain.append(play_plain(env, policy, seed, task).success)
-            say(f"{number + 1:4}  serial {serial[-1]:d}  plain {plain[-1]:d}  {len(differences)} differences")
+                found.compared[way] += len(behind.periods)
+                if where := first_difference(direct, behind):
+                    found.differences.append(f"{task} {seed}, direct and {way}: {where}")
+            found.serial.append(behind.success)
+            found.plain.append(play_plain(env, policy, seed, task).success)
+            outcome = f"serial {found.serial[-1]:d}  plain {found.plain[-1]:d}"
+            say(f"{number + 1:4}  {outcome}  {len(found.differences)} differences")
+            if out is not None:
+                out.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
     env.close()
-    pairs = paired_difference(serial, plain, [TASKS[number % len(TASKS)] for number in range(episodes)])
-    return {
-        "policy": "nano-so101",
-        "tasks": TASKS,
-        "scenes": f"eval_seed(0..{episodes - 1})",
-        "episodes": episodes,
-        "episodes_through_a_terminal": min(terminal, episodes),
-        "control_periods_compared": compared,
-        "differences": differences,
-        "serial_successes": sum(serial),
-        "plain_successes": sum(plain),
-        "only_serial": pairs.num_only_first,
-        "only_plain": pairs.num_only_second,
-        "difference": pairs.difference,
-        "interval_95": [pairs.interval.low, pairs.interval.high],
-        "cpu_s": round(time.process_time() - start_s),
-    }
+    return found
 
 
 def main() -> None:
@@ -357,12 +372,9 @@ def main() -> None:
     parser.add_argument("--terminal", type=int, default=3, help="of these, through a pseudo-terminal as well (3)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    found = measure(args.episodes, args.terminal, lambda line: print(line, flush=True))
-    text = json.dumps(found, indent=2)
-    print(text)
-    if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
-    if found["differences"]:
+    found = measure(args.episodes, args.terminal, args.out, lambda line: print(line, flush=True))
+    print(json.dumps(found.to_json(), indent=2))
+    if found.differences:
         raise SystemExit("the two ways to the arm differ")
 
 
