@@ -121,8 +121,9 @@ def find_source(
 ) -> CameraSource:
     """Returns the source that a text names; nothing is opened yet.
 
-    `pattern`; `file:PATH` (a picture or an animated one); `sim:LINK` (the camera `name` of a virtual arm);
-    a device such as `/dev/v4l/by-path/...`, or its number.
+    `pattern`; `file:PATH` (a picture or an animated one); `sim:LINK` (the camera `name` of a virtual arm), or
+    `sim:LINK#VIEW` (its camera VIEW, `front` or `show`, under another name); a device such as
+    `/dev/v4l/by-path/...`, or its number.
 
     Raises:
         ConfigError: The text names nothing of that kind.
@@ -132,7 +133,8 @@ def find_source(
     if source.startswith(_FILE_PREFIX):
         return FileSource(Path(source.removeprefix(_FILE_PREFIX)), rate_hz)
     if source.startswith(_SIM_PREFIX):
-        return SimSource(Path(source.removeprefix(_SIM_PREFIX)), name, size_px)
+        link, _, view = source.removeprefix(_SIM_PREFIX).partition("#")
+        return SimSource(Path(link), view or name, size_px)
     if source.isdigit():
         return OpenCvSource(f"/dev/video{source}", width_px=width_px, height_px=height_px, rate_hz=rate_hz)
     if source.startswith("/"):

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from roboalign.drivers.arm.files import CameraFile, RobotFile, read_robot_file
+from roboalign.drivers.arm.files import CameraFile, RobotFile
 from roboalign.drivers.arm.models import find_arm
+from roboalign.drivers.arm.simulation import SimulatedFile, read_any_robot_file
 from roboalign.drivers.cameras import Camera, list_cameras
 from roboalign.drivers.setup.bus_checks import check_bus
 from roboalign.drivers.setup.checks import Check, DoctorReport
@@ -53,7 +54,11 @@ def examine(
     model = None if arm is None else find_arm(arm)
     if robot is not None:
         try:
-            file = read_robot_file(robot)
+            found = read_any_robot_file(robot)
+            if isinstance(found, SimulatedFile):
+                checks.append(Check.passed("robot file", f"{robot}: the simulated {found.arm}, which has no servos"))
+                return DoctorReport(checks=tuple(checks))
+            file = found
             checks.append(Check.passed("robot file", f"{robot}: {file.label} on {file.port}"))
         except ConfigError as err:
             checks.append(Check.failed("robot file", str(err), "write one: roboalign calibrate"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,15 @@ class Inputs:
     """Where they come from, for the record."""
 
 
-def simulated_inputs(num_checks: int, num_calibration: int, robot: str = "") -> Inputs:
-    """Returns observations in held-out simulated scenes of an arm; see `simulated_observations`."""
-    found = simulated_observations(num_checks + num_calibration, robot)
+def simulated_inputs(num_checks: int, num_calibration: int, robot: str = "", camera: str = "front") -> Inputs:
+    """Returns observations in held-out simulated scenes of an arm; see `simulated_observations`.
+
+    The simulated picture is given under the name of the policy's camera.
+    """
+    found = [
+        replace(seen, images={camera: next(iter(seen.images.values()))})
+        for seen in simulated_observations(num_checks + num_calibration, robot)
+    ]
     return Inputs(
         checks=tuple(found[:num_checks]),
         calibration=tuple(found[num_checks:]),

@@ -31,7 +31,7 @@ def find_inputs(config: ExportConfig, robot: str, spec: PolicySpec, say: Callabl
         say(f"reading {config.num_observations + num_calibration} moments of {config.data}")
         return dataset_inputs(config.data, spec, config.num_observations, num_calibration, robot)
     say(f"rendering {config.num_observations + num_calibration} observations in held-out scenes")
-    return simulated_inputs(config.num_observations, num_calibration, robot)
+    return simulated_inputs(config.num_observations, num_calibration, robot, spec.camera_names[0])
 
 
 def round_weights(

@@ -21,7 +21,7 @@ from roboalign.sdk.fast import FAST_FILE, FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, FloatArray
 from roboalign.trainer.backbone import DecoderState, HuggingFaceBackbone, PromptInputs, load_backbone
-from roboalign.trainer.checkpoint import load_checkpoint
+from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint
 from roboalign.trainer.flow import FlowHead
 
 __all__ = ["MAX_TEXT_TOKENS", "MAX_THOUGHT_TOKENS", "TorchBackend", "checkpoint_spec", "codec_spec"]
@@ -35,7 +35,8 @@ MAX_THOUGHT_TOKENS = 48
 _NUM_MARKERS = 5
 """`<think>`, `</think>`, `<answer>`, `<ACTION_START>`, `<ACTION_END>`: what surrounds thought and actions."""
 
-_CAMERA_NAMES = ("front",)
+CAMERA = "front"
+"""Camera of a checkpoint that does not say which pictures it saw."""
 
 
 def checkpoint_spec(
@@ -44,6 +45,7 @@ def checkpoint_spec(
     head: FlowHead | None,
     *,
     max_thought_tokens: int = MAX_THOUGHT_TOKENS,
+    camera: str = CAMERA,
 ) -> PolicySpec:
     """Returns how to act with a model; a head that was trained for other actions than the codec's is a BundleError."""
     spec = codec_spec(
@@ -60,7 +62,7 @@ def checkpoint_spec(
             )
         low, high = head.config.action_low, head.config.action_high
         spec = replace(spec, action_low=low, action_high=high, has_head=True)
-    return spec
+    return replace(spec, camera_names=(camera,))
 
 
 def codec_spec(prompt: PromptFormat, codec: FastCodec, *, hidden_size: int, max_thought_tokens: int) -> PolicySpec:
@@ -70,7 +72,7 @@ def codec_spec(prompt: PromptFormat, codec: FastCodec, *, hidden_size: int, max_
     return PolicySpec(
         horizon=config.horizon,
         rate_hz=config.rate_hz,
-        camera_names=_CAMERA_NAMES,
+        camera_names=(CAMERA,),
         image_size_px=prompt.image_size_px,
         state_names=STATE_NAMES,
         action_names=ACTION_NAMES,
@@ -109,12 +111,15 @@ class TorchBackend:
         folder = Path(path)
         torch.set_num_threads(threads)
         spec = read_bundle(folder).manifest.policy if (folder / MANIFEST_NAME).is_file() else None
-        budget = _checked_budget(folder) if spec is None else spec.max_thought_tokens
+        meta = _checked_meta(folder) if spec is None else None
         backbone = load_backbone(folder)
         head = FlowHead.load(folder) if (folder / "head.safetensors").is_file() else None
         backbone.model.eval()
-        if spec is None:
-            spec = checkpoint_spec(backbone, FastCodec.load(folder), head, max_thought_tokens=budget)
+        if meta is not None:
+            budget = int(meta.notes.get("thought_budget", MAX_THOUGHT_TOKENS))
+            codec, camera = FastCodec.load(folder), meta.camera or CAMERA
+            spec = checkpoint_spec(backbone, codec, head, max_thought_tokens=budget, camera=camera)
+        assert spec is not None
         return cls(folder, backbone, head, spec)
 
     @property
@@ -181,12 +186,12 @@ class TorchBackend:
         return self._backbone
 
 
-def _checked_budget(folder: Path) -> int:
-    """Verifies a checkpoint that is to act; returns the thought budget that its head was trained with."""
+def _checked_meta(folder: Path) -> CheckpointMeta:
+    """Verifies a checkpoint that is to act; returns what it says about itself."""
     meta = load_checkpoint(folder).meta
     if FAST_FILE not in meta.files:
         raise BundleError(
             f"{folder} is a {meta.stage} checkpoint without an action codec ({FAST_FILE}), so it cannot act; "
             "train it on with 'roboalign train sft'"
         )
-    return int(meta.notes.get("thought_budget", MAX_THOUGHT_TOKENS))
+    return meta

@@ -56,16 +56,18 @@ _VERSIONED_PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers
 
 
 _ROBOT: ContextVar[str | None] = ContextVar("robot", default=None)
+_CAMERA: ContextVar[str | None] = ContextVar("camera", default=None)
 
 
 @contextmanager
-def trained_for(robot: str | None) -> Iterator[None]:
-    """Names the robot that is written into every checkpoint made in this context."""
-    token = _ROBOT.set(robot)
+def trained_for(robot: str | None, camera: str | None = None) -> Iterator[None]:
+    """Names the robot and the camera that are written into every checkpoint made in this context."""
+    robot_before, camera_before = _ROBOT.set(robot), _CAMERA.set(camera)
     try:
         yield
     finally:
-        _ROBOT.reset(token)
+        _ROBOT.reset(robot_before)
+        _CAMERA.reset(camera_before)
 
 
 class SavesInto(Protocol):
@@ -95,6 +97,8 @@ class CheckpointMeta:
     """Hash of the dataset that it was trained on."""
     robot: str | None = None
     """Robot of that dataset; filled in when the checkpoint is written, None where the data did not say."""
+    camera: str | None = None
+    """Camera whose pictures it saw there; filled in as well, None means `front`."""
     wall_s: float = 0.0
     """Wall-clock seconds of the run."""
     cpu_s: float = 0.0
@@ -180,7 +184,7 @@ def save_checkpoint(
         output: final directory.
         model: weights are cast to `dtype` in a copy; the model itself is unchanged.
         processor: tokenizer and image processor.
-        meta: `versions`, `files` and `robot` are filled in here.
+        meta: `versions`, `files`, `robot` and `camera` are filled in here.
         codec: writes `fast.json`.
         head: writes `head.safetensors` and `head.json`.
         dtype: `fp32`, `fp16` or `bf16`.
@@ -206,7 +210,8 @@ def save_checkpoint(
             for path in sorted(temporary.rglob("*"))
             if path.is_file()
         }
-        meta = replace(meta, versions=_package_versions(), files=files, robot=meta.robot or _ROBOT.get())
+        robot, camera = meta.robot or _ROBOT.get(), meta.camera or _CAMERA.get()
+        meta = replace(meta, versions=_package_versions(), files=files, robot=robot, camera=camera)
         (temporary / META_FILE).write_text(json.dumps(asdict(meta), indent=2, sort_keys=True) + "\n", encoding="utf-8")
         move_into_place(temporary, output)
     finally:

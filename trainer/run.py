@@ -180,10 +180,11 @@ class _Run:
         self._write_status(self._work)
         info = data_info(self._config)
         robot = info.robot_type if info else None
+        camera = next(iter(info.cameras), None) if info else None
         contexts: tuple[AbstractContextManager[None], ...] = (
             _terminated_as_exit(),
             following(*followers),
-            trained_for(robot),
+            trained_for(robot, camera),
         )
         for context in contexts:
             self._contexts.enter_context(context)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from roboalign.sdk.data.language import QUESTION_KINDS, QuestionAnswer, named_objects, question
+from roboalign.sdk.data.motion import motion_reasoning
 from roboalign.sdk.data.reasoning import REASONING_STYLES, Reasoning, choice_question, reason
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.fast import FastCodec
@@ -22,7 +23,7 @@ from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.reply import write_reply
 from roboalign.sdk.types import FloatArray, ImageArray
 from roboalign.trainer.backbone import Backbone
-from roboalign.trainer.data.mixture import ACTION_KINDS, RECORDED, SAMPLE_KINDS
+from roboalign.trainer.data.mixture import ACTION_KINDS, MOTION, RECORDED, SAMPLE_KINDS
 from roboalign.trainer.frames import FrameTable
 from roboalign.trainer.inputs import PromptInputs
 from roboalign.trainer.rollout import pad_completions
@@ -85,12 +86,13 @@ def action_text(token_ids: tuple[int, ...]) -> str:
     return ACTION_START + "".join(f"<ACTION_{i}>" for i in token_ids) + ACTION_END
 
 
-def check_kinds(table: FrameTable, weights: Mapping[str, float]) -> None:
+def check_kinds(table: FrameTable, weights: Mapping[str, float], style: str | None = None) -> None:
     """Raises DataError when frames of a real robot do not say what the wanted kinds of sample are made of.
 
     Args:
         table: the frames; those with simulator truth give every kind.
         weights: share of each kind; a kind of share 0 is not wanted.
+        style: how thoughts are worded; `motion` makes them of any frame.
     """
     if table.truths is not None:
         return
@@ -98,6 +100,8 @@ def check_kinds(table: FrameTable, weights: Mapping[str, float]) -> None:
         "question": sum(not words.questions for words in table.words) if table.words else len(table),
         "thought": sum(not words.has_thought for words in table.words) if table.words else len(table),
     }
+    if style == MOTION:
+        num_silent["thought"] = 0
     needs = {"vqa": "question", "reason": "thought", "paired": "thought"}
     wanted = {kind: share for kind, share in weights.items() if share > 0}
     impossible = [kind for kind in sorted(wanted) if num_silent.get(needs.get(kind, ""), 0)]
@@ -107,10 +111,13 @@ def check_kinds(table: FrameTable, weights: Mapping[str, float]) -> None:
     total = sum(left.values())
     shares = ",".join(f"{kind}={share / total:.2g}" for kind, share in left.items())
     what = needs[impossible[0]]
+    help_ = f"leave out {', '.join(impossible)}: --shares {shares}" if left else f"record a {what} with every frame"
+    if what == "thought":
+        help_ += ", or make thoughts of what the hand did: --style motion"
     raise DataError(
         f"{table.name}: {num_silent[what]} of {len(table)} frames have no recorded {what}, which samples of the kind "
         f"{impossible[0]} are made of; found the columns {', '.join(table.columns) or 'none'}; "
-        + (f"leave out {', '.join(impossible)}: --shares {shares}" if left else f"record a {what} with every frame")
+        f"{help_}"
     )
 
 
@@ -154,7 +161,7 @@ def _action(table: FrameTable, frame: int, codec: FastCodec | None) -> str:
 
 
 def _question(table: FrameTable, frame: int, fmt: PromptFormat, rng: np.random.Generator, style: str) -> QuestionAnswer:
-    if style == RECORDED:
+    if style in (RECORDED, MOTION):
         asked = table.words[frame].questions if table.words else ()
         if not asked:
             raise _nothing_recorded(table, frame, "question")
@@ -167,6 +174,8 @@ def _question(table: FrameTable, frame: int, fmt: PromptFormat, rng: np.random.G
 
 
 def _reasoning(table: FrameTable, frame: int, fmt: PromptFormat, rng: np.random.Generator, style: str) -> Reasoning:
+    if style == MOTION:
+        return motion_reasoning(table.instruction(frame), table.states[frame], table.chunks[frame], fmt)
     if style != RECORDED:
         return reason(table.require_truths(f"style {style}")[frame], fmt, rng, style)
     words = table.words[frame] if table.words else None

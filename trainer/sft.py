@@ -21,7 +21,7 @@ from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.types import ACTION_NAMES, FloatArray
 from roboalign.trainer.checkpoint import CheckpointMeta, partial_dir, save_checkpoint
-from roboalign.trainer.data.mixture import PAIRINGS, load_mixture
+from roboalign.trainer.data.mixture import PAIRINGS, STYLES, load_mixture
 from roboalign.trainer.data.sources import Opening, SampleStream, open_mixture
 from roboalign.trainer.frames import FrameTable, load_frames
 from roboalign.trainer.lora import add_lora, merge_lora
@@ -76,6 +76,9 @@ class SftConfig:
     """Type of the saved weights."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Overrides of the pairing's sample shares."""
+    style: str | None = None
+    """How thoughts are worded, one of `STYLES` (`trainer/data/mixture.py`); None is `default` with simulator truth and
+    `recorded` without. `motion` makes them of what the hand did, where nobody recorded any."""
     prompt: PromptFormat | None = None
     """Units and origin of the numbers in prompts and thoughts, for an arm of another size; None keeps the base's."""
     mixture: Path | None = None
@@ -88,6 +91,10 @@ class SftConfig:
         for kind in self.weights:
             if kind not in SAMPLE_KINDS:
                 raise ConfigError(f"SftConfig.weights: {unknown_name('kind of sample', kind, SAMPLE_KINDS)}")
+        if self.style is not None and self.style not in STYLES:
+            raise ConfigError(f"SftConfig.style: {unknown_name('style', self.style, STYLES)}")
+        if self.style is not None and self.mixture is not None:
+            raise ConfigError("SftConfig.style is for one dataset; with a mixture, each source has a style of its own")
 
 
 @stage_run("sft")
@@ -108,7 +115,7 @@ def train_sft(config: SftConfig) -> Path:
     )
     weights = config.weights or PAIRINGS[config.pairing]
     if config.mixture is None:
-        check_kinds(table, weights)
+        check_kinds(table, weights, config.style)
     train, held = table.split(config.held_share)
     codec = fit_codec(train, config)
     work = partial_dir(config.out)
@@ -124,7 +131,8 @@ def train_sft(config: SftConfig) -> Path:
     def draw_from(frames: FrameTable, _step: int, count: int, rng: np.random.Generator) -> list[Sample]:
         kinds = draw_kinds(weights, count, rng)
         rows = rng.integers(len(frames), size=count)
-        return [make_sample(frames, int(row), kind, fmt, rng, codec) for row, kind in zip(rows, kinds, strict=True)]
+        drawn = zip(rows, kinds, strict=True)
+        return [make_sample(frames, int(row), kind, fmt, rng, codec, style=config.style) for row, kind in drawn]
 
     draw, data_hash, stream = partial(draw_from, train), table.data_hash, None
     if config.mixture is not None:
@@ -163,6 +171,7 @@ def train_sft(config: SftConfig) -> Path:
         notes={
             "pairing": config.pairing,
             "shares": dict(weights),
+            **({} if config.style is None else {"style": config.style}),
             "frames": len(train),
             "fit": asdict(config.fit),
             "families": config.families,

@@ -32,6 +32,7 @@ from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.settings_file import read_settings
 
 __all__ = [
+    "SIMULATED_PREFIX",
     "CameraFile",
     "Geometry",
     "JointLimit",
@@ -42,6 +43,8 @@ __all__ = [
     "write_robot_file",
 ]
 
+SIMULATED_PREFIX = "sim:"
+"""Begins the `arm` of a robot file whose arm is simulated (`roboalign.drivers.arm.simulation`)."""
 _DEFAULT_SIZE_PX = 96
 
 
@@ -212,6 +215,8 @@ def robot_to_json(robot: RobotFile) -> str:
 
 def _robot(content: Mapping[str, object], file: Path) -> RobotFile:
     top = Table(content, str(file))
+    if str(content.get("arm")).startswith(SIMULATED_PREFIX):
+        raise ConfigError(f"{file}: arm is {content['arm']!r}, which has no servos; name the file of an arm on a port")
     limits = {name: _limit(table) for name, table in top.tables("limits").items()}
     cameras = {name: _camera(table) for name, table in top.tables("cameras").items()}
     geometry = top.table("geometry")

@@ -93,12 +93,12 @@ class Roboalign(Robot):  # type: ignore[misc]  # as above
 
 def _open(config: RoboalignConfig) -> tuple[sdk_robot.Robot, Kinematics]:
     """Returns the robot with its own kinematics; those of the simulated `arm` moved any other arm wrongly."""
-    if config.file is None:
-        from roboalign.sdk.sim.robot import SimRobot
-        from roboalign.sdk.sim.robots import find_robot
+    from roboalign.sdk.sim.robot import SimRobot
 
-        return SimRobot(robot=config.arm), find_robot(config.arm).kinematics()
+    if config.file is None:
+        simulated = SimRobot(robot=config.arm)
+        return simulated, simulated.model.kinematics()
     from roboalign import drivers
 
     arm = drivers.load_robot(config.file)
-    return arm, arm.parts.kinematics
+    return arm, arm.model.kinematics() if isinstance(arm, SimRobot) else arm.parts.kinematics

@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from roboalign.drivers.arm.files import RobotFile
 from roboalign.drivers.arm.loading import load_robot
+from roboalign.drivers.arm.serial_arm import SerialArm
 from roboalign.drivers.cameras import check_camera_names
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.sdk.bundle import PolicySpec
@@ -28,9 +28,11 @@ from roboalign.sdk.control.loop import ControlLoop, LoopReport, Tick
 from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.policy_process import PolicyRecipe, SpecifiedActor
 from roboalign.sdk.control.session import SessionConfig, run_session
+from roboalign.sdk.control.simulated import PacedRobot
 from roboalign.sdk.errors import CheckFailed, ConfigError, RobotError, unknown_name
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
+from roboalign.sdk.sim.robot import SimRobot
 from roboalign.sdk.thinking import Thinking
 from roboalign.sdk.types import RobotSpec
 
@@ -40,6 +42,7 @@ __all__ = [
     "describe_limits",
     "in_use",
     "interrupted_once",
+    "names_of",
     "put_away",
     "run_beside",
     "run_file",
@@ -141,13 +144,15 @@ def run_on_robot(
 ) -> LoopReport:
     """Connects, goes to the home position where the robot has one, follows the sentence, parks, disconnects.
 
+    A simulated arm moves without a question.
+
     Raises:
         ConfigError: The policy does not fit the robot; nothing was opened.
         CheckFailed: The user did not say yes; nothing was opened.
         RobotError: The robot did not do what it was asked; it was parked if it still could be.
     """
     check_fit(robot.spec, policy.spec, name)
-    ask_before_moving(robot.spec, dialogue, is_sure=is_sure)
+    ask_before_moving(robot.spec, dialogue, is_sure=is_sure or isinstance(robot, SimRobot))
     with in_use(robot, dialogue):
         loop = ControlLoop(robot, policy, clock, replan_every=replan_every, on_tick=on_tick)
         report = loop.run(sentence, max_ticks=max_ticks)
@@ -296,16 +301,22 @@ def run_file(
             "'roboalign export' wrote"
         )
     robot = load_robot(robot_file)
-    names = _names(robot.parts.file)
+    names = names_of(robot)
     settings = {"bundle": bundle, "actions": actions, "think": think, "robot": names, "backend": backend}
     if thinking is not None:
         settings["thinking"] = asdict(thinking)
     recipe = PolicyRecipe(settings=settings)
-    return run_beside(robot, recipe, sentence, dialogue, config=replace(config, policy=bundle), is_sure=is_sure)
+    is_simulated = isinstance(robot, SimRobot)
+    moved = PacedRobot(robot) if isinstance(robot, SimRobot) else robot
+    asked = replace(config, policy=bundle)
+    return run_beside(moved, recipe, sentence, dialogue, config=asked, is_sure=is_sure or is_simulated)
 
 
-def _names(file: RobotFile) -> tuple[str, ...]:
+def names_of(robot: SerialArm | SimRobot) -> tuple[str, ...]:
     """Returns what datasets call this robot: its kind, its own name, the simulated arm of the same links."""
+    if isinstance(robot, SimRobot):
+        return (robot.model.name,)
+    file = robot.parts.file
     return (file.arm, file.label, *((file.model.kinematics,) if file.model.kinematics else ()))
 
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from roboalign.drivers.arm.files import read_robot_file
+from roboalign.drivers.arm.files import RobotFile, read_robot_file
 from roboalign.drivers.arm.loading import load_robot
+from roboalign.drivers.arm.simulation import SimulatedFile, read_any_robot_file
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.drivers.setup.pilots import GamepadPilot, KeyboardPilot, LeaderPilot, Pilot, read_keys
 from roboalign.drivers.setup.run import ask_before_moving, interrupted_once, put_away
@@ -22,6 +23,7 @@ from roboalign.drivers.setup.teleop import RecordConfig, RecordReport, TeleopRep
 from roboalign.sdk.control.clock import Clock
 from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.robot import Robot
+from roboalign.sdk.sim.robot import SimRobot
 from roboalign.sdk.types import Applied, ImageArray, Observation, RobotSpec
 
 __all__ = ["PILOTS", "StationConfig", "draw", "make_pilot", "record_at_station", "steer_at_station", "terminal_keys"]
@@ -37,11 +39,11 @@ class StationConfig:
     """A place where a person steers."""
 
     robot_file: Path | None = None
-    """The robot; None is a simulated arm."""
+    """The robot, on a port or simulated; None is the simulated arm of the next three fields."""
     arm: str = "so101"
     """Simulated arm when there is no file."""
     scene: str = "place"
-    """Task whose scene lies on the simulated table."""
+    """Task whose scene lies on its table."""
     seed: int = 0
     """First scene; each episode has the next one."""
     is_sure: bool = False
@@ -53,33 +55,35 @@ class _Station:
 
     def __init__(self, config: StationConfig, dialogue: Dialogue) -> None:
         self._config, self._dialogue = config, dialogue
-        self.robot: Robot
-        if config.robot_file is not None:
-            self.robot = load_robot(config.robot_file)
-            return
-        from roboalign.sdk.sim.robot import SimRobot
+        if config.robot_file is None:
+            file: RobotFile | SimulatedFile = SimulatedFile(arm=config.arm, task=config.scene, seed=config.seed)
+        else:
+            file = read_any_robot_file(config.robot_file)
+        self._simulated = file if isinstance(file, SimulatedFile) else None
+        self.robot: Robot = load_robot(file)
 
-        self.robot = SimRobot(robot=config.arm)
+    @property
+    def is_simulated(self) -> bool:
+        """Whether nothing can be hurt."""
+        return self._simulated is not None
 
     def open(self) -> None:
         """Asks before hardware moves, connects, and goes home."""
-        if self._config.robot_file is not None:
+        if not self.is_simulated:
             ask_before_moving(self.robot.spec, self._dialogue, is_sure=self._config.is_sure)
         self.robot.connect()
 
     def reset(self, number: int) -> str | None:
         """Lays out the next scene and returns its sentence; at a real table the person does."""
-        from roboalign.sdk.sim.robot import SimRobot
-        from roboalign.sdk.sim.tasks import scene_for
-
-        if isinstance(self.robot, SimRobot):
-            scene = scene_for(self._config.seed + number, self._config.scene, "train", self.robot.model.name)
-            self.robot.load_scene(scene)
-            return scene.instruction
+        if self._simulated is not None and isinstance(self.robot, SimRobot):
+            scene = self._simulated.scene(number)
+            if scene is not None:
+                self.robot.load_scene(scene)
+            return None if scene is None else scene.instruction
         go_home = getattr(self.robot, "go_home", None)
         if callable(go_home):
             go_home()
-        self._dialogue.say(f"episode {number}: set the scene; the arm is at home")
+        self._dialogue.say(f"episode {number}: set the scene; the arm is at home, and your first motion begins it")
         return None
 
 
@@ -217,4 +221,4 @@ def _opened(config: StationConfig, dialogue: Dialogue) -> Iterator[_Station]:
         try:
             yield station
         finally:
-            put_away(station.robot, dialogue, is_parked=config.robot_file is not None)
+            put_away(station.robot, dialogue, is_parked=not station.is_simulated)

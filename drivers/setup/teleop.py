@@ -18,7 +18,7 @@ from roboalign.sdk.control.clock import Clock, MonotonicClock
 from roboalign.sdk.data import DatasetWriter, Episode, encode_png
 from roboalign.sdk.errors import ConfigError, RobotError
 from roboalign.sdk.robot import Robot
-from roboalign.sdk.types import Applied, Observation, RobotSpec
+from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
 
 __all__ = [
     "EpisodeKeeper",
@@ -68,30 +68,39 @@ def steer(
     instruction: str = "",
     with_images: bool = False,
     max_ticks: int | None = None,
+    waits: bool = False,
     clock: Clock | None = None,
     on_frame: Callable[[Observation, Applied], None] | None = None,
 ) -> TeleopReport:
     """Lets the pilot steer a connected robot until it wishes for something, or for `max_ticks` periods.
+
+    With `waits` nothing counts before the pilot's first motion: the time in which a person sets the scene.
 
     The robot holds when this returns; if anything raises, it is told to hold, or to stop if it cannot.
     """
     time = MonotonicClock() if clock is None else clock
     period_s = 1.0 / robot.spec.control_rate_hz
     ticks = misses = changed = due = 0
-    wish = Wish.GO_ON
+    wish, has_begun = Wish.GO_ON, not waits
     try:
         pilot.start(robot.observe(instruction, with_images=False))
+        before: FloatArray | None = None
         start_s = time.now()
         while max_ticks is None or ticks < max_ticks:
             time.sleep_until(start_s + due * period_s)
             seen = robot.observe(instruction, with_images=with_images)
-            applied = robot.act(pilot.action(seen))
+            action = pilot.action(seen)
+            applied = robot.act(action)
             pilot.took(applied)
-            ticks += 1
-            changed += applied.is_changed
-            if on_frame is not None:
-                on_frame(seen, applied)
-            wish = pilot.wish()
+            has_begun = has_begun or _moves(action, before)
+            before, wish = action, pilot.wish()
+            if has_begun:
+                ticks += 1
+                changed += applied.is_changed
+                if on_frame is not None:
+                    on_frame(seen, applied)
+            else:
+                start_s, due, misses = time.now(), 0, 0
             if wish is not Wish.GO_ON:
                 break
             late_s = time.now() - (start_s + (due + 1) * period_s)
@@ -163,7 +172,8 @@ def record(
         robot: Connected.
         pilot: Steers, keeps and discards.
         config: What to record.
-        before_episode: Called with the number of the episode, to reset the scene; may return its sentence.
+        before_episode: Called with the number of the episode, to reset the scene; may return its sentence. An episode
+            begins with the pilot's first motion, so that a person has time to set the scene.
         clock: For the control periods.
         say: Gets a line for each episode.
 
@@ -185,6 +195,7 @@ def record(
                 instruction=sentence,
                 with_images=True,
                 max_ticks=config.max_ticks,
+                waits=True,
                 clock=clock,
                 on_frame=lambda seen, applied, frames=frames: frames.append((seen, applied)),  # type: ignore[misc]
             )
@@ -235,6 +246,9 @@ class EpisodeKeeper:
     ) -> bool:
         """Keeps an episode and returns true, or says why not."""
         report, wanted_hz = self.report, self._spec.control_rate_hz
+        if not frames:
+            self._say(f"episode {report.kept}: nothing was moved, so there is nothing to keep")
+            return
         if found.wish is Wish.DISCARD:
             report.discarded += 1
             self._say(f"episode {report.kept}: discarded")
@@ -314,6 +328,11 @@ def _measured_rate(frames: list[Frame]) -> float:
         return float("inf")
     duration_s = frames[-1][0].time_s - frames[0][0].time_s
     return (len(frames) - 1) / duration_s if duration_s > 0 else float("inf")
+
+
+def _moves(action: FloatArray, before: FloatArray | None) -> bool:
+    """Whether the pilot moves the tool with this action, or the gripper otherwise than with the one before."""
+    return bool(np.any(action[:4])) or (before is not None and (action[4] > 0.5) != (before[4] > 0.5))
 
 
 def _stop(robot: Robot) -> None:

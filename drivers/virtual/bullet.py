@@ -24,7 +24,7 @@ from roboalign.sdk.sim.camera import Camera, front_camera, show_camera
 from roboalign.sdk.sim.scene import SceneSpec
 from roboalign.sdk.sim.so101 import so101_gripper_width_m
 from roboalign.sdk.sim.world import PHYSICS_RATE_HZ, BodyState, SimWorld
-from roboalign.sdk.types import ImageArray
+from roboalign.sdk.types import FloatArray, ImageArray
 
 __all__ = ["BulletPlant"]
 
@@ -244,6 +244,11 @@ class BulletPlant:
     def body_states(self) -> dict[str, BodyState]:
         """Returns pose, speed and contacts of every object on the table by name."""
         return self._world.body_states()
+
+    def move_body(self, name: str, position_m: FloatArray, yaw_rad: float) -> None:
+        """Puts an object upright at a place at once, as a person at the table does."""
+        self._body()
+        self._world.place_object(name, position_m, yaw_rad)
 
     def state_hash(self) -> str:
         """Returns the SHA-256 of the whole physical state."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from roboalign.drivers.virtual.bullet import BulletPlant
 from roboalign.drivers.virtual.faults import LineFault
 from roboalign.drivers.virtual.line import VirtualLine
 from roboalign.sdk.errors import ConfigError, RoboalignError, RobotError, unknown_name
+from roboalign.sdk.sim.world import BodyState
 from roboalign.sdk.types import ImageArray
 
 __all__ = ["ControlClient", "answer", "control_path"]
 
 _TIMEOUT_S = 10.0
-_REQUESTS = ("fault", "clear", "state", "memory", "step", "frame", "bodies")
+_REQUESTS = ("fault", "clear", "state", "memory", "step", "frame", "bodies", "move")
 _MAX_SIZE_PX = 1024
 
 
@@ -61,6 +63,8 @@ def _do(line: VirtualLine, message: dict[str, Any]) -> tuple[dict[str, object], 
         return _frame(line, str(message.get("camera", "front")), _whole(message, "size_px", 96))
     elif what == "bodies":
         return _bodies(line), b""
+    elif what == "move":
+        _move(line, message)
     else:
         raise ConfigError(unknown_name("request", str(what), _REQUESTS))
     return {}, b""
@@ -122,11 +126,21 @@ def _bodies(line: VirtualLine) -> dict[str, object]:
         raise RobotError("there are no objects: this arm has no physics")
     return {
         "bodies": {
-            name: {"position_m": body.position_m.tolist(), "is_held": body.is_held, "is_touched": body.is_touched}
-            for name, body in plant.body_states().items()
+            name: {**asdict(body), "position_m": body.position_m.tolist()} for name, body in plant.body_states().items()
         },
         "state_hash": plant.state_hash(),
     }
+
+
+def _move(line: VirtualLine, message: dict[str, Any]) -> None:
+    plant, name, place = line.arm.plant, str(message.get("body")), message.get("position_m")
+    if not isinstance(plant, BulletPlant):
+        raise RobotError("there are no objects: this arm has no physics")
+    if name not in (there := plant.body_states()):
+        raise ConfigError(unknown_name("object", name, there))
+    if not isinstance(place, list) or len(place) != 3 or not np.isfinite(np.asarray(place, np.float64)).all():
+        raise ConfigError(f"position_m is {place!r}, expected three numbers")
+    plant.move_body(name, np.asarray(place, np.float32), float(message.get("yaw_rad", 0.0)))
 
 
 class ControlClient:
@@ -189,6 +203,14 @@ class ControlClient:
     def memory(self, id: int) -> bytes:  # noqa: A002 - the protocols' own word
         """Returns the control table of a servo."""
         return bytes.fromhex(self.ask("memory", id=id)["memory"])
+
+    def bodies(self) -> dict[str, BodyState]:
+        """Returns every object on the table, as it is."""
+        found = self.ask("bodies")["bodies"]
+        return {
+            name: BodyState(**{**body, "position_m": np.array(body["position_m"], np.float32)})
+            for name, body in found.items()
+        }
 
     def frame(self, camera: str = "front", size_px: int = 96) -> ImageArray:
         """Returns uint8[size, size, 3], the scene as a camera sees it now."""

@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from roboalign.sdk.errors import ConfigError, RobotError, unknown_name
 from roboalign.sdk.randomization import DomainRandomization, DomainSample, heldout_randomization
 from roboalign.sdk.sim.camera import Camera, front_camera, show_camera
-from roboalign.sdk.sim.expert import expert_stage
 from roboalign.sdk.sim.goals import is_goal_reached
-from roboalign.sdk.sim.layout import TableLayout, fold_yaw, object_height_m, object_width_m
+from roboalign.sdk.sim.judge import scene_truth
 from roboalign.sdk.sim.robot import SimRobot
 from roboalign.sdk.sim.robots import find_robot
-from roboalign.sdk.sim.scene import OBJECT_GOALS, Goal, ObjectSpec, SceneSpec
+from roboalign.sdk.sim.scene import SceneSpec
 from roboalign.sdk.sim.seeds import EVAL_OFFSET
 from roboalign.sdk.sim.tasks import FAMILIES, MIX, Task, find_task, fitting_task, scene_for
-from roboalign.sdk.sim.truth import ObjectTruth, SceneTruth
-from roboalign.sdk.sim.world import BodyState
+from roboalign.sdk.sim.truth import SceneTruth
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, Applied, FloatArray, ImageArray, Observation, RobotSpec
 
 __all__ = ["SimEnv"]
@@ -218,43 +216,16 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
         return episode.truth
 
     def _read_truth(self) -> SceneTruth:
-        episode, scene = self._running(), self.scene
-        states = self.robot.world.body_states()
-        goals = scene.all_goals
-        truth = SceneTruth(
-            family=scene.family,
-            objects=tuple(_object_truth(item, states[item.name], self._table) for item in scene.objects),
-            target=scene.target,
-            goal=scene.goal,
-            instruction=episode.instruction,
-            state=self.robot.tool_state(),
-            start_position_m=np.zeros(3, np.float32),
-            stage="reach",
-            task=scene.task,
-            goals=scene.goals,
-            fixtures=self.robot.world.fixture_truths(),
-            is_sequence=scene.is_sequence,
-            robot=scene.robot,
+        episode, world = self._running(), self.robot.world
+        truth = scene_truth(
+            episode.scene,
+            world.body_states(),
+            self.robot.tool_state(),
+            episode.starts_m,
+            fixtures=world.fixture_truths(),
+            num_reached=episode.num_reached,
         )
-        done = tuple(
-            index < episode.num_reached if scene.is_sequence else is_goal_reached(truth, goal)
-            for index, goal in enumerate(goals)
-        )
-        now = goals[done.index(False)] if False in done else goals[-1]
-        truth = dataclasses.replace(
-            truth,
-            family=now.kind,
-            target=now.target,
-            goal=now.goal,
-            done=done if scene.goals else (),
-            start_position_m=self._start_m(now, truth),
-        )
-        return dataclasses.replace(truth, stage=expert_stage(truth))
-
-    def _start_m(self, goal: Goal, truth: SceneTruth) -> FloatArray:
-        if goal.kind in OBJECT_GOALS:
-            return self._running().starts_m[goal.target]
-        return truth.fixture(goal.target).position_m
+        return dataclasses.replace(truth, instruction=episode.instruction)
 
     def _count_reached(self) -> None:
         """Latches the present goal of a sequence when it is reached; the next one starts with the next step."""
@@ -358,19 +329,3 @@ def _checked(action: NDArray[np.generic]) -> FloatArray:
     if bad:
         raise ConfigError(f"action is not finite in {', '.join(bad)}; nothing was moved")
     return values.astype(np.float32)
-
-
-def _object_truth(item: ObjectSpec, state: BodyState, table: TableLayout) -> ObjectTruth:
-    return ObjectTruth(
-        name=item.name,
-        colour=item.colour,
-        shape=item.shape,
-        position_m=state.position_m,
-        yaw_rad=fold_yaw(state.yaw_rad, item.shape),
-        width_m=object_width_m(item.shape, table),
-        height_m=object_height_m(item.shape, table),
-        speed_m_s=state.speed_m_s,
-        tilt_rad=state.tilt_rad,
-        is_held=state.is_held,
-        is_touched=state.is_touched,
-    )

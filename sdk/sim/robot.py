@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from roboalign.sdk.control.cartesian import CartesianController
@@ -39,10 +41,16 @@ class SimRobot:
         robot: str | RobotModel = "panda",
         image_size_px: int = 96,
         renderer: str = "auto",
+        camera_name: str = "front",
+        scene: SceneSpec | None = None,
     ) -> None:
-        """Stores the arm, by name or as a model; a given world brings its own, and its camera and renderer."""
+        """Stores the arm, by name or as a model; a given world brings its own, and its camera and renderer.
+
+        Its one camera is called `camera_name`. `scene` is what `connect` lays out where no scene stands yet.
+        """
         self.model = find_robot(robot) if world is None else world.model
-        self._spec = self.model.spec(image_size_px)
+        self._spec = dataclasses.replace(self.model.spec(image_size_px), camera_names=(camera_name,))
+        self._scene = scene
         camera = front_camera(image_size_px, self.model.table)
         self.world = SimWorld(robot=self.model, camera=camera, renderer=renderer) if world is None else world
         self._controller: CartesianController | None = None
@@ -65,13 +73,16 @@ class SimRobot:
         return self._controller
 
     def connect(self, *, rearm: bool = False) -> None:
-        """Opens the simulation, with an empty table when no scene stands, and holds where the arm is."""
+        """Opens the simulation and holds where the arm is; where no scene stands, its own, or an empty table."""
         if self._is_stopped and not rearm:
             raise RobotError("the robot was stopped; look at it, then call connect(rearm=True)")
         if self._controller is not None and not self._is_stopped:
             return
         self.world.connect()
         if not self.world.is_built:
+            if self._scene is not None:
+                self.load_scene(self._scene)
+                return
             self.world.build(None)
         self._is_stopped = False
         self._anchor()
@@ -126,7 +137,7 @@ class SimRobot:
             self._sensor.advance(self.world.joint_pos_rad(), self.world.gripper_width_m())
 
     def observe(self, instruction: str = "", with_images: bool = True) -> Observation:
-        """Reads joints and tool, and renders the camera `front` when images are wanted."""
+        """Reads joints and tool, and renders its camera when images are wanted."""
         if self._controller is None:
             raise RobotError("the simulated robot is not connected; call connect() first")
         if self._sensor.is_exact:
@@ -134,7 +145,7 @@ class SimRobot:
         else:
             joints, width_m = self._sensor.read()
         return Observation(
-            images={"front": self._frames.read(self.world.render)} if with_images else {},
+            images={self._spec.camera_names[0]: self._frames.read(self.world.render)} if with_images else {},
             state=state_from_pose(self.model.kinematics().forward(joints), width_m),
             joint_pos_rad=joints.astype(np.float32),
             instruction=instruction,

@@ -258,6 +258,12 @@ def test_sources_by_name(text, kind):
     assert isinstance(find_source(text), kind)
 
 
+def test_a_view_of_a_virtual_arm_may_have_another_name():
+    assert find_source("sim:/tmp/arm", name="desk")._name == "desk"
+    source = find_source("sim:/tmp/arm#show", name="desk")
+    assert (source._name, str(source._link)) == ("show", "/tmp/arm")
+
+
 def test_a_source_of_no_kind_lists_the_kinds():
     with pytest.raises(ConfigError, match=r"'webcam'; expected a device such as .*file:PATH, sim:LINK or pattern"):
         find_source("webcam")

@@ -222,3 +222,34 @@ def test_the_state_that_a_pad_reports_when_it_is_opened_presses_nothing(arm, pad
 def test_a_missing_gamepad_is_named(arm, tmp_path):
     with pytest.raises(RobotError, match=r"no gamepad at .*js9 \(No such file"):
         GamepadPilot(arm.spec, tmp_path / "js9").start(arm.observe(with_images=False))
+
+
+def test_an_episode_begins_with_the_first_motion(arm, tmp_path):
+    """A person sets the scene first; those frames taught a policy to stand still."""
+    still = np.array((0, 0, 0, 0, 1), np.float32)
+    pilot = ScriptPilot([([still] * 7 + [UP] * 5, Wish.KEEP), ([still] * 3 + [UP] * 4, Wish.KEEP)])
+    record(arm, pilot, config(tmp_path), clock=arm.clock)
+    dataset = LeRobotDataset(tmp_path / "data")
+    assert [len(dataset.episode(index)) for index in range(2)] == [5, 4]
+
+
+def test_a_gripper_that_closes_begins_an_episode_too(arm):
+    still, closed = np.array((0, 0, 0, 0, 1), np.float32), np.zeros(5, np.float32)
+    report = steer(arm, ScriptPilot([([still] * 4 + [closed] * 3, Wish.KEEP)]), waits=True, clock=arm.clock)
+    assert report.ticks == 3
+
+
+def test_setting_the_scene_takes_no_time_of_the_episode(arm):
+    still = np.array((0, 0, 0, 0, 1), np.float32)
+    pilot = ScriptPilot([([still] * 50 + [UP] * 50, Wish.KEEP)])
+    report = steer(arm, pilot, waits=True, max_ticks=10, clock=arm.clock)
+    assert (report.ticks, report.misses) == (10, 0)
+
+
+def test_an_episode_without_motion_is_not_kept(arm, tmp_path):
+    still = np.array((0, 0, 0, 0, 1), np.float32)
+    said = []
+    pilot = ScriptPilot([([still] * 3, Wish.KEEP), ([UP] * 4, Wish.KEEP), ([UP] * 4, Wish.KEEP)])
+    report = record(arm, pilot, config(tmp_path), clock=arm.clock, say=said.append)
+    assert (report.kept, report.is_complete) == (2, True)
+    assert "nothing was moved" in said[0]

@@ -15,7 +15,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 FEWER_LINES_THAN = 80
 WIDTH = 80
 
-POLICY_EXAMPLES = [path for path in EXAMPLES if path.stem not in ("add_a_task", "steer_and_record")]
+POLICY_EXAMPLES = [path for path in EXAMPLES if path.stem not in ("add_a_task", "one_program", "steer_and_record")]
 """Those that act with a bundle."""
 
 each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -43,7 +43,14 @@ def public_imports(path: Path) -> list[tuple[str, str]]:
 
 
 def test_all_examples_are_there():
-    names = ["add_a_task", "ask_for_the_thought", "load_and_act", "record_and_replay", "steer_and_record"]
+    names = [
+        "add_a_task",
+        "ask_for_the_thought",
+        "load_and_act",
+        "one_program",
+        "record_and_replay",
+        "steer_and_record",
+    ]
     assert [path.stem for path in EXAMPLES] == names
 
 

@@ -5,7 +5,15 @@ import tiny
 import torch
 
 from roboalign.sdk.errors import BundleError, ConfigError
-from roboalign.trainer.checkpoint import META_FILE, CheckpointMeta, load_checkpoint, partial_dir, save_checkpoint
+from roboalign.trainer.backend import TorchBackend
+from roboalign.trainer.checkpoint import (
+    META_FILE,
+    CheckpointMeta,
+    load_checkpoint,
+    partial_dir,
+    save_checkpoint,
+    trained_for,
+)
 
 TABLE = tiny.frames(8)
 CODEC = tiny.codec_of(TABLE)
@@ -40,6 +48,19 @@ def test_what_is_loaded_is_what_was_saved(saved, member) -> None:
     assert again.load_codec().encode(TABLE.chunks[0]) == CODEC.encode(TABLE.chunks[0])
     assert len(again.load_processor().tokenizer) == len(member.tokenizer)
     assert again.meta.versions["torch"] == torch.__version__
+
+
+def test_robot_and_camera_of_the_data_are_kept_and_asked_for(member, tmp_path) -> None:
+    """A bundle trained on a camera called desk asked the robot for one called front."""
+    with trained_for("so101", "desk"):
+        made = save_checkpoint(tmp_path / "sft", model=member.model, processor=member.processor, meta=META, codec=CODEC)
+    assert (made.meta.robot, made.meta.camera) == ("so101", "desk")
+    assert TorchBackend.open(made.path).spec.camera_names == ("desk",)
+
+
+def test_without_a_word_the_camera_is_the_front_one(saved) -> None:
+    assert saved.meta.camera is None
+    assert TorchBackend.open(saved.path).spec.camera_names == ("front",)
 
 
 def test_half_precision_halves_the_file_and_leaves_the_model_alone(member, tmp_path) -> None:

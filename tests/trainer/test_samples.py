@@ -8,6 +8,7 @@ import tiny
 import tiny_scenes
 import torch
 
+from roboalign.sdk.data.motion import motion_reasoning
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.reply import parse_reply
 from roboalign.trainer.data.words import FrameWords
@@ -207,7 +208,7 @@ def test_a_kind_that_frames_say_nothing_for_is_refused_with_what_is_left() -> No
     table = _recorded(_THOUGHT, _THOUGHT, _ASKED)
     with pytest.raises(DataError, match=r"2 of 3 frames have no recorded question.*leave out vqa: --shares action=1$"):
         check_kinds(table, {"vqa": 0.5, "action": 0.5, "reason": 0.0})
-    with pytest.raises(DataError, match=r"leave out paired, vqa: --shares action=1$"):
+    with pytest.raises(DataError, match=r"leave out paired, vqa: --shares action=1, or .*: --style motion$"):
         check_kinds(table, {"vqa": 0.4, "paired": 0.4, "action": 0.2})
     with pytest.raises(DataError, match=r"1 of 3 frames have no recorded thought.*; record a thought with every frame"):
         check_kinds(table, {"paired": 1.0})
@@ -217,3 +218,16 @@ def test_kinds_that_every_frame_says_something_for_pass() -> None:
     check_kinds(_recorded(_THOUGHT, _THOUGHT), {"paired": 0.5, "reason": 0.3, "action": 0.2, "vqa": 0.0})
     check_kinds(_recorded(_ASKED), {"vqa": 1.0})
     check_kinds(TABLE, dict.fromkeys(SAMPLE_KINDS, 1.0))
+
+
+def test_thoughts_of_the_motion_need_nothing_that_was_recorded() -> None:
+    table = _recorded(_ASKED, FrameWords(instruction="go"))
+    check_kinds(table, {"paired": 0.5, "reason": 0.5}, "motion")
+    with pytest.raises(DataError, match="1 of 2 frames have no recorded question"):
+        check_kinds(table, {"vqa": 0.5, "reason": 0.5}, "motion")
+    made = make_sample(table, 1, "paired", tiny.FORMAT, np.random.default_rng(0), CODEC, style="motion")
+    thought = parse_reply(made.reply).thought
+    assert thought == motion_reasoning("go", table.states[1], table.chunks[1], tiny.FORMAT).thought
+    assert made.text == "go"
+    asked = make_sample(table, 0, "vqa", tiny.FORMAT, np.random.default_rng(0), style="motion")
+    assert (asked.text, parse_reply(asked.reply).answer) == ("what is it", "a cup")

@@ -18,6 +18,7 @@ from roboalign.sdk.settings_file import read_settings
 __all__ = [
     "ACTION_KINDS",
     "FORMATS",
+    "MOTION",
     "ON_BAD_IMAGE",
     "PAIRINGS",
     "PAPER_MIXTURE",
@@ -42,8 +43,8 @@ PAIRINGS: Mapping[str, Mapping[str, float]] = {
     "paired": {"vqa": 0.1, "reason": 0.1, "action": 0.2, "paired": 0.6},
 }
 """Share of each kind of sample; `zero-shot` is the paper's, in which no sample joins a thought to an action."""
-RECORDED = "recorded"
-STYLES = (*REASONING_STYLES, RECORDED)
+RECORDED, MOTION = "recorded", "motion"
+STYLES = (*REASONING_STYLES, RECORDED, MOTION)
 """Where thoughts come from: written from simulator truth, or taken from the dataset's own words."""
 TURNS = ("joined", "split")
 """A conversation gives one sample for each answer: with all turns before it in the prompt, or its question alone."""

@@ -22,7 +22,7 @@ from roboalign.sdk.reply import write_reply
 from roboalign.sdk.types import ACTION_NAMES, ImageArray
 from roboalign.trainer.checkpoint import sha256_of_file
 from roboalign.trainer.data.chat import ChatFile, ChatSample
-from roboalign.trainer.data.mixture import ACTION_KINDS, RECORDED, Mixture, SourceSpec
+from roboalign.trainer.data.mixture import ACTION_KINDS, MOTION, RECORDED, Mixture, SourceSpec
 from roboalign.trainer.data.pictures import read_picture
 from roboalign.trainer.data.schedule import Schedule
 from roboalign.trainer.frames import FrameTable, load_frames
@@ -159,7 +159,9 @@ class ChatSource:
 
 def usable_rows(table: FrameTable, kind: str, style: str | None) -> NDArray[np.int64]:
     """Returns the frames that can become a kind of sample: those whose words are recorded, or all with truth."""
-    if kind == "action" or (table.truths is not None and style != RECORDED):
+    if kind == "action" or (style == MOTION and kind != "vqa"):
+        return np.arange(len(table))
+    if table.truths is not None and style not in (RECORDED, MOTION):
         return np.arange(len(table))
     if kind == "vqa":
         return np.flatnonzero([bool(words.questions) for words in table.words])

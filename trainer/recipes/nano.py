@@ -1,6 +1,7 @@
 """Recipes of the nano model.
 
-`nano` is for the Panda, `nano-so101` for the SO-101, `nano-study` is `nano` with less training in every stage, for
+`nano` is for the Panda, `nano-so101` for the simulated SO-101, `nano-own` for recordings of one's own arm (and
+`nano-own-debug` to try that in seconds), `nano-study` is `nano` with less training in every stage, for
 studies over seeds (docs/evidence.md), `nano-demo` fits into a quarter of an hour, `nano-debug` into seconds. The
 models' cards say which recipe made what is shipped.
 """
@@ -140,6 +141,16 @@ DEBUG_HEAD: Mapping[str, Any] = {
 _SO101_UNITS = PromptFormat(length_unit_m=0.0025, width_unit_m=0.0006, origin_m=(0.05, -0.16, 0.0))
 """Half the Panda's unit of length, from a corner that the SO-101's table lies behind."""
 
+_OWN_ARM: Mapping[str, Any] = {
+    **_ONE_COEFFICIENT,
+    "prompt": _SO101_UNITS,
+    "tolerance": (0.0035, 0.0035, 0.0035, 0.05, 0.2),
+    "style": "motion",
+    "weights": {"reason": 0.2, "action": 0.3, "paired": 0.5},
+}
+"""Settings of `sft` for recordings without thoughts and without simulator truth: no questions, and thoughts that say
+what the hand did."""
+
 NANO_RECIPES = (
     Recipe(
         name="nano",
@@ -182,6 +193,25 @@ NANO_RECIPES = (
         },
         align={"reward": "energy", "steps": 40, "watch_every": 20, "watch_prompts": 256, "max_tokens": 112},
         head={"steps": 3000, "batch_size": 96},
+    ),
+    Recipe(
+        name="nano-own",
+        base_fit=None,
+        sft_fit=FitConfig(steps=1200, peak_rate=1.5e-3, shift_px=8, save_every=100),
+        pairing="paired",
+        sft=_OWN_ARM,
+        align={"reward": "energy", "steps": 40, "watch_every": 20, "watch_prompts": 256, "max_tokens": 112},
+        head={"steps": 3000, "batch_size": 96},
+    ),
+    Recipe(
+        name="nano-own-debug",
+        base_fit=None,
+        sft_fit=FitConfig(steps=4, batch_size=8, peak_rate=1.5e-3, save_every=4),
+        pairing="paired",
+        sft={**_OWN_ARM, "probe_frames": 4},
+        align={**DEBUG_ALIGN, "max_frames": None},
+        head={**DEBUG_HEAD, "steps": 20},
+        max_frames=200,
     ),
     Recipe(
         name="nano-demo",

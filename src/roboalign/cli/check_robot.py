@@ -32,7 +32,7 @@ def check_robot(
         from roboalign.drivers.setup.run import ask_before_moving, interrupted_once
 
         loaded, dialogue = drivers.load_robot(robot), Terminal(print_note)
-        ask_before_moving(loaded.spec, dialogue, is_sure=yes)
+        ask_before_moving(loaded.spec, dialogue, is_sure=yes or isinstance(loaded, SimRobot))
         with interrupted_once(dialogue):
             report = drivers.check_robot(loaded)
     print_note(str(report))

@@ -100,6 +100,14 @@ def sft(
             show_default="the pairing's",
         ),
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            "--style",
+            help="How thoughts are worded; motion makes them of what the hand did (docs/data-engine.md).",
+            show_default="the recipe's",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Updates.", show_default="the recipe's")] = None,
     lora: Lora = None,
     micro_batch: Annotated[
@@ -138,8 +146,9 @@ def sft(
         seed=seed,
         **changes,
     )
-    weights = _parse_shares(shares) if shares else config.weights
-    config = replace(config, mixture=mixture, weights=weights, only_human=only_human)
+    own = _parse_shares(shares) if shares else config.weights
+    worded = style or (None if mixture else config.style)  # each source of a mixture has a style of its own
+    config = replace(config, mixture=mixture, weights=own, style=worded, only_human=only_human)
     if dry_run:
         _show_plan("sft", config, as_json=as_json)
         return

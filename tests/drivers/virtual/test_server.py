@@ -244,6 +244,18 @@ def test_physics_is_seen_by_pictures_and_falls_without_torque(serve: Serve) -> N
         assert {"yellow block", "orange bowl"} <= set(control.ask("bodies")["bodies"])
 
 
+def test_an_object_is_put_somewhere_by_hand(serve: Serve) -> None:
+    server = serve(VirtualBusConfig(task="place", seed=1))
+    with ControlClient(server.link) as control:
+        control.ask("move", body="yellow block", position_m=[0.2, 0.05, 0.1], yaw_rad=0.5)
+        block = control.bodies()["yellow block"]
+        assert block.position_m.tolist() == pytest.approx([0.2, 0.05, 0.1], abs=1e-6)
+        assert (block.yaw_rad, block.is_touched) == (pytest.approx(0.5, abs=1e-6), False)
+        for wrong in ({"body": "cup"}, {"body": "yellow block", "position_m": [0.2]}):
+            with pytest.raises(RobotError, match=r"cup|three numbers"):
+                control.ask("move", **wrong)
+
+
 def run_lockstep(folder: Path, name: str, num_cycles: int) -> tuple[bytes, str]:
     """A program that moves the arm in a process of its own; returns the log and the hash of the physical state."""
     log = folder / f"{name}.log"
