@@ -248,7 +248,7 @@ class EpisodeKeeper:
         report, wanted_hz = self.report, self._spec.control_rate_hz
         if not frames:
             self._say(f"episode {report.kept}: nothing was moved, so there is nothing to keep")
-            return
+            return False
         if found.wish is Wish.DISCARD:
             report.discarded += 1
             self._say(f"episode {report.kept}: discarded")
