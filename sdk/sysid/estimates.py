@@ -20,6 +20,7 @@ __all__ = ["conclude"]
 Float64Array = NDArray[np.float64]
 
 _Z = 1.96
+_POOR = 1.06
 _KNOWN_SHARE = 0.5  # of what is usual for a parameter: a wider interval says too little
 _USUAL = {
     "delay_ms": 80.0,
@@ -43,10 +44,13 @@ def conclude(
     spread = np.sqrt(spread**2 + changes**2)
     # Goals come in steps of the encoder: a dead band between two of them acts like either.
     spread[NAMES.index("dead_band_rad")] += recording.resolution_rad / 2
+    # A joint that is explained clearly worse than its neighbours is at a wrong place, however sure its fit is.
+    is_poor = fit.std_rad > _POOR * fit.std_rad.min() + recording.resolution_rad / 4
     joints: dict[str, tuple[Estimate, ...]] = {}
     for index, name in enumerate(NAMES):
         low, high = np.broadcast_to(target.low[index], fit.bias_rad.shape), target.high[index]
-        joints[name] = _estimates(fit.values[index], spread[index], low, high, _USUAL[name])
+        wide = np.where(is_poor, np.maximum(spread[index], _USUAL[name] / 2), spread[index])
+        joints[name] = _estimates(fit.values[index], wide, low, high, _USUAL[name])
     limit = np.full_like(fit.bias_rad, 0.1)
     joints["bias_rad"] = _estimates(fit.bias_rad, spread[-1], -limit, limit, _USUAL["bias_rad"])
     noise = _noise(recording, fit)
