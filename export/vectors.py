@@ -25,6 +25,7 @@ from roboalign.sdk.backends import Backend, Decoding, InspectableBackend, find_b
 from roboalign.sdk.bundle import PolicySpec, Thresholds
 from roboalign.sdk.errors import BundleError, CheckFailed, missing_extra
 from roboalign.sdk.policy import Policy
+from roboalign.sdk.seen import METADATA_KEY, PNG, UNREADABLE, VECTORS_NAME, seen_observations
 from roboalign.sdk.types import ActionChunk, FloatArray, Observation
 
 __all__ = [
@@ -41,25 +42,11 @@ __all__ = [
     "measure_errors",
 ]
 
-VECTORS_NAME = "parity.safetensors"
-"""The file in the bundle."""
-
 NUM_VECTORS = 6
 """Observations that are kept: 3 KB of picture each from the simulator, and five times as much of answers."""
 
 PARTS = ("prefill.logits", "prefill.hidden", "prefill.kv", "step.logits", "step.hidden", "step.kv")
 """What is compared of each graph, beside the actions."""
-
-_METADATA_KEY = "roboalign.parity"
-
-_PNG, _NUMBERS = "png.", "image."
-"""How the names of pictures begin, now and in earlier versions."""
-
-_MAX_PIXELS = 2**26
-"""A larger picture is no camera's: little PNG can hold a lot of it."""
-
-_UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
-"""What a file of other content leads to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +74,7 @@ class Vectors:
         names = sorted(self.observations[0].images)
         pictures = {name: [_to_png(seen.images[name]) for seen in self.observations] for name in names}
         tensors: dict[str, NDArray[np.generic]] = {
-            **{f"{_PNG}{name}": np.frombuffer(b"".join(files), np.uint8) for name, files in pictures.items()},
+            **{f"{PNG}{name}": np.frombuffer(b"".join(files), np.uint8) for name, files in pictures.items()},
             "state": np.stack([seen.state for seen in self.observations]),
             "joint_pos_rad": np.stack([seen.joint_pos_rad for seen in self.observations]),
             "noise": self.noise,
@@ -101,7 +88,7 @@ class Vectors:
             "png_bytes": {name: [len(file) for file in files] for name, files in pictures.items()},
         }
         contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        save_file(contiguous, path, metadata={_METADATA_KEY: json.dumps(text)})
+        save_file(contiguous, path, metadata={METADATA_KEY: json.dumps(text)})
         path.chmod(0o644)  # safetensors writes for the owner only; a bundle is meant to be copied and served
 
     @classmethod
@@ -113,23 +100,9 @@ class Vectors:
             raise missing_extra("safetensors", "cpu", "parity") from err
         try:
             with safe_open(path, "numpy") as file:
-                text = json.loads((file.metadata() or {})[_METADATA_KEY])
+                text = json.loads((file.metadata() or {})[METADATA_KEY])
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            images: dict[str, Sequence[NDArray[np.uint8]]] = {
-                name.removeprefix(_NUMBERS): v for name, v in stored.items() if name.startswith(_NUMBERS)
-            }
-            for name, sizes in text.get("png_bytes", {}).items():
-                images[name] = _from_png(stored[f"{_PNG}{name}"], sizes)
-            observations = tuple(
-                Observation(
-                    images={name: pictures[index] for name, pictures in images.items()},
-                    state=stored["state"][index],
-                    joint_pos_rad=stored["joint_pos_rad"][index],
-                    instruction=instruction,
-                    time_s=0.0,
-                )
-                for index, instruction in enumerate(text["instructions"])
-            )
+            observations = seen_observations(stored, text)
             return cls(
                 observations=observations,
                 noise=stored["noise"],
@@ -138,7 +111,7 @@ class Vectors:
                 actions=stored["actions"],
                 parts={name: stored[name] for name in PARTS},
             )
-        except (*_UNREADABLE, SafetensorError) as err:
+        except (*UNREADABLE, SafetensorError) as err:
             raise BundleError(f"{path} holds no parity vectors ({err}); export the bundle again") from err
 
 
@@ -334,23 +307,6 @@ def _to_png(picture: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "PNG", optimize=True)
     return stream.getvalue()
-
-
-def _from_png(files: NDArray[np.uint8], sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
-    from PIL import Image
-
-    if sum(sizes) != files.size:
-        raise ValueError(f"pictures take {files.size} bytes, expected {sum(sizes)}")
-    pictures = []
-    for part in np.split(files, np.cumsum(sizes)[:-1]):
-        try:
-            with Image.open(io.BytesIO(part.tobytes()), formats=["PNG"]) as picture:
-                if picture.width * picture.height > _MAX_PIXELS:
-                    raise ValueError(f"a picture of {picture.size} is among them, at most {_MAX_PIXELS} pixels are")
-                pictures.append(np.array(picture, np.uint8))
-        except (SyntaxError, Image.DecompressionBombError) as err:
-            raise ValueError(f"a picture cannot be read: {err}") from err
-    return pictures
 
 
 def draw_noise(count: int, spec: PolicySpec) -> FloatArray:

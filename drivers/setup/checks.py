@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 
 from roboalign.sdk.errors import CheckFailed
@@ -78,3 +79,11 @@ class DoctorReport:
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.checks))
+
+    def wrapped(self, width: int = 80) -> str:
+        """Returns the checks for a narrow screen; a command in a remedy may be cut where it has a space."""
+        lines = [line for check in self.checks for line in str(check).splitlines()]
+        return "\n".join(
+            textwrap.fill(line, width, subsequent_indent="     ", break_long_words=False, break_on_hyphens=False)
+            for line in lines
+        )

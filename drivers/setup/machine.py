@@ -8,6 +8,8 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +75,10 @@ class Machine:
     """Whether this process may read and write a device."""
     release: str = field(default_factory=platform.release)
     """Version of the running kernel."""
+    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+    """How much can be written to the disk that a folder is on."""
+    try_write: Callable[[Path], None] = lambda folder: _write_and_remove(folder)
+    """Writes a megabyte to a folder and removes it; raises OSError where it cannot."""
 
     def at(self, path: str) -> Path:
         """Returns a path below the root."""
@@ -277,6 +283,13 @@ def _text(path: Path, default: str = "") -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return default
+
+
+def _write_and_remove(folder: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".roboalign-doctor-") as file:
+        file.write(b"\0" * (1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _user_name() -> str:
