@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roboalign.drivers.arm.files import RobotFile
 from roboalign.drivers.arm.loading import load_robot
 from roboalign.drivers.arm.serial_arm import SerialArm
 from roboalign.drivers.doctor import examine
@@ -28,12 +26,12 @@ from roboalign.drivers.pair.state_checks import check_axes, check_gripper, check
 from roboalign.drivers.setup.checks import Check, DoctorReport
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.drivers.setup.machine import Machine
-from roboalign.drivers.setup.run import ask_before_moving, check_fit, interrupted_once, put_away
+from roboalign.drivers.setup.run import ask_before_moving, check_fit, in_use, names_of
 from roboalign.sdk.bundle import Bundle, PolicySpec, find_bundle, read_bundle, require_robot
 from roboalign.sdk.errors import CheckFailed, ConfigError, RoboalignError, RobotError
 from roboalign.sdk.policy import Policy
-from roboalign.sdk.robot import Robot
 from roboalign.sdk.seen import VECTORS_NAME, read_seen
+from roboalign.sdk.sim.robot import SimRobot
 from roboalign.sdk.sim.robots import ROBOTS
 from roboalign.sdk.types import Observation, RobotSpec
 
@@ -69,7 +67,7 @@ def examine_pair(
     dialogue: Dialogue,
     *,
     machine: Machine | None = None,
-    load: Callable[[str | Path], SerialArm] = load_robot,
+    load: Callable[[str | Path], SerialArm | SimRobot] = load_robot,
     look: Callable[..., DoctorReport] = examine,
 ) -> DoctorReport:
     """Returns what was found. Moves the arm of a robot file only after a yes.
@@ -205,43 +203,26 @@ def _simulated_arm(bundle: Bundle) -> str:
 
 
 def _move(
-    arm: SerialArm, bundle: Bundle, sentence: str, dialogue: Dialogue, *, is_sure: bool
+    arm: SerialArm | SimRobot, bundle: Bundle, sentence: str, dialogue: Dialogue, *, is_sure: bool
 ) -> tuple[list[Check], Evidence | None]:
     """Moves the arm and looks, where the bundle is for it and after a yes; else says why it did not."""
     needs = bundle.manifest.policy
     try:
-        require_robot(bundle.manifest, _names(arm.parts.file), bundle.path)
+        require_robot(bundle.manifest, names_of(arm), bundle.path)
         check_fit(replace(arm.spec, camera_names=needs.camera_names), needs, bundle.path.name)
     except RoboalignError as err:
         return [Check.failed("fit", str(err), "name a bundle that was trained for this arm")], None
     try:
-        ask_before_moving(arm.spec, dialogue, is_sure=is_sure)
+        ask_before_moving(arm.spec, dialogue, is_sure=is_sure or isinstance(arm, SimRobot))
     except CheckFailed as err:
         return [Check.skipped("pair", f"{err}; --yes skips the question")], None
     try:
-        with _in_use(arm, dialogue):
-            return [], move_and_look(arm, sentence, kinematics=arm.parts.kinematics)
+        with in_use(arm, dialogue):
+            sleep = _no_wait if isinstance(arm, SimRobot) else time.sleep
+            return [], move_and_look(arm, sentence, kinematics=arm.kinematics, sleep=sleep)
     except RobotError as err:
         remedy = "see what stopped it; roboalign doctor robot.toml looks at the servos without moving them"
         return [Check.failed("robot answers", str(err), remedy)], None
-
-
-def _names(file: RobotFile) -> tuple[str, ...]:
-    return (file.arm, file.label, *((file.model.kinematics,) if file.model.kinematics else ()))
-
-
-@contextmanager
-def _in_use(robot: Robot, dialogue: Dialogue) -> Iterator[None]:
-    """Connects, goes home where the robot has one, and parks at the end, whatever happened."""
-    with interrupted_once(dialogue):
-        robot.connect()
-        try:
-            go_home: Callable[[], None] | None = getattr(robot, "go_home", None)
-            if go_home is not None:
-                go_home()
-            yield
-        finally:
-            put_away(robot, dialogue)
 
 
 def _write_reference(config: PairConfig, out: Path, evidence: Evidence | None, checks: Sequence[Check]) -> None:
