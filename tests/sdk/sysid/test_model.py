@@ -38,6 +38,7 @@ def test_a_reading_between_two_steps_is_that_of_the_last_whole_one() -> None:
     np.testing.assert_array_equal(later.sample(moved)[:, 0], exact)
 
 
+@pytest.mark.slow
 def test_a_fit_finds_the_parameters_and_its_intervals_hold_them() -> None:
     recording = make_recording(VALUES, seconds=16.0, noise_rad=0.0015, bias_rad=0.004)
     result = fit_recording(recording).result

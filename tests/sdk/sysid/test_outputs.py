@@ -115,6 +115,7 @@ def test_wrong_arguments_are_named_and_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_simulated_arm_is_identified_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
