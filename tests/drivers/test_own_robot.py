@@ -122,22 +122,21 @@ def run(command, person, cwd):
     words = [sys.executable, "-m", "roboalign", *shlex.split(command)[1:]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
     pipe = subprocess.PIPE
-    process = subprocess.Popen(words, cwd=cwd, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-    def type_(text):
-        if process.poll() is None:
-            process.stdin.write(text)
-            process.stdin.flush()
-
-    person.type = type_
     said = []
-    for line in process.stderr:
-        said.append(line)
-        person.hear(line)
-    process.wait(timeout=60)
-    if person.busy is not None:
-        person.busy.join(timeout=60)
-    said.append(process.stdout.read())
+    with subprocess.Popen(words, cwd=cwd, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+
+        def type_(text):
+            if process.poll() is None:
+                process.stdin.write(text)
+                process.stdin.flush()
+
+        person.type = type_
+        for line in process.stderr:
+            said.append(line)
+            person.hear(line)
+        if person.busy is not None:
+            person.busy.join(timeout=60)
+        said.append(process.stdout.read())
     return process.returncode, "".join(said)
 
 
