@@ -2,6 +2,9 @@
 
     python benchmarks/sysid.py --draws 20 --out benchmarks/evidence/sysid.json
 
+In parts, at once: `--first-seed 1000 --draws 10 --out a.json`, `--first-seed 1010 --draws 10 --out b.json`, then
+`--merge a.json b.json --out benchmarks/evidence/sysid.json`.
+
 Every draw is a virtual SO-101 behind its serial bytes, in memory, its dynamics drawn from the ranges of the preset
 `strong`; time is simulated. `roboalign.sdk.sysid` sees what the bus owner sent and read, nothing else. The file is
 written anew after every draw, so that a run that was cut short is evidence of as many draws as it says.
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -26,7 +30,7 @@ from roboalign.drivers.virtual.bullet import BulletPlant
 from roboalign.sdk.randomization import DomainRandomization, DomainSample, preset
 from roboalign.sdk.sysid import Identification, SysidConfig, WiggleConfig, identify
 
-__all__ = ["BARS", "CONCERNS", "draw_arm", "main", "summary", "truth"]
+__all__ = ["BARS", "CONCERNS", "draw_arm", "main", "merge", "summary", "truth"]
 
 CONCERNS = ("damping", "gain", "delay", "dead_band", "backlash", "rate_limit", "observation_noise", "dropouts")
 """What is hidden: everything of `strong` that an arm without a camera shows."""
@@ -113,36 +117,85 @@ def summary(rows: list[dict[str, object]]) -> dict[str, dict[str, object]]:
     return found
 
 
+def merge(paths: list[Path]) -> dict[str, object]:
+    """Returns one content of several parts.
+
+    Raises:
+        SystemExit: A seed is in two of them, or they were made differently.
+    """
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    if len({part["seconds"] for part in parts}) > 1:
+        raise SystemExit(f"the parts were made with {[part['seconds'] for part in parts]} seconds; make them alike")
+    seeds = [seed for part in parts for seed in dict.fromkeys(row["seed"] for row in part["rows"])]
+    if len(set(seeds)) < len(seeds):
+        raise SystemExit(f"the parts hold the seeds {seeds}, some of them twice; give each draw once")
+    parts.sort(key=lambda part: int(part["first_seed"]))
+    return _content(
+        rows=[row for part in parts for row in part["rows"]],
+        costs_s=[cost for part in parts for cost in part["cpu_s"]],
+        asked=sum(part["draws_asked"] for part in parts),
+        first_seed=parts[0]["first_seed"],
+        seconds=parts[0]["seconds"],
+    )
+
+
+def _content(
+    *, rows: list[dict[str, object]], costs_s: list[float], asked: int, first_seed: int, seconds: float
+) -> dict[str, object]:
+    return {
+        "benchmark": "sysid",
+        "draws": len(costs_s),
+        "draws_asked": asked,
+        "first_seed": first_seed,
+        "seconds": seconds,
+        "cpu_s": costs_s,
+        "summary": summary(rows),
+        "rows": rows,
+    }
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _report(rows: list[dict[str, object]]) -> None:
+    for name, row in summary(rows).items():
+        print(name, json.dumps(row))
+
+
 def main() -> None:
-    """Runs the draws and prints a line a parameter."""
+    """Runs the draws, or merges parts, and prints a line a parameter."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="PART", help="runs nothing; puts parts together")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
+    if options.merge:
+        content = merge(options.merge)
+        _write(options.out, content)
+        rows = content["rows"]  # type: ignore[assignment] # as `_content` made it
+        return _report(rows)
     costs_s: list[float] = []
     for seed in range(options.first_seed, options.first_seed + options.draws):
         begin_s = time.process_time()
         rows += rows_of(seed, *identify_draw(seed, options.seconds))
         costs_s.append(round(time.process_time() - begin_s, 1))
-        content = {
-            "benchmark": "sysid",
-            "draws": len(costs_s),
-            "draws_asked": options.draws,
-            "first_seed": options.first_seed,
-            "seconds": options.seconds,
-            "cpu_s": costs_s,
-            "summary": summary(rows),
-            "rows": rows,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.with_suffix(".part").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        options.out.with_suffix(".part").replace(options.out)
+        content = _content(
+            rows=rows,
+            costs_s=costs_s,
+            asked=options.draws,
+            first_seed=options.first_seed,
+            seconds=options.seconds,
+        )
+        _write(options.out, content)
         print(f"draw {seed}: {costs_s[-1]} CPU s", flush=True)
-    for name, row in summary(rows).items():
-        print(name, json.dumps(row))
+    return _report(rows)
 
 
 if __name__ == "__main__":
