@@ -266,7 +266,11 @@ def test_what_acts_in_simulation_alone_is_refused(tmp_path):
     [
         (["--robot", "robot.toml"], "a robot needs a policy for its own arm"),
         (["nano-so101", "--robot", "robot.toml", "--suite", "spatial", "--blind"], "--suite, a control: only in sim"),
+        (["nano-so101", "--robot", "robot.toml", "--films", "2"], "--films: only in simulation"),
+        (["nano-so101", "--robot", "robot.toml", "--image-size", "64"], "--image-size: only in simulation"),
+        (["nano-so101", "--robot", "robot.toml", "--task", "lift", "--tasks", "push"], "--task and --tasks"),
         (["nano-so101", "--against", "nano"], "--against: only on a robot"),
+        (["nano-so101", "--yes", "--seconds", "5"], "--yes, --seconds: only on a robot"),
         (["nano-so101", "--robot", "nowhere.toml"], "nowhere.toml"),
     ],
 )
