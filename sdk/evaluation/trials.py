@@ -144,8 +144,10 @@ class TrialLog:
             raise DataError(f"{self.path} holds a line that is no outcome ({err}); delete that line") from err
 
     def _lines(self) -> list[str]:
+        """Returns the lines; a last one that was cut while it was written is left out, a whole one is not."""
         try:
-            return self.path.read_text(encoding="utf-8").split("\n")[:-1]
+            *lines, last = self.path.read_text(encoding="utf-8").split("\n")
+            return [*lines, last] if last.endswith("}") else lines
         except FileNotFoundError:
             return []
         except UnicodeDecodeError as err:

@@ -100,6 +100,7 @@ def test_record_by_its_verb_says_that_it_can_go_on(scripted, capsys, tmp_path):
         (["setup-motors", "--port", "/dev/nowhere"], "/dev/nowhere"),
         (["teleop", "--pilot", "mouse"], "unknown pilot 'mouse'"),
         (["doctor", "--arm", "so11"], "did you mean so101"),
+        (["doctor", "--yes", "--backend", "cpu", "--traces", "x"], "--yes, --backend, --traces is of a bundle"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -312,6 +312,8 @@ def test_hands_that_are_none_are_refused():
     [
         (["--record", "x"], "--record and --takeover go together"),
         (["--takeover", "keyboard"], "--record and --takeover go together"),
+        (["--episodes", "3"], "--episodes and --leader are of a recording"),
+        (["--leader", "leader.toml"], "--episodes and --leader are of a recording"),
         (["--record", "x", "--takeover", "keyboard"], "--record is of a run on a robot or in real time"),
         (["--real-time", "--record", "x", "--takeover", "mouse"], "takeover"),
         (

@@ -146,6 +146,15 @@ def test_an_outcome_entered_twice_is_refused(tmp_path):
         judge(tmp_path, person("s", "s"))
 
 
+def test_an_outcome_is_kept_when_an_editor_leaves_out_the_last_line_end(tmp_path):
+    judge(tmp_path, person("s", "f", ("q",)))
+    path = tmp_path / "real" / "trials.jsonl"
+    path.write_text(path.read_text().rstrip("\n"))
+    assert judge(tmp_path, person("s")).reports[0].successes == (True, False, True)
+    path.write_text(path.read_text()[:-20])  # cut while it was written
+    assert judge(tmp_path, person("f")).reports[0].successes == (True, False, False)
+
+
 @pytest.mark.parametrize("line", ["nothing", "[1]", '{"trial": 7}'])
 def test_a_damaged_journal_is_refused(tmp_path, line):
     judge(tmp_path, person(("q",)))
@@ -257,7 +266,11 @@ def test_what_acts_in_simulation_alone_is_refused(tmp_path):
     [
         (["--robot", "robot.toml"], "a robot needs a policy for its own arm"),
         (["nano-so101", "--robot", "robot.toml", "--suite", "spatial", "--blind"], "--suite, a control: only in sim"),
+        (["nano-so101", "--robot", "robot.toml", "--films", "2"], "--films: only in simulation"),
+        (["nano-so101", "--robot", "robot.toml", "--image-size", "64"], "--image-size: only in simulation"),
+        (["nano-so101", "--robot", "robot.toml", "--task", "lift", "--tasks", "push"], "--task and --tasks"),
         (["nano-so101", "--against", "nano"], "--against: only on a robot"),
+        (["nano-so101", "--yes", "--seconds", "5"], "--yes, --seconds: only on a robot"),
         (["nano-so101", "--robot", "nowhere.toml"], "nowhere.toml"),
     ],
 )

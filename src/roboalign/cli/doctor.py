@@ -53,8 +53,11 @@ def doctor(
     from roboalign.sdk.errors import ConfigError
 
     is_bundle = what is not None and (robot is not None or what.suffix not in (".toml", ".json"))
-    of_bundle = {"--robot": robot, "--task": task, "--reference": reference, "--make-reference": make_reference}
-    of_robot = {"--port": port, "--arm": arm, "--pictures": pictures}
+    of_bundle: dict[str, object] = {"--robot": robot, "--task": task, "--yes": yes or None}
+    of_bundle |= {"--reference": reference, "--make-reference": make_reference}
+    of_bundle |= {"--backend": None if backend == "auto" else backend}
+    of_bundle |= {"--traces": None if traces == Path("runs") else traces}
+    of_robot: dict[str, object] = {"--port": port, "--arm": arm, "--pictures": pictures}
     odd = [name for name, value in (of_robot if is_bundle else of_bundle).items() if value is not None]
     if odd:
         raise ConfigError(f"{', '.join(odd)} is of {'a robot file' if is_bundle else 'a bundle'}, and this is none")

@@ -136,6 +136,7 @@ def evaluate(
     Every policy gets the same scenes. The folder holds report.html, report.json and one line for each episode.
     With --robot robot.toml you set scenes and say how it went; the same command goes on.
     """
+    from roboalign.sdk.errors import ConfigError
     from roboalign.sdk.evaluation import EvalConfig
     from roboalign.sdk.evaluation import evaluate as run_evaluation
 
@@ -151,10 +152,14 @@ def evaluate(
                 "--chunks": chunks is not None,
                 "--replan-every": replan_every is not None,
                 "--workers": workers != 1,
+                "--films": films != 1,
+                "--image-size": image_size != 96,
                 "--videos": videos != 0,
                 "a control": shuffled or blind or shuffled_thoughts or thought_age > 0,
             }
         )
+        if task is not None and tasks is not None:
+            raise ConfigError("--task and --tasks both say what to do; give one of them")
         refs = [
             policy_ref(name, actions=actions, think=think, backend=backend, thinking=chosen)
             for name in _named(policy, against)
@@ -163,7 +168,9 @@ def evaluate(
         wanted |= {"tasks": tasks, "episodes": episodes, "first_episode": first_episode}
         _judge_on_robot(Path(robot), refs, wanted, as_json=as_json)
         return
-    _require_simulation({"--task": task, "--against": against})
+    _require_simulation(
+        {"--task": task is not None, "--against": against is not None, "--yes": yes, "--seconds": seconds != 30.0}
+    )
     ref = policy_ref(
         policy,
         actions=actions,
@@ -218,19 +225,19 @@ def _named(policy: str | None, against: str | None) -> list[str]:
 
 
 def _require_robot_options(given: Mapping[str, bool]) -> None:
+    _refuse(given, "only in simulation; leave it out, or give --robot panda or so101")
+
+
+def _require_simulation(given: Mapping[str, bool]) -> None:
+    _refuse(given, "only on a robot; add --robot robot.toml")
+
+
+def _refuse(given: Mapping[str, bool], why: str) -> None:
     from roboalign.sdk.errors import ConfigError
 
     found = [name for name, is_given in given.items() if is_given]
     if found:
-        raise ConfigError(f"{', '.join(found)}: only in simulation; leave it out, or give --robot panda or so101")
-
-
-def _require_simulation(given: Mapping[str, str | None]) -> None:
-    from roboalign.sdk.errors import ConfigError
-
-    found = [name for name, value in given.items() if value is not None]
-    if found:
-        raise ConfigError(f"{', '.join(found)}: only on a robot; add --robot robot.toml")
+        raise ConfigError(f"{', '.join(found)}: {why}")
 
 
 def _judge_on_robot(robot: Path, refs: "Sequence[PolicyRef]", wanted: dict[str, object], *, as_json: bool) -> None:

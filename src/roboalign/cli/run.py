@@ -101,6 +101,8 @@ def run(
         config = SessionConfig(seconds=seconds, trace=trace, report=report, page=served)
     if (record is None) != (takeover is None):
         raise ConfigError("--record and --takeover go together: who corrects, and where it is written")
+    if takeover is None and (episodes != 1 or leader is not None):
+        raise ConfigError("--episodes and --leader are of a recording; add --record DATASET --takeover WHO")
     if record is not None and takeover is not None:
         require_real_time({"--record": record if robot is None and not real_time else None})
         if episodes > 1 and (trace is not None or report is not None):

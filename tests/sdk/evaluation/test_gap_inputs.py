@@ -130,6 +130,8 @@ def test_a_table_is_read(tmp_path):
     assert (a.name, a.sim.successes, a.real.successes) == ("a", (True, False), (True,))
     assert (b.real.world, b.real.successes) == ("robot", (False,))
     assert a.real.scenes[0] == a.sim.scenes[0]
+    path.write_text(TABLE, encoding="utf-8-sig")  # as a spreadsheet writes it
+    assert read_table(path) == (a, b)
 
 
 @pytest.mark.parametrize(
