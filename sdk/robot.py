@@ -149,7 +149,10 @@ class JointRobot(Robot, Protocol):
         ...
 
     def act_joints(self, joint_target_rad: FloatArray, gripper_width_m: float) -> None:
-        """Limits joint targets like every command, sends them, and lets one joint period pass where time is simulated.
+        """Limits joint targets, sends them, and lets one joint period pass where time is simulated.
+
+        Positions, speeds and their changes are limited as for `act`; the workspace box is not asked, so who plans the
+        targets keeps the tool off the table. A width that is not finite keeps the last one.
 
         Raises:
             RobotError: Not connected, stopped, or the robot did not take the command.

@@ -247,10 +247,8 @@ class SerialArm:
         state, controller, period_s = self._ready(), self._controller, 1.0 / self.joint_rate_hz
         if problem := self._why_hold(state):
             raise RobotError(f"{self.spec.name}: {problem}")
-        last, measured = controller.joint_target_rad, np.array(state.position_rad[:-1])
-        target, _ = controller.limiter.limit_joints(joint_target_rad, last, measured, period_s)
-        width_m = min(max(float(gripper_width_m), 0.0), self.spec.gripper_max_width_m)
-        controller.follow_joints(target, width_m)
+        measured = np.array(state.position_rad[:-1])
+        target, width_m = controller.act_joints(joint_target_rad, gripper_width_m, measured, period_s)
         self._command(target, width_m, period_s)
 
     def take_readings(self) -> tuple[JointReading, ...]:

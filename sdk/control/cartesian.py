@@ -65,13 +65,24 @@ class CartesianController:
         self._joint_step = np.zeros_like(self._joint_target)
         self._tool_target = state_from_pose(self.kinematics.forward(self._joint_target), width).astype(np.float64)
 
-    def follow_joints(self, joint_target_rad: FloatArray, gripper_width_m: float) -> None:
-        """Takes joint targets that were limited and sent past it as its own, so that the next action starts there."""
-        self._joint_step = joint_target_rad - self._joint_target
-        self._joint_target = joint_target_rad.copy()
-        self._tool_target = state_from_pose(self.kinematics.forward(joint_target_rad), gripper_width_m).astype(
-            np.float64
-        )
+    def act_joints(
+        self, joint_target_rad: ArrayLike, gripper_width_m: float, measured_rad: ArrayLike, dt_s: float
+    ) -> tuple[FloatArray, float]:
+        """Returns the joint targets and the width to send for these; the next action starts there.
+
+        Joints are limited like those of every command; the workspace box, which is about the tool, is not asked. A
+        width that is not finite keeps the last one.
+
+        Raises:
+            LimitViolation: A vector has the wrong shape.
+        """
+        target, _ = self.limiter.limit_joints(joint_target_rad, self._joint_target, measured_rad, dt_s)
+        asked_m = float(gripper_width_m) if math.isfinite(gripper_width_m) else self.gripper_width_m
+        width_m = min(max(asked_m, 0.0), self.spec.gripper_max_width_m)
+        self._joint_step = target - self._joint_target
+        self._joint_target = target.copy()
+        self._tool_target = state_from_pose(self.kinematics.forward(target), width_m).astype(np.float64)
+        return target, width_m
 
     def act(self, action: ArrayLike, measured_rad: ArrayLike, dt_s: float) -> Applied:
         """Returns what to send for one action. A target out of reach moves only the gripper, and says so.

@@ -196,12 +196,9 @@ class SimRobot:
     def act_joints(self, joint_target_rad: FloatArray, gripper_width_m: float) -> None:
         """Limits joint targets and simulates one joint period; `take_readings` has what was sensed after it."""
         controller = self._armed()
-        period_s = 1.0 / JOINT_RATE_HZ
-        before, sent_s = controller.joint_target_rad, self.world.time_s
-        target, _ = controller.limiter.limit_joints(joint_target_rad, before, self.world.joint_pos_rad(), period_s)
-        width_m = min(max(float(gripper_width_m), 0.0), self._spec.gripper_max_width_m)
+        sent_s, measured_rad = self.world.time_s, self.world.joint_pos_rad()
+        target, width_m = controller.act_joints(joint_target_rad, gripper_width_m, measured_rad, 1.0 / JOINT_RATE_HZ)
         self.world.step_control(target.astype(np.float64), width_m, PHYSICS_RATE_HZ // JOINT_RATE_HZ)
-        controller.follow_joints(target, width_m)
         self._joint_steps += 1
         if self._joint_steps % (JOINT_RATE_HZ // round(self._spec.control_rate_hz)) == 0:
             self._frames.advance(self.world.render)

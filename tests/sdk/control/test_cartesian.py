@@ -66,6 +66,19 @@ def test_nan_is_a_hold_that_moves_nothing(controller):
     assert np.isnan(applied.requested[0])
 
 
+def test_joint_targets_are_limited_and_the_next_action_starts_there(controller):
+    target, width_m = controller.act_joints((0.9, 0.0, 0.2, 0.1), 0.5, START, PERIOD_S)
+    assert target[0] == pytest.approx(0.6), "a speed of 1 m/s for a period"
+    assert width_m == controller.spec.gripper_max_width_m
+    assert controller.act((0, 0, 0, 0, 1), target, PERIOD_S).joint_target_rad == pytest.approx(target, abs=1e-6)
+
+
+@pytest.mark.parametrize("width_m", [math.nan, math.inf])
+def test_a_width_that_is_not_finite_keeps_the_last_one(controller, width_m):
+    controller.act_joints(START, 0.03, START, PERIOD_S)
+    assert controller.act_joints(START, width_m, START, PERIOD_S)[1] == pytest.approx(0.03)
+
+
 def test_a_target_out_of_reach_holds_with_the_reason_and_still_moves_the_gripper(controller):
     """The rail ends at 0.65, the workspace at 0.70."""
     for _ in range(6):
