@@ -262,19 +262,25 @@ class _Judge:
             if word == "discard":
                 log.discard(trial, who, self._dialogue.ask("why, Enter for no note: "))
                 continue
-            log.add(
-                Outcome(
-                    trial=trial,
-                    who=who,
-                    success=word == "success",
-                    progress=1.0 if word == "success" else self._progress(),
-                    note=self._dialogue.ask("a note, Enter for none: "),
-                    steps=report.ticks,
-                    chunks=report.chunks,
-                    stopped_by=report.stopped_by,
-                    written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            is_success, note = word == "success", ""
+            progress = float(is_success)
+            try:
+                progress = progress if is_success else self._progress()
+                note = self._dialogue.ask("a note, Enter for none: ")
+            finally:  # an interruption here costs the note, not the outcome
+                log.add(
+                    Outcome(
+                        trial=trial,
+                        who=who,
+                        success=is_success,
+                        progress=progress,
+                        note=note,
+                        steps=report.ticks,
+                        chunks=report.chunks,
+                        stopped_by=report.stopped_by,
+                        written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+                    )
                 )
-            )
             return
 
     def _set_up(self, scene: TrialScene, trial: int, title: str) -> None:

@@ -131,6 +131,17 @@ def test_what_was_entered_outlives_whatever_ends_it(tmp_path, error):
     assert judge(tmp_path, person("f", "f")).reports[0].successes == (True, False, False)
 
 
+@pytest.mark.parametrize(("answers", "progress"), [(("", "f"), 0.0), (("", "f", "40"), 0.4), (("", "s"), 1.0)])
+def test_an_interruption_at_the_note_costs_the_note_alone(tmp_path, answers, progress):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(tmp_path, person((*answers, stop)))
+    report = judge(tmp_path, person("f", "f")).reports[0]
+    assert (len(report.successes), report.progresses[0]) == (3, progress)
+
+
 def test_a_robot_that_stops_answering_leaves_the_outcomes(tmp_path):
     who = person("s", "f", ("",))
     with pytest.raises(RobotError, match="servo 3 stopped answering"):
