@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from roboalign.drivers.arm.files import RobotFile
 from roboalign.drivers.arm.loading import load_robot
 from roboalign.drivers.arm.serial_arm import SerialArm
 from roboalign.drivers.cameras import check_camera_names
@@ -42,6 +43,7 @@ __all__ = [
     "describe_limits",
     "in_use",
     "interrupted_once",
+    "names_in",
     "names_of",
     "put_away",
     "run_beside",
@@ -313,10 +315,12 @@ def run_file(
 
 
 def names_of(robot: SerialArm | SimRobot) -> tuple[str, ...]:
-    """Returns what datasets call this robot: its kind, its own name, the simulated arm of the same links."""
-    if isinstance(robot, SimRobot):
-        return (robot.model.name,)
-    file = robot.parts.file
+    """Returns what datasets call this robot; of an arm on a port, `names_in` its file."""
+    return (robot.model.name,) if isinstance(robot, SimRobot) else names_in(robot.parts.file)
+
+
+def names_in(file: RobotFile) -> tuple[str, ...]:
+    """Returns what datasets call the arm of a file: its kind, its own name, the simulated arm of the same links."""
     return (file.arm, file.label, *((file.model.kinematics,) if file.model.kinematics else ()))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from roboalign import __version__
 from roboalign.drivers.arm.files import RobotFile
 from roboalign.drivers.setup.dialogue import Dialogue
-from roboalign.drivers.setup.run import ask_before_moving, run_beside
+from roboalign.drivers.setup.run import ask_before_moving, names_in, run_beside
 from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.policy_process import PolicyRecipe
 from roboalign.sdk.control.session import SessionConfig
@@ -118,9 +118,8 @@ def contender_for(file: RobotFile, ref: PolicyRef) -> RobotContender:
             f"{ref.name} is a {ref.kind} policy, which acts in simulation; name a bundle that was made for this robot, "
             "or the address of a served policy"
         )
-    names = (file.arm, file.label, *((file.model.kinematics,) if file.model.kinematics else ()))
     where = str(ref.path) if ref.kind == "remote" else str(ref.folder)
-    settings: dict[str, object] = {"bundle": where, "robot": names, "backend": ref.backend}
+    settings: dict[str, object] = {"bundle": where, "robot": names_in(file), "backend": ref.backend}
     settings |= {"actions": ref.actions, "think": ref.think}
     if ref.thinking is not None:
         settings["thinking"] = asdict(ref.thinking)
