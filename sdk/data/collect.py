@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,6 +42,9 @@ from roboalign.sdk.data.storage import one_writer, told_when_full
 from roboalign.sdk.data.video import video_info
 from roboalign.sdk.data.writer import DatasetWriter
 from roboalign.sdk.errors import BackendError, ConfigError, DataError, RoboalignError
+
+if TYPE_CHECKING:
+    from roboalign.sdk.sim.env import SimEnv
 
 __all__ = ["CollectConfig", "collect"]
 
@@ -203,7 +206,7 @@ def _leave_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-_simulators: dict[str, DemonstrationEnv] = {}
+_simulators: dict[str, SimEnv] = {}
 """One simulator for each set of settings, kept by each process."""
 
 
@@ -220,7 +223,8 @@ def _simulator(config: CollectConfig) -> tuple[DemonstrationEnv, Expert]:
     key = json.dumps(settings)
     if key not in _simulators:
         _simulators[key] = SimEnv(task=config.tasks[0], **settings)
-    return _simulators[key], lambda truth: find_task(truth.task_name).expert(truth)
+    env = _simulators[key]
+    return env, lambda truth: find_task(truth.task_name).expert(env.foreseen(truth))
 
 
 def _record(job: _Job) -> int:

@@ -54,6 +54,11 @@ class DelayLine:
         """Fills the line of one element, as `reset` does that of all."""
         self._kept[:, index] = value
 
+    @property
+    def newest(self) -> Float64Array:
+        """float64[J]: the vector that was taken last."""
+        return self._kept[self._next - 1].copy()
+
     def step(self, value: ArrayLike) -> Float64Array:
         """Takes the vector of this step and returns the one that arrives in it."""
         size = len(self._kept)
@@ -162,6 +167,11 @@ class ActuatorModel:
         pushed = np.clip(self._output, self._turned - play, self._turned + play)
         self._output = np.where(play == 0.0, self._turned, pushed)
         return self._output.copy()
+
+    @property
+    def on_the_way_rad(self) -> Float64Array:
+        """float64[J]: how much of what was sent is still to come, because it is late or faster than the motor."""
+        return self._delay.newest - self._turned
 
     def follow(self, target_rad: ArrayLike) -> tuple[Float64Array, Float64Array]:
         """Like `step`, with the speed at which the result moves in this step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -15,6 +16,7 @@ from roboalign.sdk.randomization import DomainRandomization, DomainSample, heldo
 from roboalign.sdk.sim.camera import Camera, front_camera, show_camera
 from roboalign.sdk.sim.goals import is_goal_reached
 from roboalign.sdk.sim.judge import scene_truth
+from roboalign.sdk.sim.layout import fold_yaw
 from roboalign.sdk.sim.robot import SimRobot
 from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.sim.scene import SceneSpec
@@ -245,9 +247,33 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
         """Returns how far the task is now, 0 to 1."""
         return float(self._running().task.progress(self.truth()))
 
+    def foreseen(self, truth: SceneTruth) -> SceneTruth:
+        """Returns the present truth as it will be when the arm has followed all that was sent; what it holds moves too.
+
+        The demonstrator plans from there: on an arm that is late, a plan from what is seen asks for the same way twice.
+        It is the truth itself on an arm without delay and with full speed, and while it pushes: how far what is pushed
+        will go is not foreseen.
+        """
+        ahead = self.robot.tool_ahead()
+        if truth.stage == "push" or not ahead.any():
+            return truth
+        state = truth.state + np.append(ahead, np.float32(0.0))
+        state[3] = math.remainder(state[3], 2 * math.pi)
+        objects = tuple(
+            dataclasses.replace(
+                item,
+                position_m=item.position_m + ahead[:3],
+                yaw_rad=fold_yaw(item.yaw_rad + float(ahead[3]), item.shape),
+            )
+            if item.is_held
+            else item
+            for item in truth.objects
+        )
+        return dataclasses.replace(truth, state=state, objects=objects)
+
     def expert_action(self) -> FloatArray:
         """Returns float32[5], what the task's demonstrator would do now."""
-        return np.asarray(self._running().task.expert(self.truth()), np.float32)
+        return np.asarray(self._running().task.expert(self.foreseen(self.truth())), np.float32)
 
     def state_hash(self) -> str:
         """Returns the SHA-256 of all bodies' states."""

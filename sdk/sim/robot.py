@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -156,6 +157,16 @@ class SimRobot:
         """Returns float32[5], the true tool state in the order of `STATE_NAMES`; `observe` has it as it is sensed."""
         joints = self.world.joint_pos_rad()
         return state_from_pose(self.model.kinematics().forward(joints), self.world.gripper_width_m())
+
+    def tool_ahead(self) -> FloatArray:
+        """Returns float32[4], from the true tool to where it comes to rest after all that was sent, in x, y, z, yaw."""
+        forward, joints = self.model.kinematics().forward, self.world.joint_pos_rad()
+        ahead = self.world.on_the_way_rad()
+        if not ahead.any():
+            return np.zeros(4, np.float32)
+        change = state_from_pose(forward(joints + ahead), 0.0) - state_from_pose(forward(joints), 0.0)
+        change[3] = math.remainder(change[3], 2 * math.pi)
+        return change[:4]
 
     def act(self, action: FloatArray) -> Applied:
         """Limits one action, simulates one control period, and says what was sent."""

@@ -321,6 +321,10 @@ class SimWorld:
         p, cid = self._api()
         return np.array([s[0] for s in p.getJointStates(self._robot, self._arm, physicsClientId=cid)])
 
+    def on_the_way_rad(self) -> NDArray[np.float64]:
+        """Returns float64[J], how far the joints still go without another target; zeros unless motors are late."""
+        return np.zeros(len(self._arm)) if self._actuator is None else self._actuator.on_the_way_rad
+
     def gripper_width_m(self) -> float:
         """Returns the measured distance between the fingers."""
         p, cid = self._api()

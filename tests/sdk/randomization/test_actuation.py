@@ -106,6 +106,15 @@ def test_follow_tells_the_speed_of_what_it_returns() -> None:
     assert (followed[0], speed[0]) == pytest.approx((0.01, 2.4))
 
 
+def test_what_is_on_the_way_is_what_the_motor_still_turns() -> None:
+    late = servo(delay_ms=3000 / RATE_HZ, max_speed_rad_s=24.0, backlash_rad=0.1)
+    run(late, np.ones((5, 1)))  # arrived after three steps, a tenth of a radian a step
+    np.testing.assert_allclose(late.on_the_way_rad, [0.8], atol=1e-12)
+    for _ in range(8):
+        late.step([1.0])
+    np.testing.assert_allclose(late.on_the_way_rad, [0.0], atol=1e-12)
+
+
 def test_reset_forgets_what_was_under_way() -> None:
     model = servo(delay_ms=50.0)
     run(model, np.ones((5, 1)))
