@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roboalign.cli.output import print_note, print_result
+from roboalign.cli.output import print_note, print_result, print_wrapped
 
 if TYPE_CHECKING:
     from roboalign.sdk.sim.robot import SimRobot
@@ -58,7 +58,7 @@ def sysid(
         found = _on_hidden(str(hidden), hidden_seed, arm, config, out)
     write_outputs(out, found, base=preset)
     for line in _lines(found):
-        print_note(line)
+        print_wrapped(line)
     print_result(out, as_json=as_json, sysid=found.result.to_json())
 
 
