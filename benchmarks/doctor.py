@@ -39,7 +39,6 @@ from roboalign.drivers.pair.examine import (
     examine_machine,
     examine_policy,
 )
-from roboalign.drivers.pair.reference import Reference, find_reference, read_reference
 from roboalign.drivers.pair.session import Evidence, move_and_look
 from roboalign.drivers.pair.simulated import simulated_robot
 from roboalign.sdk.bundle import Bundle, find_bundle, read_bundle
@@ -48,6 +47,7 @@ from roboalign.sdk.evaluation.intervals import wilson
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.types import Applied, Observation
+from roboalign.sdk.views.reference import Reference, find_reference, read_reference
 
 ARMS = {"so101": "nano-so101", "panda": "nano-policy"}
 HEALTHY = "healthy"

@@ -7,6 +7,7 @@ is too old. Pictures are cut and sized when they are asked for, to what the poli
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -91,13 +92,14 @@ class Camera:
         self._opened_s = 0.0
 
     def open(self, timeout_s: float = 5.0) -> None:
-        """Opens the camera and waits for its first picture. Does nothing when it is open.
+        """Opens the camera, waits for its first picture and makes it ready. Does nothing when it is open.
 
         A thread that hangs in the driver's read after `close` still has the device; opening it a second time gave it
         two readers, once the driver woke up.
 
         Raises:
             RobotError: It is absent, busy, hangs, or gives no picture; the message names what there is.
+            ConfigError: It gives a smaller picture than its crop needs.
         """
         if self._is_open:
             return
@@ -110,15 +112,22 @@ class Camera:
         self._stop = threading.Event()
         self._frame = self._prepared = self._problem = None
         self._stats, self._opened_s = CameraStats(), self._clock()
-        if self._source.is_on_demand:
-            return
+        try:
+            if not self._source.is_on_demand:
+                self._start_reading(timeout_s)
+            self.read_latest(math.inf)  # what makes pictures ready loads and fails here, not while an arm waits
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_reading(self, timeout_s: float) -> None:
+        """Starts the thread and waits for its first picture."""
         self._thread = threading.Thread(target=self._run, args=(self._stop,), name=f"camera {self.name}", daemon=True)
         self._thread.start()
         with self._changed:
             has_first = self._changed.wait_for(lambda: self._frame is not None or self._problem is not None, timeout_s)
             problem = self._problem if self._frame is None else None
         if not has_first or problem is not None:
-            self.close()
             raise CameraTimeout(f"camera {self.name!r}: {problem or f'no picture within {timeout_s:g} s'}")
 
     def read_latest(self, max_age_s: float = 0.5) -> Frame:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from roboalign import __version__
 from roboalign.export.calibration import Inputs, given_inputs
+from roboalign.export.data_reference import reference_advice, write_data_reference
 from roboalign.export.export_config import ExportConfig
 from roboalign.export.graph_check import check_graph, rules_of
 from roboalign.export.graph_set import graph_maker, is_one_line, write_graphs
@@ -126,9 +127,13 @@ def export(
         manifest = replace(manifest, parity=_measure_parity(work, config, inputs, narrowed, say))
         (work / "README.md").write_text(_card(manifest, source), encoding="utf-8")
         _write_manifest(work, manifest)
+        has_reference = write_data_reference(work, config.data, manifest, say)
         move_into_place(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    if not has_reference:
+        for line in reference_advice(out):
+            say(line)
     if not manifest.built:
         say("built: false; this bundle is portable, and until engines are built, onnxruntime acts from it")
     if manifest.next_command:

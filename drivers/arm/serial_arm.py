@@ -92,7 +92,7 @@ class SerialArm:
         return self.parts.spec
 
     def connect(self, *, rearm: bool = False) -> None:
-        """Starts the bus owner, opens the port, switches torque on gently, and blocks until the arm holds."""
+        """Starts the bus owner, opens port and cameras, then switches torque on gently; blocks until the arm holds."""
         if self._is_stopped and not rearm:
             raise RobotError(f"{self.spec.name} was stopped; look at it, then call connect(rearm=True)")
         is_new = self._link is None
@@ -101,9 +101,9 @@ class SerialArm:
             link.open()
             self._link = link
         try:
-            state = self._arm(rearm)
             if is_new and self._cameras is not None:
-                self._cameras.open()
+                self._cameras.open()  # may take seconds, which an arm with torque would not wait
+            state = self._arm(rearm)
         except BaseException:
             if is_new:
                 self._drop()

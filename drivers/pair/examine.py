@@ -19,7 +19,7 @@ from roboalign.drivers.pair.policy_checks import (
     check_instruction,
     check_speed,
 )
-from roboalign.drivers.pair.reference import Reference, find_reference, make_reference, read_reference, write_reference
+from roboalign.drivers.pair.reference import make_reference
 from roboalign.drivers.pair.session import Evidence, move_and_look
 from roboalign.drivers.pair.simulated import SIMULATION, simulated_reference, simulated_robot
 from roboalign.drivers.pair.state_checks import check_axes, check_gripper, check_state
@@ -34,6 +34,7 @@ from roboalign.sdk.seen import VECTORS_NAME, read_seen
 from roboalign.sdk.sim.robot import SimRobot
 from roboalign.sdk.sim.robots import ROBOTS
 from roboalign.sdk.types import Observation, RobotSpec
+from roboalign.sdk.views.reference import Reference, find_reference, read_reference, write_reference
 
 __all__ = ["PairConfig", "check_fitting", "examine_evidence", "examine_machine", "examine_pair", "examine_policy"]
 

@@ -9,10 +9,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.drivers.pair.pictures import TURNS, colour_evidence, hue_shares, picture_lag, view_error
-from roboalign.drivers.pair.reference import Reference, ViewReference, view_changes
+from roboalign.drivers.pair.reference import view_changes
 from roboalign.drivers.pair.session import Evidence
 from roboalign.drivers.setup.checks import Check
+from roboalign.sdk.views.pictures import TURNS, colour_evidence, hue_shares, picture_lag, view_error
+from roboalign.sdk.views.reference import Reference, ViewReference
 
 __all__ = ["check_pictures"]
 

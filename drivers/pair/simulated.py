@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from roboalign.drivers.pair.reference import Reference, make_reference
+from roboalign.drivers.pair.reference import make_reference
 from roboalign.drivers.pair.session import move_and_look
 from roboalign.sdk.sim.seeds import EVAL_OFFSET
 from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
+from roboalign.sdk.views.reference import Reference
 
 if TYPE_CHECKING:
     from roboalign.sdk.sim.env import SimEnv

@@ -35,7 +35,11 @@ _STILL_SHARE, _STILL_S = 0.3, 1.0
 
 
 class Hands(Protocol):
-    """A person beside a policy. `start` before the first action of an episode."""
+    """A person beside a policy. `open` before anything moves, `start` before the first action of an episode."""
+
+    def open(self) -> None:
+        """Opens the device. Raises RobotError when it is not there. Idempotent."""
+        ...
 
     def start(self, observation: Observation) -> None:
         """Begins with the policy in charge."""
@@ -65,6 +69,9 @@ class KeyHands:
         """`keys` returns the letters that were typed since it was called last, without waiting."""
         self._keys, self._typed, self._has_arm = keys, "", False
         self._pilot = KeyboardPilot(spec, self._pass_on)
+
+    def open(self) -> None:
+        """Nothing to open."""
 
     def start(self, observation: Observation) -> None:
         """Begins with the policy in charge; what was typed before does not count."""
@@ -104,12 +111,12 @@ class PadHands:
         """Stores the arguments."""
         self._pilot, self._had_arm = GamepadPilot(spec, device), False
 
-    def start(self, observation: Observation) -> None:
-        """Opens the pad.
+    def open(self) -> None:
+        """Opens the pad. Raises RobotError when it is not there."""
+        self._pilot.open()
 
-        Raises:
-            RobotError: It is not there.
-        """
+    def start(self, observation: Observation) -> None:
+        """Begins with the policy in charge."""
         self._pilot.start(observation)
         self._had_arm = False
 
@@ -135,18 +142,26 @@ class PadHands:
 
 
 class LeaderHands:
-    """A leader arm that is moved takes over: the arm repeats its motion from where it is, not its pose."""
+    """A leader arm that is moved takes over: the arm repeats its motion from where it is, not its pose.
+
+    So does it after periods in which that was not sent: how the leader moved meanwhile is not made up for.
+    """
 
     def __init__(self, spec: RobotSpec, leader: LeaderPilot) -> None:
         """Takes the pilot that reads the leader."""
         self._leader, self._follower = leader, ToolFollower(spec)
         self._max_still = round(_STILL_S * spec.control_rate_hz)
         self._has_arm, self._still = False, 0
+        self._is_sent = False
         self._rest: FloatArray | None = None
         self._offset = np.zeros(len(_MOVED), np.float32)
 
+    def open(self) -> None:
+        """Opens the leader's port and lets it go limp. Raises RobotError when the port or a servo is not there."""
+        self._leader.open()
+
     def start(self, observation: Observation) -> None:
-        """Opens the leader's port and lets it go limp; where it lies then is rest."""
+        """Begins with the policy in charge; where the leader lies then is rest."""
         self._leader.start(observation)
         self._has_arm, self._still, self._rest = False, 0, None
 
@@ -165,17 +180,23 @@ class LeaderHands:
             if self._moved(place) <= 1.0:
                 return None
             self._has_arm, self._still, self._rest = True, 0, place
-            self._follower.reset(observation)
-            self._offset = np.asarray(observation.state - place, np.float32)
+            self._is_sent = False
         elif self._moved(place) > _STILL_SHARE:
             self._rest, self._still = place, 0
         else:
             self._still += 1
             self._has_arm = self._still < self._max_still
-        return self._follower.towards(place + self._offset) if self._has_arm else None
+        if not self._has_arm:
+            return None
+        if not self._is_sent:
+            self._follower.reset(observation)
+            self._offset = np.asarray(observation.state - place, np.float32)
+        self._is_sent = False
+        return self._follower.towards(place + self._offset)
 
     def took(self, applied: Applied) -> None:
         """Notes what was really sent."""
+        self._is_sent = True
         self._follower.took(applied)
 
     def wish(self) -> Wish:

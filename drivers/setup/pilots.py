@@ -174,18 +174,27 @@ class GamepadPilot:
         self._is_open = True
         self._wish = Wish.GO_ON
 
-    def start(self, observation: Observation) -> None:
-        """Opens the pad.
+    def open(self) -> None:
+        """Opens the pad. Does nothing when it is open.
 
         Raises:
             RobotError: It is not there.
         """
-        if self._fd is None:
-            try:
-                self._fd = os.open(self._device, os.O_RDONLY | os.O_NONBLOCK)
-            except OSError as err:
-                found = ", ".join(str(path) for path in sorted(Path("/dev/input").glob("js*"))) or "none"
-                raise RobotError(f"no gamepad at {self._device} ({err.strerror}); gamepads here: {found}") from err
+        if self._fd is not None:
+            return
+        try:
+            self._fd = os.open(self._device, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as err:
+            found = ", ".join(str(path) for path in sorted(Path("/dev/input").glob("js*"))) or "none"
+            raise RobotError(f"no gamepad at {self._device} ({err.strerror}); gamepads here: {found}") from err
+
+    def start(self, observation: Observation) -> None:
+        """Opens the pad where it is not open, and takes the gripper as it is.
+
+        Raises:
+            RobotError: It is not there.
+        """
+        self.open()
         self._is_open = bool(observation.state[4] > 0.5 * self._spec.gripper_max_width_m)
         self._wish = Wish.GO_ON
 
@@ -288,11 +297,19 @@ class LeaderPilot:
         self._num_lost = 0
         self._wish = Wish.GO_ON
 
-    def start(self, observation: Observation) -> None:
-        """Opens the leader's port and lets it go limp."""
+    def open(self) -> None:
+        """Opens the leader's port and lets it go limp. Does nothing when it is open.
+
+        Raises:
+            RobotError: The port or a servo is not there.
+        """
         if not self._servos.bus.is_open:
             self._servos.bus.open()
             self._servos.release(self._parts.file.model.ids)
+
+    def start(self, observation: Observation) -> None:
+        """Opens the leader's port where it is not open, and starts from where the robot is."""
+        self.open()
         self._follower.reset(observation)
         if self._keys is not None:
             self._keys()

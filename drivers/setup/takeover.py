@@ -2,12 +2,14 @@
 
 The person's actions go where the policy's go: through the robot's own limiter, the guard and the watchdog. Every frame
 of the LeRobotDataset v3.0 says in the column `intervention` whether the person acted (the name that LeRobot's own
-rollouts with corrections use). While the policy has no action the arm holds, also for the person.
+rollouts with corrections use). While the policy has no action, or a camera is silent, the arm holds, also for the
+person, who is heard in every control period nevertheless.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.policy_process import PolicyRecipe
 from roboalign.sdk.control.session import SessionConfig
 from roboalign.sdk.control.simulated import run_simulated
-from roboalign.sdk.errors import DataError, RobotTimeout
+from roboalign.sdk.errors import DataError, RobotError, RobotTimeout
 from roboalign.sdk.evaluation import PolicyRef
 from roboalign.sdk.robot import Robot
 from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
@@ -49,8 +51,9 @@ class TakeoverRobot:
     def __init__(self, robot: Robot, hands: Hands, sentence: str, say: Callable[[str], None]) -> None:
         """Takes a robot that is connected later."""
         self._robot, self._hands, self._sentence, self._say = robot, hands, sentence, say
+        self._seen: Observation | None = None
         self._has_person = False
-        self._is_started = False
+        self._is_started = self._has_acted = False
         self.frames: list[Frame] = []
         """Reading and command of each period from the first action on."""
         self.is_human: list[bool] = []
@@ -67,19 +70,21 @@ class TakeoverRobot:
         return self._robot.spec
 
     def connect(self, *, rearm: bool = False) -> None:
-        """Connects the robot."""
+        """Connects the robot and reads it once, so that the person is heard whatever fails later."""
         self._robot.connect(rearm=rearm)
+        self._look(with_images=False)
 
     def observe(self, instruction: str = "", with_images: bool = True) -> Observation:
         """Reads the robot."""
         return self._robot.observe(instruction, with_images)
 
     def act(self, action: FloatArray) -> Applied:
-        """Sends the person's action while they have the arm, else the policy's."""
-        seen = self._look()
+        """Sends the person's action while they have the arm, else the policy's; holds while a camera is silent."""
+        seen = self._look(with_images=True)
+        wanted = self._hear()
         if seen is None:
             return self._robot.hold()
-        wanted = self._ask(seen)
+        self._has_acted = True
         applied = self._robot.act(action if wanted is None else wanted)
         self._note(seen, applied, is_human=wanted is not None)
         if wanted is None:
@@ -88,12 +93,12 @@ class TakeoverRobot:
         return replace(applied, reasons=(*applied.reasons, PERSON))
 
     def hold(self) -> Applied:
-        """Holds, whoever has the arm; wishes are heard."""
-        seen = self._look() if self._is_started else None
-        if seen is not None:
-            self._ask(seen)
+        """Holds, whoever has the arm; the person is heard, and hands that fail are an error of the next action."""
+        seen = self._look(with_images=self._has_acted)
+        with suppress(RobotError):
+            self._hear()
         applied = self._robot.hold()
-        if seen is not None:
+        if seen is not None and self._has_acted:
             self._note(seen, applied, is_human=False)
         return applied
 
@@ -109,20 +114,28 @@ class TakeoverRobot:
         """Disconnects the robot."""
         self._robot.disconnect()
 
-    def _look(self) -> Observation | None:
-        """Reads the robot with its cameras; None when it does not answer, about which the loop has its own say."""
-        try:
-            return self._robot.observe(self._sentence, True)
-        except (DataError, RobotTimeout):
-            return None
+    def _look(self, *, with_images: bool) -> Observation | None:
+        """Returns what was asked for; None when something does not answer, about which the loop has its own say."""
+        for has_images in dict.fromkeys((with_images, False)):
+            try:
+                self._seen = self._robot.observe(self._sentence, has_images)
+            except (DataError, RobotTimeout):
+                continue
+            return self._seen if has_images is with_images else None
+        return None
 
-    def _ask(self, seen: Observation) -> FloatArray | None:
+    def _hear(self) -> FloatArray | None:
+        """Returns the action of a person who has the arm, by the newest reading there is; notes what they want."""
+        if self._seen is None:
+            return None
         if not self._is_started:
-            self._hands.start(seen)
+            self._hands.start(self._seen)
             self._is_started = True
-        wanted = self._hands.action(seen)
-        if self.wish is Wish.GO_ON:
-            self.wish = self._hands.wish()
+        try:
+            wanted = self._hands.action(self._seen)
+        finally:
+            if self.wish is Wish.GO_ON:
+                self.wish = self._hands.wish()
         if (wanted is not None) != self._has_person:
             self._has_person = not self._has_person
             self._say("you have the arm" if self._has_person else "the policy has the arm")
@@ -181,10 +194,12 @@ def record_takeover(
 
     Raises:
         ConfigError: The dataset exists already, or the robot has no camera.
-        RobotError: The robot did not do what it was asked, or the loop is too slow for the stated rate.
+        RobotError: The person's device is not there, and nothing has moved; the robot did not do what it was asked; or
+            the loop is too slow for the stated rate.
     """
     hands = hands_of(spec)
     try:
+        hands.open()
         with open_writer(config.out, spec, has_intervention=True) as kept:
             keeper = EpisodeKeeper(kept.writer, spec, say)
             report = TakeoverReport(record=keeper.report)

@@ -16,6 +16,7 @@ from roboalign import __version__
 from roboalign.drivers.arm.files import RobotFile
 from roboalign.drivers.setup.dialogue import Dialogue
 from roboalign.drivers.setup.run import ask_before_moving, names_in, run_beside
+from roboalign.sdk.bundle import MANIFEST_NAME, file_digest
 from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.policy_process import PolicyRecipe
 from roboalign.sdk.control.session import SessionConfig
@@ -49,6 +50,8 @@ class RobotContender:
     """Who it is, as in reports; has a `name`."""
     recipe: PolicyRecipe
     """How to make it."""
+    content: str = ""
+    """What decides how it acts, whatever it is called; empty where nobody knows, as of a served policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,12 +121,16 @@ def contender_for(file: RobotFile, ref: PolicyRef) -> RobotContender:
             f"{ref.name} is a {ref.kind} policy, which acts in simulation; name a bundle that was made for this robot, "
             "or the address of a served policy"
         )
-    where = str(ref.path) if ref.kind == "remote" else str(ref.folder)
-    settings: dict[str, object] = {"bundle": where, "robot": names_in(file), "backend": ref.backend}
+    settings: dict[str, object] = {"robot": names_in(file), "backend": ref.backend}
     settings |= {"actions": ref.actions, "think": ref.think}
     if ref.thinking is not None:
         settings["thinking"] = asdict(ref.thinking)
-    return RobotContender(described=ref.describe(), recipe=PolicyRecipe(settings=settings))
+    described, content, where = ref.describe(), "", str(ref.path)
+    if ref.kind == "bundle":
+        # The manifest holds the digest of every file, so it speaks for the content, and not for what lies beside it.
+        content, where = f"{file_digest(ref.folder / MANIFEST_NAME)} {settings}", str(ref.folder)
+    recipe = PolicyRecipe(settings={"bundle": where, **settings})
+    return RobotContender(described=described, recipe=recipe, content=content)
 
 
 Play = Callable[[RobotContender, str, SessionConfig], RunReport]
@@ -178,6 +185,9 @@ def evaluate_on_robot(
     names = [str(contender.described["name"]) for contender in contenders]
     if len(set(names)) != len(names):
         raise ConfigError(f"both policies are {names[0]}; compare two different ones")
+    contents = [contender.content for contender in contenders if contender.content]
+    if len(set(contents)) != len(contents):
+        raise ConfigError(f"{' and '.join(names)} are the same policy, byte for byte; compare two different ones")
     scenes = scenes_of(config)
     settings = _settings(robot, config)
     with one_writer(config.out):

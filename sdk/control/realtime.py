@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-__all__ = ["Granted", "die_with_parent", "raise_priority", "real_time"]
+__all__ = ["Granted", "die_with_parent", "high_priority", "quiet_memory", "raise_priority", "real_time"]
 
 _ALL_PAGES = 1 | 2  # MCL_CURRENT, MCL_FUTURE
 _PR_SET_PDEATHSIG = 1
@@ -56,23 +56,41 @@ def raise_priority() -> str:
 
 @contextmanager
 def real_time() -> Iterator[Granted]:
-    """Asks for real-time priority of this thread, locked memory and a quiet garbage collector; gives them back after.
+    """Asks for all of `quiet_memory` and `high_priority`, and gives it back after; yields what was granted."""
+    with quiet_memory() as is_locked, high_priority() as scheduler:
+        yield Granted(scheduler=scheduler, is_memory_locked=is_locked, is_gc_frozen=True)
 
-    Yields what was granted; nothing is refused loudly, because an arm that is late now and then is still an arm.
+
+@contextmanager
+def quiet_memory() -> Iterator[bool]:
+    """Locks memory and stops the garbage collector, gives both back after, and yields whether memory was locked.
+
+    All that is mapped is read in, which takes seconds where the disk is slow: enter it before anything waits.
     """
     gc.collect()
     gc.freeze()
     gc.disable()
-    before = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
     try:
-        yield Granted(scheduler=raise_priority(), is_memory_locked=_memory("mlockall", _ALL_PAGES), is_gc_frozen=True)
+        yield _memory("mlockall", _ALL_PAGES)
     finally:
         _memory("munlockall")
+        gc.enable()
+        gc.unfreeze()
+
+
+@contextmanager
+def high_priority() -> Iterator[str]:
+    """Raises the priority of this thread, gives it back after, and yields the scheduler that was granted.
+
+    Nothing is refused loudly, because an arm that is late now and then is still an arm.
+    """
+    before = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
+    try:
+        yield raise_priority()
+    finally:
         if before is not None:
             with suppress(OSError):
                 os.sched_setscheduler(0, before, os.sched_param(0))
-        gc.enable()
-        gc.unfreeze()
 
 
 def _memory(call: str, *arguments: int) -> bool:

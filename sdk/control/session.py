@@ -13,7 +13,7 @@ from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.live_page import PageConfig
 from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.policy_process import PolicyProcess, PolicyRecipe
-from roboalign.sdk.control.realtime import real_time
+from roboalign.sdk.control.realtime import Granted, high_priority, quiet_memory
 from roboalign.sdk.control.recorder import Recorder, RecorderConfig
 from roboalign.sdk.control.run_page import write_run_page
 from roboalign.sdk.control.tick import LoopSettings, RealTimeLoop
@@ -114,7 +114,9 @@ def run_session(
         if url:
             say(f"live page: {url}")
         try:
-            with use(), real_time() as granted:
+            # Memory first: a robot that is connected waits for commands, and parks when they are late.
+            with quiet_memory() as is_locked, use(), high_priority() as scheduler:
+                granted = Granted(scheduler=scheduler, is_memory_locked=is_locked, is_gc_frozen=True)
                 max_ticks = max(1, round(config.seconds * robot.spec.control_rate_hz))
                 loop.run(sentence, max_ticks=max_ticks, until=until, granted=str(granted))
         finally:

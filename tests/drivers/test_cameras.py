@@ -109,6 +109,16 @@ def test_a_camera_that_never_gives_a_picture_does_not_open():
     source.pictures.release()
 
 
+def test_a_crop_that_does_not_fit_is_refused_when_the_camera_opens():
+    """It was found when the first picture was asked for, with an arm waiting for its first command."""
+    camera = Camera("front", config(crop=(0, 0, 4000, 4000), width_px=4000, height_px=4000))
+    with pytest.raises(ConfigError, match=r"crop is \[0, 0, 4000, 4000\]"):
+        camera.open()
+    assert "camera front" not in [thread.name for thread in threading.enumerate()]
+    with pytest.raises(RobotError, match="is not open"):
+        camera.read_latest()
+
+
 def test_a_hanging_camera_counts_its_identical_pictures(scripted):
     camera, source, _ = scripted
     for _ in range(3):
@@ -429,7 +439,7 @@ def test_a_source_on_demand_needs_no_thread_and_is_always_new():
     camera.open()
     assert threading.active_count() == before
     source.time_s = 5.0
-    assert [camera.read_latest().index for _ in range(3)] == [0, 1, 2]
+    assert [camera.read_latest().index for _ in range(3)] == [1, 2, 3], "opening took the first"
     assert camera.read_latest().time_s == 5.0
     camera.close()
     assert source.closed == 1

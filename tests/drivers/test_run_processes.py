@@ -35,11 +35,10 @@ def bus(tmp_path):
         yield bus
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(folder: Path, *more: str, program: tuple[str, ...] = ("-m", "roboalign")) -> subprocess.Popen[str]:
     command = [
         sys.executable,
-        "-m",
-        "roboalign",
+        *program,
         "run",
         "nano-so101",
         "--robot",
@@ -119,3 +118,34 @@ def test_an_arm_whose_control_process_is_killed_is_parked_by_its_bus_and_nothing
     wait_for(lambda: not any(is_running(pid) for pid in pids.values()), "a process was left behind")
     assert set(Path("/dev/shm").iterdir()) <= shared
     assert '"ended": "the control process is gone"' in (tmp_path / "run.jsonl").read_text()
+
+
+IMPORTS = """
+import json, sys
+from roboalign.cli.main import main
+from roboalign.drivers.arm.serial_arm import SerialArm
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        loaded.append(name)
+
+def connect(arm, real=SerialArm.connect, **more):
+    real(arm, **more)
+    sys.meta_path.insert(0, watch)
+
+def park(arm, real=SerialArm.park):
+    sys.meta_path.remove(watch)
+    real(arm)
+
+loaded, watch, SerialArm.connect, SerialArm.park = [], Watch(), connect, park
+code = main(sys.argv[1:])
+print(json.dumps([code, loaded]))
+"""
+
+
+def test_nothing_is_loaded_while_the_arm_waits_for_commands(bus, tmp_path):
+    """From a cold disk it took seconds, so that the arm parked before its first command."""
+    running = start(tmp_path, "--seconds", "2", program=("-c", IMPORTS))
+    out, said = running.communicate(timeout=LONG_S)
+    assert json.loads(out.splitlines()[-1]) == [0, []], said
+    assert json.loads(out.splitlines()[0])["report"]["moved"] > 0

@@ -10,6 +10,7 @@ import pytest
 from tests.drivers.arm.rig import write_files
 from tests.drivers.setup_bench import Person
 from tests.drivers.test_teleop import PacedArm
+from tests.sdk.control.fake_process import Bench
 
 from roboalign.cli.main import main
 from roboalign.drivers.arm.files import CameraFile, write_robot_file
@@ -28,8 +29,9 @@ from roboalign.drivers.virtual.process import VirtualBus
 from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.policy_process import PolicyRecipe
 from roboalign.sdk.control.session import SessionConfig
+from roboalign.sdk.control.watchdog import Guard
 from roboalign.sdk.data import LeRobotDataset, check_dataset
-from roboalign.sdk.errors import ConfigError, DataError, RobotError
+from roboalign.sdk.errors import CameraTimeout, ConfigError, DataError, RobotError
 from roboalign.sdk.evaluation import named_policy
 from roboalign.sdk.types import Observation
 
@@ -43,7 +45,10 @@ class ScriptHands:
     def __init__(self, script, wish=Wish.KEEP, action=AHEAD):
         self.script, self.last, self._action, self.index = script, wish, action, 0
         self.starts = self.noted = 0
-        self.is_closed = False
+        self.is_open = self.is_closed = False
+
+    def open(self):
+        self.is_open = True
 
     def start(self, observation):
         self.index, self.starts = 0, self.starts + 1
@@ -51,6 +56,7 @@ class ScriptHands:
     def action(self, observation):
         mark = self.script[self.index] if self.index < len(self.script) else "."
         self.index += 1
+        self.seen = observation
         return self._action if mark == "h" else None
 
     def took(self, applied):
@@ -157,6 +163,82 @@ def test_a_robot_that_cannot_be_seen_holds(arm):
     assert robot.frames == []
 
 
+class Failing(PacedArm):
+    """An arm of which something does not answer: a camera, or the joints too."""
+
+    failing: str = ""
+
+    def observe(self, instruction="", with_images=True):
+        if self.failing == "joints" or (self.failing == "camera" and with_images):
+            raise CameraTimeout("camera 'front': its newest picture is 0.90 s old")
+        return self.inner.observe(instruction, with_images)
+
+
+@pytest.mark.parametrize("failing", ["camera", "joints"])
+@pytest.mark.parametrize("has_acted", [False, True])
+def test_the_person_is_heard_in_every_period_in_which_something_fails(failing, has_acted):
+    arm, said = Failing(), []
+    robot = TakeoverRobot(arm, hands := ScriptHands("." * has_acted + ".hh.", Wish.QUIT), "lift it", said.append)
+    robot.connect()
+    if has_acted:
+        robot.act(UP)
+    arm.failing = failing
+    sent = [robot.hold(), robot.act(UP), robot.hold(), robot.act(UP)]
+    assert not any(applied.sent[:4].any() for applied in sent)
+    assert (hands.starts, hands.index) == (1, 4 + has_acted)
+    assert bool(hands.seen.images) is (failing == "joints" and has_acted), "the newest reading that there is"
+    assert said == ["you have the arm", "the policy has the arm"]
+    assert robot.wish is Wish.QUIT
+    assert len(robot.frames) == has_acted
+
+
+def test_esc_ends_a_run_whose_camera_has_failed(arm):
+    """It was heard no more once pictures stayed away: the run went on until it ended by itself."""
+    typed = []
+    bench = Bench(arm.spec)
+    robot = TakeoverRobot(bench.robot, KeyHands(arm.spec, lambda: typed.pop() if typed else ""), "lift it", typed.count)
+    bench.guard = Guard(robot)
+    see, is_dark = bench.robot.observe, []
+
+    def observe(instruction="", with_images=True):
+        if is_dark and with_images:
+            raise CameraTimeout("camera 'front' is unplugged")
+        return see(instruction, with_images)
+
+    bench.robot.observe = observe
+    bench.process.at(1.0, lambda: is_dark.append(True))
+    bench.process.at(2.03, lambda: typed.append("\x1b"))
+    report = bench.run(60, until=lambda: robot.wish is not Wish.GO_ON)
+    bench.close()
+    assert report.reasons["stale_camera"] >= 5
+    assert (report.stopped_by, report.ticks) == ("until", 22)
+
+
+def test_hands_that_fail_do_not_keep_the_arm_from_holding(arm):
+    class Silent(ScriptHands):
+        def action(self, observation):
+            raise RobotError("the leader stopped answering")
+
+    robot = TakeoverRobot(arm, Silent("", Wish.QUIT), "lift it", lambda line: None)
+    robot.connect()
+    assert not robot.hold().sent[:4].any()
+    assert robot.wish is Wish.QUIT
+    with pytest.raises(RobotError, match="leader stopped"):
+        robot.act(UP)
+
+
+@pytest.mark.parametrize("kind", ["gamepad", "leader"])
+def test_a_device_that_is_missing_is_refused_before_anything_moves(kind, arm, tmp_path):
+    write_robot_file(tmp_path / "leader.toml", replace(write_files(tmp_path), port=str(tmp_path / "nothing")))
+    hands_of = make_hands(kind, leader=tmp_path / "leader.toml", gamepad=tmp_path / "js9")
+    config = RecordConfig(out=tmp_path / "data", task="lift it", episodes=1)
+    runs = []
+    with pytest.raises(RobotError, match=r"js9|nothing"):
+        record_takeover(arm.spec, hands_of, config, lambda *given: runs.append(given), say=runs.append)
+    assert runs == []
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize(("wish", "kept", "is_complete"), [(Wish.KEEP, 2, True), (Wish.QUIT, 0, False)])
 def test_the_person_keeps_or_quits(arm, tmp_path, wish, kept, is_complete):
     report = record(arm, tmp_path, ScriptHands(".h.", wish), episodes=2)
@@ -246,6 +328,7 @@ def test_the_shoulder_button_takes_the_arm_while_it_is_held(arm, tmp_path):
     def send(value, kind, number):
         os.write(writing, struct.pack("<IhBB", 0, value, kind, number))
 
+    hands.open()
     hands.start(seen(arm))
     send(-32767, 2, 1)
     assert hands.action(seen(arm)) is None
@@ -267,6 +350,9 @@ class FakeLeader:
     def __init__(self, places):
         self.places = list(places)
         self.is_closed = False
+
+    def open(self):
+        pass
 
     def start(self, observation):
         pass
@@ -291,6 +377,7 @@ def test_a_leader_that_is_moved_takes_the_arm_and_does_not_make_it_leap(arm):
     assert hands.action(seen(arm)) is None  # a tremor
     first = hands.action(seen(arm))
     assert np.abs(first[:4]).max() < 1e-6  # from where it is, whatever the leader's own pose
+    hands.took(arm.act(first))
     second = hands.action(seen(arm))
     assert second[2] == pytest.approx(0.008, abs=1e-4)
     assert np.abs(second[:2]).max() < 1e-6
@@ -298,6 +385,19 @@ def test_a_leader_that_is_moved_takes_the_arm_and_does_not_make_it_leap(arm):
     later = [hands.action(seen(arm)) for _ in range(20)]
     assert [action is None for action in later].index(True) == 9  # a second without motion
     hands.close()
+
+
+def test_what_a_leader_does_while_the_watchdog_holds_is_not_made_up_for(arm):
+    """The way that the leader went meanwhile was gone at full speed once the watchdog let go."""
+    rest = np.array((0.3, 0.1, 0.2, 0.0, 0.03), np.float32)
+    up = np.float32((0, 0, 0.012, 0, 0))
+    places = [rest, rest + up, rest + 5 * up, rest + 10 * up, rest + 10 * up, rest + 10.5 * up]
+    robot = TakeoverRobot(arm, LeaderHands(arm.spec, FakeLeader(places)), "lift it", lambda line: None)
+    robot.act(UP)
+    taken, *held, back, on = [robot.act(UP), robot.hold(), robot.hold(), robot.act(UP), robot.act(UP)]
+    assert [PERSON in each.reasons for each in (taken, *held, back, on)] == [True, False, False, True, True]
+    assert np.abs(back.requested[:4]).max() < 1e-6
+    assert on.requested[2] == pytest.approx(0.006, abs=1e-4)
 
 
 def test_hands_that_are_none_are_refused():

@@ -15,6 +15,7 @@ from roboalign.drivers.arm.loading import load_robot
 from roboalign.drivers.setup.trials import RobotContender, TrialConfig, contender_for, evaluate_on_robot, scenes_of
 from roboalign.drivers.virtual.config import VirtualBusConfig
 from roboalign.drivers.virtual.process import VirtualBus
+from roboalign.sdk.bundle import find_bundle
 from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.policy_process import PolicyRecipe
 from roboalign.sdk.errors import CheckFailed, ConfigError, DataError, RobotError
@@ -230,6 +231,20 @@ def test_nobody_is_told_before_all_pairs_are_done(tmp_path):
 def test_a_policy_against_itself_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="both policies are alpha"):
         judge(tmp_path, person(), names=("alpha", "alpha"))
+
+
+def test_a_copy_of_a_policy_under_another_name_is_refused(tmp_path):
+    """What lies beside a bundle's files, such as a reference of the doctor, makes no other policy of it."""
+    copy = shutil.copytree(find_bundle("nano-so101"), tmp_path / "mine")
+    (copy / "reference.json").write_text("{}")
+    file = write_files(tmp_path)
+    same = [contender_for(file, named_policy(name)) for name in ("nano-so101", str(copy))]
+    with pytest.raises(ConfigError, match=r"nano-so101 and .*mine are the same policy"):
+        evaluate_on_robot(Arm(), same, config(tmp_path), person(), play=Runs())
+    assert not (tmp_path / "real").exists()
+    other = contender_for(file, named_policy(str(copy), actions="fast"))
+    who = person(*["s"] * 6)
+    assert evaluate_on_robot(Arm(), [same[0], other], config(tmp_path), who, play=Runs()).is_complete
 
 
 def test_scenes_are_those_of_the_evaluation_in_simulation(tmp_path):

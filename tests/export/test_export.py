@@ -416,6 +416,9 @@ def test_jetson_gets_a_portable_bundle_that_says_so_and_what_to_type(half_export
     assert (manifest.target, manifest.built, manifest.next_command) == ("jetson", False, "roboalign build .")
     assert manifest.next_command in lines[-1]
     assert any("built: false" in line for line in lines)
+    assert any(f"--make-reference {out / 'reference.json'}" in line for line in lines), (
+        "there were no data to make it of"
+    )
     written = json.loads((out / "plan.json").read_text())
     boards = written["plan"]["boards"]
     assert {board["target"] for board in boards} == {name for name, one in all_targets().items() if one.is_board}

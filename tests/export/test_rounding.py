@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from roboalign.export import ExportConfig, export
 from roboalign.export.calibration import dataset_inputs, given_inputs, input_moments
 from roboalign.export.gptq import round_with_moments
 from roboalign.export.rounding import QuantizedWeight, quantizable, round_layers
-from roboalign.sdk.bundle import PolicySpec
+from roboalign.sdk.bundle import PolicySpec, read_bundle
 from roboalign.sdk.data.collect import collect
 from roboalign.sdk.data.collect_config import CollectConfig
 from roboalign.sdk.data.lerobot import LeRobotDataset
 from roboalign.sdk.errors import CheckFailed, ConfigError, DataError
 from roboalign.sdk.quantized import dequantize, quantize_matrix
 from roboalign.sdk.types import Observation
+from roboalign.sdk.views.reference import REFERENCE_NAME, find_reference, read_reference
 from roboalign.trainer.backend import TorchBackend
 
 RNG = np.random.default_rng(5)
@@ -120,6 +122,16 @@ def test_a_dataset_of_another_robot_is_refused(run, dataset):
     with pytest.raises(DataError, match="was recorded with the robot panda, the policy was trained for so101"):
         dataset_inputs(dataset, _spec(run), 3, 5, "so101")
     assert dataset_inputs(dataset, _spec(run), 3, 5, "panda").checks
+
+
+def test_an_export_on_data_remembers_how_its_pictures_look(run, dataset, tmp_path):
+    said = []
+    config = ExportConfig(run=run, out=tmp_path / "bundle", data=dataset, num_observations=8)
+    out = export(config, say=said.append)
+    reference = read_reference(find_reference(out))
+    assert (reference.robot, list(reference.views)) == ("panda", ["front"])
+    assert REFERENCE_NAME not in read_bundle(out).manifest.files, "it can be replaced on the robot"
+    assert not any("--make-reference" in line for line in said)
 
 
 def test_what_a_caller_gives_is_checked_whole(observations):

@@ -1,12 +1,11 @@
 """`roboalign data`: looking at data, checking it, and making more of it."""
 
-import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import print_note, print_result, require_file_target
+from roboalign.cli.output import print_note, print_result, print_wrapped, require_file_target
 
 __all__ = ["app", "check", "distill", "preview", "show", "sources"]
 
@@ -32,7 +31,7 @@ def check(
         print_result(str(report), as_json=as_json, report=report)
     else:
         print_result("ok", as_json=as_json, report=report)
-    print_note(textwrap.fill(f"looked at {looked} for: {', '.join(report.checks)}", 80, subsequent_indent="  "))
+    print_wrapped(f"looked at {looked} for: {', '.join(report.checks)}")
     report.raise_if_failed()
 
 

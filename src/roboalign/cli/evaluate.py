@@ -1,6 +1,5 @@
 """`roboalign eval`: success of a policy, or of a control, over paired held-out scenes."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from roboalign.cli.output import (
     policy_ref,
     print_note,
     print_result,
+    print_wrapped,
     thinking_of,
 )
 
@@ -305,7 +305,7 @@ def _print_table(report: "EvalReport") -> None:
         mean = f"{report.goals.mean_length:.2f}"
         print_note(f"{'average length':<43}{mean:>9}   {length.low:.2f} to {length.high:.2f}")
     for line in caveats(report):
-        print_note(textwrap.fill(f"note: {line}", WIDTH, subsequent_indent="  "))
+        print_wrapped(f"note: {line}")
 
 
 def _cut(text: str, width: int) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roboalign.cli.output import print_note, print_result, require_file_target
+from roboalign.cli.output import print_note, print_result, print_wrapped, require_file_target
 
 if TYPE_CHECKING:
     from roboalign.sdk.evaluation import GapReport
@@ -91,4 +91,4 @@ def _print(report: "GapReport") -> None:
     print_note(f"mean maximum rank violation {estimate_words(report.mmrv)}")
     print_note(f"simulation minus reality {estimate_words(report.offset, signed=True)}")
     for line in report.warnings:
-        print_note(f"note: {line}")
+        print_wrapped(f"note: {line}")

@@ -1,7 +1,9 @@
 """What verbs share: how options name lists and policies, and results on stdout as a path or as JSON."""
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -23,6 +25,7 @@ __all__ = [
     "policy_ref",
     "print_note",
     "print_result",
+    "print_wrapped",
     "require_file_target",
     "require_real_time",
     "thinking_of",
@@ -163,6 +166,13 @@ def print_result(result: object, *, as_json: bool, **more: object) -> None:
 def print_note(text: str) -> None:
     """Prints a line for the reader on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def print_wrapped(text: str) -> None:
+    """Prints a long line for the reader on stderr, wrapped to the terminal's width; names in it stay whole."""
+    width = shutil.get_terminal_size().columns
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    print_note(textwrap.fill(text, width, subsequent_indent="  ", **options))  # type: ignore[arg-type]  # two booleans
 
 
 def _plain(value: object) -> object:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roboalign.cli.output import print_note, print_result
+from roboalign.cli.output import print_note, print_result, print_wrapped
 
 if TYPE_CHECKING:
+    from roboalign.sdk.sim.robot import SimRobot
     from roboalign.sdk.sysid import Identification, Recording, SysidConfig
 
 __all__ = ["sysid"]
@@ -57,22 +58,28 @@ def sysid(
         found = _on_hidden(str(hidden), hidden_seed, arm, config, out)
     write_outputs(out, found, base=preset)
     for line in _lines(found):
-        print_note(line)
+        print_wrapped(line)
     print_result(out, as_json=as_json, sysid=found.result.to_json())
 
 
 def _on_hidden(hidden: str, seed: int | None, arm: str, config: "SysidConfig", out: Path) -> "Identification":
     from roboalign.sdk.randomization import read_hidden
     from roboalign.sdk.sim.robot import SimRobot
-    from roboalign.sdk.sysid import identify
 
     domain = read_hidden(hidden, seed)
     simulated = SimRobot(robot=arm)
     simulated.load_empty(domain)
+    return _on_simulated(simulated, config, out)
+
+
+def _on_simulated(robot: "SimRobot", config: "SysidConfig", out: Path) -> "Identification":
+    """Identifies an arm whose time passes by itself, and closes it."""
+    from roboalign.sdk.sysid import identify
+
     try:
-        return identify(simulated, config, progress=print_note, keep=lambda kept: _keep(out, kept))
+        return identify(robot, config, progress=print_note, keep=lambda kept: _keep(out, kept))
     finally:
-        simulated.disconnect()
+        robot.disconnect()
 
 
 def _on_robot(robot: Path, config: "SysidConfig", out: Path, *, is_sure: bool) -> "Identification":
@@ -80,10 +87,14 @@ def _on_robot(robot: Path, config: "SysidConfig", out: Path, *, is_sure: bool) -
     from roboalign.drivers.setup.dialogue import Terminal
     from roboalign.drivers.setup.run import ask_before_moving, in_use
     from roboalign.sdk.control.clock import MonotonicClock
+    from roboalign.sdk.sim.robot import SimRobot
     from roboalign.sdk.sysid import identify, plan_for
 
     loaded, dialogue = drivers.load_robot(robot), Terminal(print_note)
     plan_for(loaded, config)
+    if isinstance(loaded, SimRobot):  # without a question: nothing can be hurt
+        loaded.connect()
+        return _on_simulated(loaded, config, out)
     ask_before_moving(loaded.spec, dialogue, is_sure=is_sure)
     with in_use(loaded, dialogue):
         return identify(loaded, config, clock=MonotonicClock(), progress=print_note, keep=lambda kept: _keep(out, kept))

@@ -1,5 +1,6 @@
 """The public check of robots, on serial arms whose wire is in memory."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from tests.drivers.arm.rig import make_rig, with_settings
 from tests.drivers.arm.test_safety import place_home
 
 from roboalign.drivers import check_robot
-from roboalign.sdk.errors import RobotError
+from roboalign.drivers.arm.serial_arm import SerialArm
+from roboalign.sdk.errors import CameraTimeout, RobotError
 
 
 @pytest.mark.parametrize("arm", ["so101", "koch"])
@@ -44,3 +46,27 @@ def test_go_home_and_park_arrive_and_keep_torque(tmp_path: Path) -> None:
     assert not rig.robot.act(np.array((0, 0, 0.002, 0, 1), np.float32)).reasons
     rig.robot.park()
     assert rig.torques() == [True] * 6
+
+
+@pytest.mark.parametrize("error", [None, CameraTimeout("camera 'front': no picture within 5 s")])
+def test_cameras_are_open_before_the_arm_has_torque(tmp_path: Path, error: Exception | None) -> None:
+    """They may take seconds to open, which an arm that waits for commands does not wait."""
+    rig, had_torque = make_rig(tmp_path), []
+
+    class Cameras:
+        age_s = 0.0
+
+        def open(self) -> None:
+            had_torque.append(any(rig.torques()))
+            if error is not None:
+                raise error
+
+        def close(self) -> None:
+            pass
+
+    robot = SerialArm(rig.parts, cameras=Cameras(), link=lambda parts: rig.link)
+    with nullcontext() if error is None else pytest.raises(CameraTimeout):
+        robot.connect()
+    assert had_torque == [False]
+    assert any(rig.torques()) is (error is None)
+    robot.disconnect()

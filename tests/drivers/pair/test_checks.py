@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tests.drivers.pair.desk import NEEDS, SENTENCE, DeskArm, Listener, session
 
-from roboalign.drivers.pair.pictures import NUM_HUES, TURNS, colour_evidence, hue_shares, picture_lag, view_error
 from roboalign.drivers.pair.policy_checks import ask_policy, check_instruction, check_speed
 from roboalign.drivers.pair.state_checks import check_axes, check_gripper, check_state
 from roboalign.drivers.setup.checks import Check, DoctorReport
+from roboalign.sdk.views.pictures import NUM_HUES, TURNS, colour_evidence, hue_shares, picture_lag, view_error
 
 
 def with_state(evidence, change):

@@ -11,10 +11,11 @@ from tests.drivers.pair.planted import healthy_machine
 from tests.drivers.setup_bench import Person
 
 from roboalign.drivers.pair.examine import PairConfig, examine_pair
-from roboalign.drivers.pair.reference import find_reference, make_reference, read_reference, write_reference
+from roboalign.drivers.pair.reference import make_reference
 from roboalign.drivers.setup.checks import Check, DoctorReport
 from roboalign.sdk.bundle import find_bundle
 from roboalign.sdk.errors import BundleError, ConfigError, RobotError
+from roboalign.sdk.views.reference import find_reference, read_reference, write_reference
 
 SOUND = DoctorReport(checks=(Check.passed("servos answer", "all"),))
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+from contextlib import contextmanager
 
 import pytest
 
 pytest.importorskip("pybullet")
 
+from roboalign.sdk.control import session, simulated
 from roboalign.sdk.control.policy_process import PolicyRecipe
 from roboalign.sdk.control.replay import replay
 from roboalign.sdk.control.session import SessionConfig
@@ -34,6 +36,27 @@ def test_a_run_in_real_time_moves_the_simulated_arm_and_leaves_trace_and_report(
     assert run.report.granted
     assert (folder / "run.html").stat().st_size > 3000
     assert any(line.startswith("granted: ") for line in said)
+
+
+def test_memory_is_locked_before_the_robot_waits_for_commands(monkeypatch):
+    """Reading all that is mapped from a cold disk took seconds, in which an arm that was connected parked."""
+    order = []
+
+    def noting(name, make):
+        @contextmanager
+        def noted(*args):
+            order.append(name)
+            with make(*args) as granted:
+                yield granted
+
+        return noted
+
+    for name in ("quiet_memory", "high_priority"):
+        monkeypatch.setattr(session, name, noting(name, getattr(session, name)))
+    monkeypatch.setattr(simulated, "_scene", noting("robot", simulated._scene))
+    recipe = PolicyRecipe(factory="tests.sdk.control.process_policies:for_panda")
+    run_simulated(SENTENCE, recipe, SessionConfig(seconds=0.2, is_spoken=False), lambda line: None)
+    assert order == ["quiet_memory", "robot", "high_priority"]
 
 
 def test_its_trace_gives_the_same_commands_again(ran):

@@ -166,6 +166,16 @@ def test_the_verb_prints_figures_and_writes_a_page(folders, tmp_path, capsys):
     assert "<svg" in page.read_text()
 
 
+def test_notes_are_wrapped_to_the_terminals_width(folders, capsys, monkeypatch):
+    root, _, _ = folders
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["gap", "--sim", str(root / "sim"), "--real", str(root / "real")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    notes = lines[next(index for index, line in enumerate(lines) if line.startswith("note: ")) :]
+    assert notes[:2] == ["note: 2 policies are too few to believe a correlation; 6 or", "  more are."]
+    assert max(map(len, notes)) <= 60
+
+
 def test_the_verb_refuses_swapped_worlds(folders, capsys):
     root, _, _ = folders
     assert main(["gap", "--sim", str(root / "real"), "--real", str(root / "sim")]) == 2
