@@ -18,6 +18,7 @@ __all__ = [
     "MAX_STEPS",
     "SOURCES",
     "STAGES",
+    "WORDS",
     "Fields",
     "Reason",
     "fields_of",
@@ -95,6 +96,9 @@ CHUNK = np.dtype(
     align=True,
 )
 """An answer of the policy."""
+
+WORDS = np.dtype([("thought", f"S{_THOUGHT_BYTES}")], align=True)
+"""A thought as far as it is written."""
 
 BOARD = np.dtype(
     [
