@@ -30,6 +30,7 @@ from pathlib import Path
 
 import control_parts as parts
 import numpy as np
+from array_count import check, count_arrays
 
 from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.clock import FakeClock
@@ -343,17 +344,26 @@ class StillArm(parts.MemoryArm):
 
 
 def measure_memory(ticks: int) -> None:
-    """Memory over many periods: what stays, and, over fewer, how much a period takes and gives back."""
+    """Memory over many periods: what stays, and, over fewer, how much a period takes and gives back, and its arrays.
+
+    Arrays are counted by file; those of `policy_process.py` and `records.py` are the policy's, which answers in here.
+    """
+    check()
     found = {}
     for name, kind in (("loop", StillArm), ("loop and kinematics", parts.MemoryArm)):
         resident = _run_inline(kind, ticks, lambda: _resident())
         tracemalloc.start()
         transient = _run_inline(kind, 3000, _transient)
         tracemalloc.stop()
+        with count_arrays() as places:
+            _run_inline(kind, 3000, lambda: 0)
         found[name] = {
             "ticks": ticks,
             "grown_resident_bytes": int(resident[-1] - resident[ticks // 10]),
             "transient_bytes": {f"p{at}": int(np.percentile(transient[1000:], at)) for at in (50, 99, 100)},
+            "arrays_a_period": {
+                Path(place).name: count / 3000 for place, count in places.items() if "roboalign/sdk" in place
+            },
             "a_picture_has_bytes": parts.arm_spec().image_size_px ** 2 * 3,
         }
     parts.write(OUT, "memory", found)
@@ -364,7 +374,7 @@ def _run_inline(kind, ticks: int, measure) -> np.ndarray:  # type: ignore[no-unt
     channels = Channels(parts.arm_spec())
     policy = InlinePolicy(channels)
     arm = kind(channels.spec, policy.now)
-    values, number = np.zeros(ticks, np.int64), [0]
+    values, number = np.full(ticks, -1, np.int64), [0]  # every page touched: it must not grow while it is filled
 
     def note() -> bool:
         arm.commands.clear()

@@ -94,6 +94,7 @@ class Policy:
         self._clock = clock
         self._num_calls = 0
         self._is_closed = False
+        self._hear: Callable[[str], None] | None = None
         self._vocabulary = Vocabulary(backend)
         self._thinker = Thinker(self._turn, self._thinking, backend.spec.max_thought_tokens, clock)
         self._guided_head: GuidedHead | None = None
@@ -169,6 +170,14 @@ class Policy:
                 self._backend.forget()
         self._num_calls = 0
         self._last_thought = ()
+
+    def listen(self, hear: Callable[[str], None] | None) -> None:
+        """Lets `hear` have each thought while it is written: what there is of it, up to 20 times a second, and its end.
+
+        Called where the model runs, which waits for it: in `act`, or in the thread of thoughts beside the actions. The
+        thought that a chunk was made with is the chunk's own.
+        """
+        self._hear = hear
 
     def think_on(self) -> bool:
         """Makes one pass of the thought beside; returns whether there was one to make. For `is_driven` policies."""
@@ -259,7 +268,7 @@ class Policy:
         return self._guided_head
 
     def _turn(self) -> Turn:
-        return Turn(self._backend, self._vocabulary, self._clock, self._windows)
+        return Turn(self._backend, self._vocabulary, self._clock, self._windows, self._hear)
 
     def _alone(self) -> AbstractContextManager[None]:
         return nullcontext() if self._aside is None else self._aside.acting()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NoAnswerError", "Turn", "Vocabulary", "Writing"]
 
+_HEARD_EVERY_S = 0.05
+
 
 class NoAnswerError(Exception):
     """The model gave no usable answer; the message says why. Becomes a hold."""
@@ -99,9 +101,15 @@ class Turn:
     """One call of `Policy.act`: the sequence being written, and the time it takes."""
 
     def __init__(
-        self, backend: Backend, vocabulary: Vocabulary, clock: Callable[[], float], windows: tuple[int, ...]
+        self,
+        backend: Backend,
+        vocabulary: Vocabulary,
+        clock: Callable[[], float],
+        windows: tuple[int, ...],
+        hear: Callable[[str], None] | None = None,
     ) -> None:
         self._backend = backend
+        self._hear, self._heard_s = hear, -math.inf
         self._windows = windows
         self._words = vocabulary
         self._spec = backend.spec
@@ -182,9 +190,12 @@ class Turn:
             num_agreed = self._read_agreed(run)
             draft.report(num_agreed)
             written += run[:num_agreed]
+            self._tell(written)
             yield
         self._feed(self._words.think_close)
         self._keep_thought(written)
+        if self._hear is not None:
+            self._hear(self.thought or "")
 
     def write_words(self, given: Sequence[int]) -> None:
         """Writes `<think> ... </think>` with the words that are given, in as few passes as the backend has."""
@@ -200,9 +211,19 @@ class Turn:
                 self._extend(run)
         self._keep_thought(words)
 
+    def _tell(self, words: Sequence[int]) -> None:
+        """Says what is written so far to who listens, now and then: nobody reads faster."""
+        if self._hear is not None and self._clock() - self._heard_s >= _HEARD_EVERY_S:
+            self._heard_s = self._clock()
+            self._hear(self._text(words))
+
+    def _text(self, words: Sequence[int]) -> str:
+        text: str = self._words.tokenizer.decode(list(words), skip_special_tokens=False)
+        return text.strip()
+
     def _keep_thought(self, words: Sequence[int]) -> None:
         self.written = tuple(words)
-        self.thought = self._words.tokenizer.decode(list(words), skip_special_tokens=False).strip()
+        self.thought = self._text(words)
         self.lap("thought")
 
     def _read_agreed(self, run: Sequence[int]) -> int:

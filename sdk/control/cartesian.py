@@ -2,6 +2,9 @@
 
 The controller keeps the target of the tool (where it was last asked to be), not the measured pose, so that errors of
 the arm's own controller do not add up. It holds no port and does not move anything: a robot sends what it returns.
+
+A command allocates three arrays, those of the `Applied` that is returned. They belong to the caller, who may keep them
+for as long as it likes, as recordings do, so they cannot be lent from a stock; everything else was made in advance.
 """
 
 from __future__ import annotations
@@ -9,12 +12,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from roboalign.sdk.control.kinematics import Kinematics, pose_from_state, state_from_pose
 from roboalign.sdk.control.limiter import Limiter
 from roboalign.sdk.errors import ConfigError, RobotError
-from roboalign.sdk.types import Applied, FloatArray, RobotSpec
+from roboalign.sdk.types import STATE_NAMES, Applied, FloatArray, RobotSpec
 
 __all__ = ["CartesianController"]
 
@@ -34,19 +37,23 @@ class CartesianController:
         self.spec = spec
         self.kinematics = kinematics.with_limits(spec.joint_lower_rad, spec.joint_upper_rad)
         self.limiter = Limiter(spec)
-        self._tool_target: NDArray[np.float64] | None = None
+        self._home = np.array(spec.home_joint_pos_rad, np.float64)
+        self._tool_target: list[float] | None = None
         self._joint_target: FloatArray = np.zeros(spec.num_joints, np.float32)
         self._joint_step: FloatArray = np.zeros(spec.num_joints, np.float32)
+        self._spare_target: FloatArray = np.zeros(spec.num_joints, np.float32)
+        self._state: FloatArray = np.zeros(len(STATE_NAMES), np.float32)
+        self._solution, self._pose = np.zeros(spec.num_joints), np.zeros((4, 4))
 
     @property
     def tool_target(self) -> FloatArray:
         """float32[5] in the order of `STATE_NAMES`: where the tool was last asked to be, and the gripper width."""
-        return self._target().astype(np.float32)
+        return np.array(self._target(), np.float32)
 
     @property
     def gripper_width_m(self) -> float:
         """Distance between the fingers that is commanded now."""
-        return float(self._target()[4])
+        return self._target()[4]
 
     @property
     def joint_target_rad(self) -> FloatArray:
@@ -61,9 +68,9 @@ class CartesianController:
             found = f"joints {joints}, gripper width {gripper_width_m}"
             raise RobotError(f"measured {found}: expected finite numbers; check the sensors")
         width = min(max(gripper_width_m, 0.0), self.spec.gripper_max_width_m)
-        self._joint_target, _ = self.limiter.limit_joints(joints, joints, joints, 1.0 / self.spec.control_rate_hz)
-        self._joint_step = np.zeros_like(self._joint_target)
-        self._tool_target = state_from_pose(self.kinematics.forward(self._joint_target), width).astype(np.float64)
+        self.limiter.limit_joints(joints, joints, joints, 1.0 / self.spec.control_rate_hz, self._joint_target)
+        self._joint_step.fill(0.0)
+        self._tool_target = self._tool_where_sent(width)
 
     def act_joints(
         self, joint_target_rad: ArrayLike, gripper_width_m: float, measured_rad: ArrayLike, dt_s: float
@@ -79,9 +86,9 @@ class CartesianController:
         target, _ = self.limiter.limit_joints(joint_target_rad, self._joint_target, measured_rad, dt_s)
         asked_m = float(gripper_width_m) if math.isfinite(gripper_width_m) else self.gripper_width_m
         width_m = min(max(asked_m, 0.0), self.spec.gripper_max_width_m)
-        self._joint_step = target - self._joint_target
-        self._joint_target = target.copy()
-        self._tool_target = state_from_pose(self.kinematics.forward(target), width_m).astype(np.float64)
+        np.subtract(target, self._joint_target, out=self._joint_step)
+        np.copyto(self._joint_target, target)
+        self._tool_target = self._tool_where_sent(width_m)
         return target, width_m
 
     def act(self, action: ArrayLike, measured_rad: ArrayLike, dt_s: float) -> Applied:
@@ -94,43 +101,46 @@ class CartesianController:
         sent, reasons = self.limiter.limit_action(action, target)
         if any(reason.startswith("hold: ") for reason in reasons):
             return self.hold(requested=action, reasons=reasons)
-        wanted = target.copy()
-        wanted[:4] += sent[:4]
+        wanted = [was + change for was, change in zip(target[:4], sent.tolist(), strict=False)]
         wanted[3] = math.remainder(wanted[3], 2 * math.pi)
-        wanted[4] = sent[4] * self.spec.gripper_max_width_m
-        solution = self.kinematics.inverse(
-            pose_from_state(wanted), self._joint_target, rest_joint_pos_rad=self.spec.home_joint_pos_rad
-        )
+        wanted.append(float(sent[4] * self.spec.gripper_max_width_m))
+        pose = pose_from_state(wanted, self._pose)
+        solution = self.kinematics.inverse(pose, self._joint_target, rest_joint_pos_rad=self._home, out=self._solution)
         if not solution.is_reached:
             sent[:4] = 0.0
-            self._joint_step = np.zeros_like(self._joint_target)
-            self._tool_target = np.append(target[:4], wanted[4])
+            self._joint_step.fill(0.0)
+            self._tool_target = [*target[:4], wanted[4]]
             reasons = (*reasons, f"hold: {solution.reason}")
         else:
             self._tool_target = wanted
-            last = self._joint_target
-            limited, names = self.limiter.limit_joints(solution.joint_pos_rad, last, measured_rad, dt_s)
-            self._joint_target, risen = self.limiter.limit_rise(limited, last, self._joint_step, dt_s)
-            self._joint_step = self._joint_target - last
+            last, now = self._joint_target, self._spare_target
+            _, names = self.limiter.limit_joints(solution.joint_pos_rad, last, measured_rad, dt_s, now)
+            _, risen = self.limiter.limit_rise(now, last, self._joint_step, dt_s, now)
+            np.subtract(now, last, out=self._joint_step)
+            self._joint_target, self._spare_target = now, last
             reasons = (*reasons, *names, *risen)
         return self._applied(action, sent, reasons)
 
     def hold(self, *, requested: ArrayLike | None = None, reasons: tuple[str, ...] = ("hold",)) -> Applied:
         """Stays at the last joint targets and drops what the arm had not yet caught up with."""
-        target = self._target()
-        self._joint_step = np.zeros_like(self._joint_target)
-        width = float(target[4])
-        self._tool_target = state_from_pose(self.kinematics.forward(self._joint_target), width).astype(np.float64)
-        self._tool_target[4] = width
+        width = self._target()[4]
+        self._joint_step.fill(0.0)
+        self._tool_target = [*self._tool_where_sent(width)[:4], width]
         sent = self.limiter.hold_action(self._tool_target)
         return self._applied(sent if requested is None else requested, sent, reasons)
+
+    def _tool_where_sent(self, width_m: float) -> list[float]:
+        """Returns the target of a tool that is where the joints were sent, as the numbers of an observation."""
+        pose = self.kinematics.forward(self._joint_target, self._pose)
+        numbers: list[float] = state_from_pose(pose, width_m, self._state).tolist()
+        return numbers
 
     def _applied(self, requested: ArrayLike, sent: FloatArray, reasons: tuple[str, ...]) -> Applied:
         with np.errstate(over="ignore"):  # what was asked may be any number; it is only reported
             asked = np.array(requested, dtype=np.float32)
         return Applied(requested=asked, sent=sent, joint_target_rad=self._joint_target.copy(), reasons=reasons)
 
-    def _target(self) -> NDArray[np.float64]:
+    def _target(self) -> list[float]:
         if self._tool_target is None:
             raise RobotError("the controller has no target yet; call reset with the measured joints first")
         return self._tool_target

@@ -1,17 +1,17 @@
-"""The shared memory of one run: observations to the policy, chunks back, periods to the recorder, and a board."""
+"""The shared memory of a run: observations to the policy, chunks and words back, periods to the recorder, a board."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
-from roboalign.sdk.control.records import BOARD, CHUNK, observation_record, tick_record
+from roboalign.sdk.control.records import BOARD, CHUNK, WORDS, observation_record, tick_record
 from roboalign.sdk.control.rings import Ring, share, shared_memory
 from roboalign.sdk.types import RobotSpec
 
 __all__ = ["Channels"]
 
-_OBSERVATIONS, _CHUNKS, _TICKS = 6, 64, 2048
+_OBSERVATIONS, _CHUNKS, _WORDS, _TICKS = 6, 64, 8, 2048
 
 
 class Channels:
@@ -25,6 +25,8 @@ class Channels:
         """Control writes; the policy pins."""
         self.chunks = Ring(CHUNK, _CHUNKS, given.get("chunks"))
         """The policy writes."""
+        self.words = Ring(WORDS, _WORDS, given.get("words"))
+        """The policy writes a thought while it grows; the page reads the newest, whatever it missed."""
         self.ticks = Ring(tick_record(spec), _TICKS, given.get("ticks"))
         """Control writes; the recorder follows."""
         self._board_fd = given["board"] if "board" in given else share(BOARD.itemsize)
@@ -37,13 +39,14 @@ class Channels:
         return {
             "observations": self.observations.fd,
             "chunks": self.chunks.fd,
+            "words": self.words.fd,
             "ticks": self.ticks.fd,
             "board": self._board_fd,
         }
 
     def close(self) -> None:
         """Closes the descriptors; the memory goes with the last process that maps it. Idempotent."""
-        for ring in (self.observations, self.chunks, self.ticks):
+        for ring in (self.observations, self.chunks, self.words, self.ticks):
             ring.close()
         if self._board_fd >= 0:
             os.close(self._board_fd)

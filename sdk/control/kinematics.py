@@ -7,11 +7,15 @@ check collisions of the arm with itself or with the table.
 
 Poses are float64[4, 4] in the base frame (the URDF root link). Joint vectors follow `Kinematics.joint_names`; the field
 names say radians, a prismatic joint is in metres.
+
+What a calculation needs on the way is made once for each thread (`kinematics_work.py`), so that none of it is allocated
+while an arm moves; a result is a new array, or the caller's `out`.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from roboalign.sdk.control.kinematics_work import KinematicsWork, solve_into
 from roboalign.sdk.control.urdf import JointChain, read_chain
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.types import FloatArray
@@ -31,7 +36,8 @@ _MAX_ERROR_M = 0.2  # error that one iteration tries to remove; a longer step le
 _MAX_ERROR_RAD = 0.8
 _DAMPING = 1e-6  # at zero error; grows with the squared error (Levenberg-Marquardt), so the end is a Newton step
 _DAMPING_PER_ERROR = 0.05
-_REST_GAIN = 0.1  # share of the way to the rest posture that one iteration takes inside the null space
+_REST_GAIN = np.array(0.1)  # share of the way to the rest posture that one iteration takes inside the null space
+_NONE = np.array(0.0)
 _STALL_ITERATIONS = 12  # an unreachable target stops improving long before the iteration limit
 
 
@@ -73,6 +79,9 @@ class Kinematics:
         self._sine, self._cosine, self._slide = chain.origins @ cross, -chain.origins @ square, chain.origins @ slide
         self._prismatic = np.array(chain.is_prismatic)
         self._has_slide = any(chain.is_prismatic)
+        self._axes = chain.axes[:, :, None]
+        self._bounds = list(zip(chain.lower.tolist(), chain.upper.tolist(), strict=True))
+        self._of_thread = threading.local()
 
     @classmethod
     def from_urdf(
@@ -103,15 +112,21 @@ class Kinematics:
         """Number of movable joints."""
         return len(self.joint_names)
 
-    def forward(self, joint_pos_rad: ArrayLike) -> Float64Array:
-        """Returns the tool pose float64[4, 4] in the base frame."""
-        pose: Float64Array = self._frames(self._joints(joint_pos_rad))[-1] @ self._chain.tip
-        return pose
+    def forward(self, joint_pos_rad: ArrayLike, out: Float64Array | None = None) -> Float64Array:
+        """Returns the tool pose float64[4, 4] in the base frame; in `out`, of that shape, where it is given."""
+        work = self._work()
+        self._take(joint_pos_rad, work.joints)
+        self._place(work)
+        return np.matmul(work.last_frame, self._chain.tip, out=np.empty((4, 4)) if out is None else out)
 
     def jacobian(self, joint_pos_rad: ArrayLike) -> Float64Array:
         """Returns float64[6, J]: tool velocity and angular velocity in the base frame per unit of joint speed."""
-        frames = self._frames(self._joints(joint_pos_rad))
-        return self._jacobian(frames, (frames[-1] @ self._chain.tip)[:3, 3])
+        work = self._work()
+        self._take(joint_pos_rad, work.joints)
+        self._place(work)
+        np.matmul(work.last_frame, self._chain.tip, out=work.pose)
+        self._differentiate(work)
+        return work.jacobian.copy()
 
     def inverse(
         self,
@@ -122,11 +137,13 @@ class Kinematics:
         position_tolerance_m: float = 1e-4,
         rotation_tolerance_rad: float = 1e-3,
         max_iterations: int = 100,
+        out: Float64Array | None = None,
     ) -> IkResult:
         """Finds joint positions that put the tool at `target`, starting from `q0`.
 
         What the pose leaves free (the elbow of a seven-joint arm) is pulled towards `rest_joint_pos_rad`, by default
-        `q0`: give the home posture, and the arm does not drift into its limits over an episode. Deterministic.
+        `q0`: give the home posture, and the arm does not drift into its limits over an episode. Deterministic. `out`,
+        float64[J], takes the joint positions of the result instead of a new array.
 
         Raises:
             ConfigError: `target` is not [4, 4] or a joint vector has the wrong length. A target that is not finite is
@@ -135,65 +152,83 @@ class Kinematics:
         goal = np.asarray(target, dtype=np.float64)
         if goal.shape != (4, 4):
             raise ConfigError(f"inverse kinematics target has shape {goal.shape}, expected (4, 4)")
-        start = np.clip(self._joints(q0), self.joint_lower_rad, self.joint_upper_rad)
-        rest = start if rest_joint_pos_rad is None else self._joints(rest_joint_pos_rad)
-        if not (np.isfinite(goal).all() and np.isfinite(start).all() and np.isfinite(rest).all()):
-            why = "the target pose or the joint positions are not finite"
-            return _result(start, math.inf, math.inf, why)
-        tolerance = (position_tolerance_m, rotation_tolerance_rad)
-        joints, distance_m, angle_rad = self._solve(goal, start, rest, tolerance, max_iterations)
-        if distance_m <= position_tolerance_m and angle_rad <= rotation_tolerance_rad:
-            return _result(joints, distance_m, angle_rad, None)
-        return _result(joints, distance_m, angle_rad, self._why_not(goal, joints, distance_m, angle_rad))
+        work = self._work()
+        np.copyto(work.goal, goal)
+        self._take(q0, work.joints)
+        work.joints.clip(self.joint_lower_rad, self.joint_upper_rad, out=work.joints)
+        np.copyto(work.best, work.joints)
+        if rest_joint_pos_rad is None:
+            np.copyto(work.rest, work.joints)
+        else:
+            self._take(rest_joint_pos_rad, work.rest)
+        if _is_finite(work.goal_numbers) and _is_finite(work.joints) and _is_finite(work.rest):
+            distance_m, angle_rad = self._solve(work, (position_tolerance_m, rotation_tolerance_rad), max_iterations)
+            is_reached = distance_m <= position_tolerance_m and angle_rad <= rotation_tolerance_rad
+            reason = None if is_reached else self._why_not(work.goal, work.best, distance_m, angle_rad)
+        else:
+            distance_m = angle_rad = math.inf
+            reason = "the target pose or the joint positions are not finite"
+        joints = np.empty_like(work.best) if out is None else out
+        np.copyto(joints, work.best)
+        return _result(joints, distance_m, angle_rad, reason)
 
-    def _solve(
-        self,
-        goal: Float64Array,
-        start: Float64Array,
-        rest: Float64Array,
-        tolerance: tuple[float, float],
-        max_iterations: int,
-    ) -> tuple[Float64Array, float, float]:
-        """Iterates until within `tolerance` (metres, radians) or stalled; returns the best joints and their errors."""
-        joints = start
-        best = (joints, math.inf, math.inf)
-        best_score, since_best = math.inf, 0
+    def _solve(self, work: KinematicsWork, tolerance: tuple[float, float], max_iterations: int) -> tuple[float, float]:
+        """Iterates from `work.joints` until within `tolerance` (metres, radians) or stalled.
+
+        Leaves the best joints in `work.best`, and returns their errors.
+        """
+        best_m = best_rad = best_score = math.inf
+        since_best = 0
+        work.rest.clip(self.joint_lower_rad, self.joint_upper_rad, out=work.rest)
         for _ in range(max_iterations):
-            frames = self._frames(joints)
-            pose = frames[-1] @ self._chain.tip
-            error, distance_m, angle_rad = _pose_error(goal, pose)
+            self._place(work)
+            np.matmul(work.last_frame, self._chain.tip, out=work.pose)
+            distance_m, angle_rad = _pose_error(work)
             score = distance_m / tolerance[0] + angle_rad / tolerance[1]
             since_best = 0 if score < 0.98 * best_score else since_best + 1
             if score < best_score:
-                best, best_score = (joints, distance_m, angle_rad), score
+                np.copyto(work.best, work.joints)
+                best_m, best_rad, best_score = distance_m, angle_rad, score
             if (distance_m <= tolerance[0] and angle_rad <= tolerance[1]) or since_best >= _STALL_ITERATIONS:
                 break
-            step = self._step(self._jacobian(frames, pose[:3, 3]), error, joints, rest)
-            joints = np.clip(joints + step, self.joint_lower_rad, self.joint_upper_rad)
-        return best
+            self._differentiate(work)
+            self._step(work)
+            work.moved.clip(self.joint_lower_rad, self.joint_upper_rad, out=work.joints)
+        return best_m, best_rad
 
-    def _step(
-        self, jacobian: Float64Array, error: Float64Array, joints: Float64Array, rest: Float64Array
-    ) -> Float64Array:
-        """Returns one damped step towards the goal, plus the pull to `rest` inside the null space.
+    def _step(self, work: KinematicsWork) -> None:
+        """Puts one damped step towards the goal, plus the pull to `rest` inside the null space, into `work.moved`.
 
         Joints that push into their limits are taken out, and what is left is solved again.
         """
-        pull = _REST_GAIN * (np.clip(rest, self.joint_lower_rad, self.joint_upper_rad) - joints)
-        damping = _DAMPING + _DAMPING_PER_ERROR * float(error @ error)
-        step = pull
+        np.subtract(work.rest, work.joints, out=work.pull)
+        np.multiply(work.pull, _REST_GAIN, out=work.pull)
+        np.matmul(work.error, work.error, out=work.damping)
+        work.damping[()] = _DAMPING + _DAMPING_PER_ERROR * work.damping.item()
         for _ in range(3):
-            normal = jacobian @ jacobian.T
-            normal.flat[::7] += damping
-            step = jacobian.T @ np.linalg.solve(normal, error - jacobian @ pull) + pull
-            moved = joints + step
-            is_blocked = ((moved > self.joint_upper_rad) & (joints >= self.joint_upper_rad - 1e-9)) | (
-                (moved < self.joint_lower_rad) & (joints <= self.joint_lower_rad + 1e-9)
-            )
-            if not is_blocked.any():
+            np.matmul(work.jacobian, work.jacobian_T, out=work.normal)
+            np.add(work.normal_diagonal, work.damping, out=work.normal_diagonal)
+            np.matmul(work.jacobian, work.pull, out=work.twist)
+            np.subtract(work.error, work.twist, out=work.twist)
+            solve_into(work.solution, work.normal, work.twist)
+            np.matmul(work.jacobian_T, work.solution, out=work.moved)
+            np.add(work.moved, work.pull, out=work.moved)
+            np.add(work.joints, work.moved, out=work.moved)
+            blocked = self._blocked(work)
+            if not blocked:
                 break
-            jacobian, pull = np.where(is_blocked, 0.0, jacobian), np.where(is_blocked, 0.0, pull)
-        return step
+            for index in blocked:
+                work.jacobian_columns[index].fill(0.0)
+                work.pull[index] = 0.0
+
+    def _blocked(self, work: KinematicsWork) -> list[int]:
+        """Returns the joints that `work.moved` pushes into the limits that they stand at."""
+        places = zip(work.joints.tolist(), work.moved.tolist(), self._bounds, strict=True)
+        return [
+            index
+            for index, (now, then, (low, high)) in enumerate(places)
+            if (then > high and now >= high - 1e-9) or (then < low and now <= low + 1e-9)
+        ]
 
     def _why_not(self, goal: Float64Array, joints: Float64Array, distance_m: float, angle_rad: float) -> str:
         """Says where the tool was asked to go, how far off the best posture is, and which joints stopped it."""
@@ -207,33 +242,51 @@ class Kinematics:
         )
 
     def _joints(self, joint_pos_rad: ArrayLike) -> Float64Array:
-        joints = np.asarray(joint_pos_rad, dtype=np.float64)
-        if joints.shape != (len(self.joint_names),):
-            raise ConfigError(f"joint positions have shape {joints.shape}, expected ({len(self.joint_names)},)")
+        joints = np.empty(len(self.joint_names))
+        self._take(joint_pos_rad, joints)
         return joints
 
-    def _frames(self, joints: Float64Array) -> Float64Array:
-        """Returns [J, 4, 4]: the frame after each joint, in the base frame."""
-        q = joints[:, None, None]
-        frames = self._const + np.sin(q) * self._sine + np.cos(q) * self._cosine
-        if self._has_slide:
-            frames += q * self._slide
-        for index in range(1, len(joints)):
-            frames[index] = frames[index - 1] @ frames[index]
-        return frames
+    def _take(self, joint_pos_rad: ArrayLike, into: Float64Array) -> None:
+        """Copies joint positions, once they are as many as there are joints."""
+        joints = joint_pos_rad if isinstance(joint_pos_rad, np.ndarray) else np.asarray(joint_pos_rad, dtype=np.float64)
+        if joints.shape != (len(self.joint_names),):
+            raise ConfigError(f"joint positions have shape {joints.shape}, expected ({len(self.joint_names)},)")
+        np.copyto(into, joints, casting="unsafe")
 
-    def _jacobian(self, frames: Float64Array, tool_m: Float64Array) -> Float64Array:
-        axes = (frames[:, :3, :3] @ self._chain.axes[:, :, None])[:, :, 0]
-        arms = tool_m - frames[:, :3, 3]
-        jacobian = np.empty((6, len(axes)))
-        jacobian[0] = axes[:, 1] * arms[:, 2] - axes[:, 2] * arms[:, 1]
-        jacobian[1] = axes[:, 2] * arms[:, 0] - axes[:, 0] * arms[:, 2]
-        jacobian[2] = axes[:, 0] * arms[:, 1] - axes[:, 1] * arms[:, 0]
-        jacobian[3:] = axes.T
+    def _work(self) -> KinematicsWork:
+        """Returns this thread's arrays."""
+        work: KinematicsWork | None = getattr(self._of_thread, "work", None)
+        if work is None:
+            work = self._of_thread.work = KinematicsWork(len(self.joint_names))
+        return work
+
+    def _place(self, work: KinematicsWork) -> None:
+        """Puts the frame after each joint, in the base frame, into `work.frames`."""
+        np.sin(work.joints, out=work.sines)
+        np.multiply(work.sines_J11, self._sine, out=work.local)
+        np.add(self._const, work.local, out=work.local)
+        np.cos(work.joints, out=work.sines)
+        np.multiply(work.sines_J11, self._cosine, out=work.term)
+        np.add(work.local, work.term, out=work.local)
         if self._has_slide:
-            jacobian[:3, self._prismatic] = axes.T[:, self._prismatic]
-            jacobian[3:, self._prismatic] = 0.0
-        return jacobian
+            np.multiply(work.joints_J11, self._slide, out=work.term)
+            np.add(work.local, work.term, out=work.local)
+        np.copyto(work.frame_of[0], work.local_of[0])
+        for before, own, frame in work.links:
+            np.matmul(before, own, out=frame)
+
+    def _differentiate(self, work: KinematicsWork) -> None:
+        """Puts the Jacobian at `work.frames` and `work.pose` into `work.jacobian`."""
+        np.matmul(work.rotations, self._axes, out=work.axes_J31)
+        np.subtract(work.pose_m, work.origins, out=work.arms)
+        for row, (first, second) in zip(work.jacobian_rows, ((1, 2), (2, 0), (0, 1)), strict=True):  # axis x arm
+            np.multiply(work.axis_of[first], work.arm_of[second], out=row)
+            np.multiply(work.axis_of[second], work.arm_of[first], out=work.product)
+            np.subtract(row, work.product, out=row)
+        np.copyto(work.jacobian_turn, work.axes_T)
+        if self._has_slide:
+            np.copyto(work.jacobian_shift, work.axes_T, where=self._prismatic)
+            np.copyto(work.jacobian_turn, _NONE, where=self._prismatic)
 
 
 def tool_pose(xyz_m: ArrayLike, yaw_rad: float) -> Float64Array:
@@ -242,23 +295,35 @@ def tool_pose(xyz_m: ArrayLike, yaw_rad: float) -> Float64Array:
     >>> tool_pose((0.5, 0.0, 0.1), 0.0)[:3, 2]
     array([ 0.,  0., -1.])
     """
-    cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)
-    pose = np.array(((cos, sin, 0.0, 0.0), (sin, -cos, 0.0, 0.0), (0.0, 0.0, -1.0, 0.0), (0.0, 0.0, 0.0, 1.0)))
-    pose[:3, 3] = np.asarray(xyz_m, dtype=np.float64)
+    x, y, z = np.asarray(xyz_m, dtype=np.float64).tolist()
+    return pose_from_state([x, y, z, yaw_rad])
+
+
+def pose_from_state(state: ArrayLike | list[float], out: Float64Array | None = None) -> Float64Array:
+    """Returns the tool pose of an `Observation.state`, pointing straight down; the gripper width is ignored.
+
+    `out`, float64[4, 4], takes it instead of a new array.
+    """
+    x, y, z, yaw, *_ = state if isinstance(state, list) else np.asarray(state, dtype=np.float64).tolist()
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    pose = np.empty((4, 4)) if out is None else out
+    for row, numbers in enumerate(((cos, sin, 0.0, x), (sin, -cos, 0.0, y), (0.0, 0.0, -1.0, z), (0.0, 0.0, 0.0, 1.0))):
+        for column, number in enumerate(numbers):
+            pose[row, column] = number
     return pose
 
 
-def pose_from_state(state: ArrayLike) -> Float64Array:
-    """Returns the tool pose of an `Observation.state`, pointing straight down; the gripper width is ignored."""
-    values = np.asarray(state, dtype=np.float64)
-    return tool_pose(values[:3], float(values[3]))
+def state_from_pose(pose: ArrayLike, gripper_width_m: float, out: FloatArray | None = None) -> FloatArray:
+    """Returns float32[5] in the order of `STATE_NAMES`; the yaw, in (-pi, pi], is the heading of the tool's x axis.
 
-
-def state_from_pose(pose: ArrayLike, gripper_width_m: float) -> FloatArray:
-    """Returns float32[5] in the order of `STATE_NAMES`; the yaw, in (-pi, pi], is the heading of the tool's x axis."""
+    `out`, of that shape, takes it instead of a new array.
+    """
     matrix = np.asarray(pose, dtype=np.float64)
-    x, y, z = matrix[:3, 3]
-    return np.array((x, y, z, math.atan2(matrix[1, 0], matrix[0, 0]), gripper_width_m), dtype=np.float32)
+    state = np.empty(5, np.float32) if out is None else out
+    for index in range(3):
+        state[index] = matrix[index, 3]
+    state[3], state[4] = math.atan2(matrix[1, 0], matrix[0, 0]), gripper_width_m
+    return state
 
 
 def _result(joints: Float64Array, distance_m: float, angle_rad: float, reason: str | None) -> IkResult:
@@ -271,10 +336,19 @@ def _result(joints: Float64Array, distance_m: float, angle_rad: float, reason: s
     )
 
 
-def _pose_error(goal: Float64Array, pose: Float64Array) -> tuple[Float64Array, float, float]:
-    """Returns the shortened error float64[6] (metres, rotation vector), the full distance and the full angle."""
-    dx, dy, dz = (goal[:3, 3] - pose[:3, 3]).tolist()
-    (r00, r01, r02), (r10, r11, r12), (r20, r21, r22) = (goal[:3, :3] @ pose[:3, :3].T).tolist()
+def _is_finite(values: Float64Array) -> bool:
+    return all(map(math.isfinite, values.tolist()))
+
+
+def _pose_error(work: KinematicsWork) -> tuple[float, float]:
+    """Puts the shortened error float64[6] (metres, rotation vector) into `work.error`.
+
+    Returns the full distance and the full angle.
+    """
+    (x, y, z), (to_x, to_y, to_z) = work.pose_m.tolist(), work.goal_m.tolist()
+    dx, dy, dz = to_x - x, to_y - y, to_z - z
+    np.matmul(work.goal_turn, work.pose_turn_T, out=work.turn)
+    (r00, r01, r02), (r10, r11, r12), (r20, r21, r22) = work.turn.tolist()
     wx, wy, wz = r21 - r12, r02 - r20, r10 - r01
     twice_sin = math.sqrt(wx * wx + wy * wy + wz * wz)
     angle = math.atan2(twice_sin, r00 + r11 + r22 - 1.0)
@@ -285,4 +359,6 @@ def _pose_error(goal: Float64Array, pose: Float64Array) -> tuple[Float64Array, f
     distance = math.sqrt(dx * dx + dy * dy + dz * dz)
     shrink = min(1.0, _MAX_ERROR_M / distance) if distance > 0 else 1.0
     turn = min(angle, _MAX_ERROR_RAD) / twice_sin if twice_sin > 1e-12 else 0.5
-    return np.array((dx * shrink, dy * shrink, dz * shrink, wx * turn, wy * turn, wz * turn)), distance, angle
+    for index, value in enumerate((dx * shrink, dy * shrink, dz * shrink, wx * turn, wy * turn, wz * turn)):
+        work.error[index] = value
+    return distance, angle

@@ -6,11 +6,18 @@ input of the wrong shape, or one that leaves nothing safe to command, is refused
 
 It knows joint positions, speeds, how fast speeds may rise, and the workspace of the tool. It does not know torques,
 collisions, or what stands on the table; a robot's own controller must.
+
+It reckons one field and one joint after the other in Python's floats, which are float64: with five to seven of them
+that is as fast as arrays, and it allocates none but the one that is returned. What is sent is float32, so every result
+is rounded to one (`_float32`) before it is compared with a limit for the last time.
 """
 
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Sequence
+from ctypes import c_float
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +35,7 @@ MAX_PERIODS = 2.0
 _SILENT = 1e-6  # changes below a micrometre or microradian are rounding, not news
 _WHEN_BELOW = "below the workspace"
 _WHEN_ABOVE = "above the workspace"
+_FLOAT, _INT, _SMALLEST = struct.Struct("<f"), struct.Struct("<i"), 2.0**-149
 
 
 class Limiter:
@@ -36,14 +44,14 @@ class Limiter:
     def __init__(self, spec: RobotSpec) -> None:
         """Stores the limits of `spec`."""
         self.spec = spec
-        self._step = np.array((spec.max_step_m,) * 3 + (spec.max_step_rad,), dtype=np.float64)
-        self._workspace_low = np.array((*spec.workspace_lower_m, -math.inf), dtype=np.float64)
-        self._workspace_high = np.array((*spec.workspace_upper_m, math.inf), dtype=np.float64)
+        self._step = [float(spec.max_step_m)] * 3 + [float(spec.max_step_rad)]
+        self._workspace_low = [*map(float, spec.workspace_lower_m), -math.inf]
+        self._workspace_high = [*map(float, spec.workspace_upper_m), math.inf]
         lower = np.array(spec.joint_lower_rad, dtype=np.float64)
         upper = np.array(spec.joint_upper_rad, dtype=np.float64)
         self._lower, self._upper = _round_inwards(lower, upper)
-        self._speed = np.array(spec.joint_max_speed_rad_s, dtype=np.float64)
-        self._acceleration = np.array(spec.joint_max_accel_rad_s2 or (math.inf,) * spec.num_joints, dtype=np.float64)
+        self._speed = [float(speed) for speed in spec.joint_max_speed_rad_s]
+        self._acceleration = [float(a) for a in spec.joint_max_accel_rad_s2] or [math.inf] * spec.num_joints
 
     def hold_action(self, tool_target_now: ArrayLike) -> FloatArray:
         """Returns the action that changes nothing: no displacement, and the gripper command of `tool_target_now`.
@@ -52,7 +60,7 @@ class Limiter:
             LimitViolation: `tool_target_now` is not a finite vector in the order of `STATE_NAMES`.
         """
         action = np.zeros(len(self.spec.action_names), np.float32)
-        action[4] = np.clip(self._target(tool_target_now)[4] / self.spec.gripper_max_width_m, 0.0, 1.0)
+        action[4] = _clip(self._target(tool_target_now)[4] / self.spec.gripper_max_width_m, 0.0, 1.0)
         return action
 
     def limit_action(self, action: ArrayLike, tool_target_now: ArrayLike) -> tuple[FloatArray, tuple[str, ...]]:
@@ -72,34 +80,44 @@ class Limiter:
         Raises:
             LimitViolation: A vector has the wrong length, or `tool_target_now` is not finite.
         """
-        target = self._target(tool_target_now)[:4]
-        asked = _vector(action, len(self.spec.action_names), "action")
-        is_bad = ~np.isfinite(asked)
-        if is_bad.any():
-            names = [name for name, bad in zip(self.spec.action_names, is_bad, strict=True) if bad]
-            return self.hold_action(tool_target_now), (f"hold: {', '.join(names)} not finite",)
-        reasons: list[str] = []
-        step = np.clip(asked[:4], -self._step, self._step)
-        for index in np.flatnonzero(np.abs(step - asked[:4]) > _SILENT):
-            reasons.append(f"{self.spec.action_names[index]}: step above {self._step[index]:g}")
-        low = np.minimum(self._workspace_low, target)
-        high = np.maximum(self._workspace_high, target)
-        inside = np.clip(np.clip(target + step, low, high) - target, np.minimum(step, 0), np.maximum(step, 0))
-        for index in np.flatnonzero(np.abs(inside - step) > _SILENT):
-            side = _WHEN_BELOW if inside[index] > step[index] else _WHEN_ABOVE
-            reasons.append(f"{self.spec.action_names[index]}: {side}")
+        target = self._target(tool_target_now)
+        names = self.spec.action_names
+        asked = _vector(action, len(names), "action")
+        bad = [name for name, value in zip(names, asked, strict=True) if not math.isfinite(value)]
+        if bad:
+            return self.hold_action(tool_target_now), (f"hold: {', '.join(bad)} not finite",)
         sent = np.empty(len(asked), np.float32)
-        sent[:4] = inside
-        landed = target + sent[:4]
-        is_over = (landed < low) | (landed > high) | (np.abs(sent[:4]) > self._step)
-        sent[:4] = np.where(is_over, np.nextafter(sent[:4], np.float32(0)), sent[:4])
-        sent[4] = np.clip(asked[4], 0.0, 1.0)
-        if abs(float(sent[4]) - asked[4]) > _SILENT:
-            reasons.append(f"{self.spec.action_names[4]}: outside 0 to 1")
-        return sent, tuple(reasons)
+        shortened: list[str] = []
+        stopped: list[str] = []
+        for index, most in enumerate(self._step):
+            step = _clip(asked[index], -most, most)
+            if abs(step - asked[index]) > _SILENT:
+                shortened.append(f"{names[index]}: step above {most:g}")
+            inside = self._inside_workspace(index, step, target[index])
+            if abs(inside - step) > _SILENT:
+                stopped.append(f"{names[index]}: {_WHEN_BELOW if inside > step else _WHEN_ABOVE}")
+            sent[index] = inside
+        grip = _float32(_clip(asked[4], 0.0, 1.0))
+        sent[4] = grip
+        gripped = [f"{names[4]}: outside 0 to 1"] if abs(grip - asked[4]) > _SILENT else []
+        return sent, (*shortened, *stopped, *gripped)
+
+    def _inside_workspace(self, index: int, step: float, target: float) -> float:
+        """Returns a step as float32 that ends inside the workspace, or comes back to it: shortened, never turned."""
+        low, high = min(self._workspace_low[index], target), max(self._workspace_high[index], target)
+        inside = _clip(_clip(target + step, low, high) - target, min(step, 0.0), max(step, 0.0))
+        sent = _float32(inside)
+        if not (low <= target + sent <= high and abs(sent) <= self._step[index]):
+            sent = _next_float32(sent, 0.0)
+        return sent
 
     def limit_joints(
-        self, target_rad: ArrayLike, last_target_rad: ArrayLike, measured_rad: ArrayLike, dt_s: float
+        self,
+        target_rad: ArrayLike,
+        last_target_rad: ArrayLike,
+        measured_rad: ArrayLike,
+        dt_s: float,
+        out: FloatArray | None = None,
     ) -> tuple[FloatArray, tuple[str, ...]]:
         """Clamps joint targets to positions, speeds and the lead over the measured joints.
 
@@ -111,6 +129,7 @@ class Limiter:
             last_target_rad: float[J] as returned the time before; the measured joints the first time.
             measured_rad: float[J] read from the robot now.
             dt_s: Time since the last target was sent.
+            out: float32[J] that takes the result, instead of a new array; may be one of the others.
 
         Returns:
             float32[J] to send, and one reason for each change (`panda_joint4: speed limit`).
@@ -123,22 +142,30 @@ class Limiter:
         last, reasons = self._anchor(_vector(last_target_rad, self.spec.num_joints, "last joint target"), measured)
         problem = self._why_hold(wanted, measured, dt_s)
         if problem is not None:
-            return last, (*reasons, problem)
-        joints = np.clip(wanted, self._lower, self._upper)
+            return _filled(out, last), (*reasons, problem)
+        period_s = min(dt_s, MAX_PERIODS / self.spec.control_rate_hz)
+        joints = [_clip(value, *limits) for value, *limits in zip(wanted, self._lower, self._upper, strict=True)]
+        slow, led, sent = list[float](), list[float](), list[float]()
+        for index, joint in enumerate(joints):
+            anchor, reach = last[index], self._speed[index] * period_s
+            slow.append(_clip(joint, anchor - reach, anchor + reach))
+            lead = self._speed[index] * MAX_LEAD_S
+            low, high = min(measured[index] - lead, anchor), max(measured[index] + lead, anchor)
+            led.append(_clip(slow[index], low, high))
+            rounded = _clip(_float32(led[index]), self._lower[index], self._upper[index])
+            sent.append(rounded if abs(rounded - anchor) <= reach else _next_float32(rounded, anchor))
         reasons += self._name_changes(joints, wanted, "position limit")
-        reach = self._speed * min(dt_s, MAX_PERIODS / self.spec.control_rate_hz)
-        slow = np.clip(joints, last - reach, last + reach)
         reasons += self._name_changes(slow, joints, "speed limit")
-        lead = self._speed * MAX_LEAD_S
-        led = np.clip(slow, np.minimum(measured - lead, last), np.maximum(measured + lead, last))
         reasons += self._name_changes(led, slow, "too far ahead of the arm")
-        sent = np.clip(led.astype(np.float32), self._lower, self._upper)
-        is_over = np.abs(sent.astype(np.float64) - last) > reach
-        sent = np.where(is_over, np.nextafter(sent, last), sent).astype(np.float32)
-        return sent, tuple(reasons)
+        return _filled(out, sent), tuple(reasons)
 
     def limit_rise(
-        self, target_rad: FloatArray, last_target_rad: FloatArray, last_step_rad: ArrayLike, dt_s: float
+        self,
+        target_rad: FloatArray,
+        last_target_rad: FloatArray,
+        last_step_rad: ArrayLike,
+        dt_s: float,
+        out: FloatArray | None = None,
     ) -> tuple[FloatArray, tuple[str, ...]]:
         """Shortens a step that would let a joint speed up by more than its acceleration; never what slows it down.
 
@@ -147,59 +174,103 @@ class Limiter:
             last_target_rad: float32[J] as it was sent the time before.
             last_step_rad: float[J], how far the last target was from the one before it.
             dt_s: Time since the last target was sent.
+            out: float32[J] that takes the result, instead of a new array; may be one of the others.
 
         Returns:
             float32[J] to send, and one reason for each change (`panda_joint4: acceleration limit`).
         """
-        step = target_rad.astype(np.float64) - last_target_rad
-        has = np.maximum(np.asarray(last_step_rad, dtype=np.float64) * np.sign(step), 0.0)
-        room = has + self._acceleration * dt_s**2
-        sent = (last_target_rad + np.clip(step, -room, room)).astype(np.float32)
-        return sent, tuple(self._name_changes(sent, target_rad, "acceleration limit"))
+        count = self.spec.num_joints
+        targets, lasts = (
+            _vector(target_rad, count, "joint target"),
+            _vector(last_target_rad, count, "last joint target"),
+        )
+        steps = _vector(last_step_rad, count, "last joint step")
+        sent: list[float] = []
+        for target, last, before, most in zip(targets, lasts, steps, self._acceleration, strict=True):
+            step = target - last
+            has = max(before * ((step > 0.0) - (step < 0.0)), 0.0)
+            room = has + most * dt_s**2
+            sent.append(_float32(last + _clip(step, -room, room)))
+        return _filled(out, sent), tuple(self._name_changes(sent, targets, "acceleration limit"))
 
-    def _anchor(self, last: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[FloatArray, list[str]]:
-        """Returns float32[J] inside the limits to measure the motion from, and what had to be done to get it."""
+    def _anchor(self, last: list[float], measured: list[float]) -> tuple[list[float], list[str]]:
+        """Returns float32 values inside the limits to measure the motion from, and what had to be done to get them."""
         reasons: list[str] = []
-        if not np.isfinite(last).all():
-            if not np.isfinite(measured).all():
+        if not all(map(math.isfinite, last)):
+            if not all(map(math.isfinite, measured)):
                 raise LimitViolation("neither the last joint target nor the measured joints are finite; stop the robot")
             last = measured
             reasons.append("hold: last joint target not finite, took the measured joints")
-        inside = np.clip(last, self._lower, self._upper).astype(np.float32)
+        inside = [_float32(_clip(v, *limits)) for v, *limits in zip(last, self._lower, self._upper, strict=True)]
         return inside, reasons + self._name_changes(inside, last, "last target was outside its limits")
 
-    def _why_hold(self, wanted: NDArray[np.float64], measured: NDArray[np.float64], dt_s: float) -> str | None:
+    def _why_hold(self, wanted: list[float], measured: list[float], dt_s: float) -> str | None:
         for name, values in (("joint target", wanted), ("measured joints", measured)):
-            if not np.isfinite(values).all():
+            if not all(map(math.isfinite, values)):
                 return f"hold: {name} not finite"
         if not (math.isfinite(dt_s) and dt_s > 0):
             return f"hold: time since the last command is {dt_s} s"
         return None
 
-    def _name_changes(self, now: NDArray[np.floating], before: NDArray[np.floating], why: str) -> list[str]:
-        changed = np.flatnonzero(np.abs(now.astype(np.float64) - before) > _SILENT)
-        return [f"{self.spec.joint_names[index]}: {why}" for index in changed]
+    def _name_changes(self, now: Sequence[float], before: Sequence[float], why: str) -> list[str]:
+        changes = zip(self.spec.joint_names, now, before, strict=True)
+        return [f"{name}: {why}" for name, is_now, was in changes if abs(is_now - was) > _SILENT]
 
-    def _target(self, tool_target_now: ArrayLike) -> NDArray[np.float64]:
+    def _target(self, tool_target_now: ArrayLike) -> list[float]:
         target = _vector(tool_target_now, len(STATE_NAMES), "tool target")
-        if not np.isfinite(target).all():
+        if not all(map(math.isfinite, target)):
             raise LimitViolation(f"the tool target {target} is not finite; stop the robot and reset its target")
         return target
 
 
-def _vector(values: ArrayLike, length: int, name: str) -> NDArray[np.float64]:
-    try:
-        vector = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as err:
-        raise LimitViolation(f"{name} is {values!r}, expected {length} numbers") from err
-    if vector.shape != (length,):
-        raise LimitViolation(f"{name} has shape {vector.shape}, expected ({length},)")
-    return vector
+def _vector(values: ArrayLike | list[float], length: int, name: str) -> list[float]:
+    if isinstance(values, list) and len(values) == length and all(type(value) is float for value in values):
+        return values
+    if not isinstance(values, np.ndarray) or values.dtype.char not in "fd":
+        try:
+            values = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as err:
+            raise LimitViolation(f"{name} is {values!r}, expected {length} numbers") from err
+    if values.shape != (length,):
+        raise LimitViolation(f"{name} has shape {values.shape}, expected ({length},)")
+    numbers: list[float] = values.tolist()
+    return numbers
 
 
-def _round_inwards(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
-    """Returns the limits as float32 that are never outside the float64 ones."""
+def _filled(out: FloatArray | None, values: Sequence[float]) -> FloatArray:
+    """Returns the values as float32, in `out` where there is one."""
+    array = np.empty(len(values), np.float32) if out is None else out
+    for index, value in enumerate(values):
+        array[index] = value
+    return array
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    """Returns a value between `low` and `high`; NaN where one of the three is."""
+    inside = low if value < low else high if value > high else value
+    return inside if low <= inside <= high else math.nan
+
+
+def _float32(value: float) -> float:
+    """Returns the float32 that is nearest."""
+    return c_float(value).value
+
+
+def _next_float32(value: float, goal: float) -> float:
+    """Returns the float32 that comes after `value`, itself one, on the way to `goal`; `value` where it is the goal."""
+    if value == goal or value != value or goal != goal:
+        return value
+    if value == 0.0:
+        return math.copysign(_SMALLEST, goal)
+    (bits,) = _INT.unpack(_FLOAT.pack(value))  # the magnitude in the low bits, so one more is one further from zero
+    found: float
+    (found,) = _FLOAT.unpack(_INT.pack(bits + (1 if (goal > value) == (value > 0.0) else -1)))
+    return found
+
+
+def _round_inwards(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    """Returns the limits as float32 values that are never outside the float64 ones."""
     low, high = lower.astype(np.float32), upper.astype(np.float32)
     low = np.where(low < lower, np.nextafter(low, np.float32(np.inf)), low).astype(np.float32)
     high = np.where(high > upper, np.nextafter(high, np.float32(-np.inf)), high).astype(np.float32)
-    return low, high
+    return low.tolist(), high.tolist()

@@ -33,6 +33,7 @@ class LiveState:
         self._reasons: Counter[str] = Counter()
         self._tick: dict[str, object] = {"reason": Reason.WARMING.value, "note": "the first period has not begun"}
         self._chunk: dict[str, object] = {"thought": "", "source": "", "latency_s": {}}
+        self._writing = ""
 
     def take_tick(self, record: Records) -> None:
         """Takes a control period."""
@@ -67,6 +68,11 @@ class LiveState:
                 "latency_s": {name: value for name, value in latency_s.items() if value is not None},
             }
 
+    def take_words(self, record: Records) -> None:
+        """Takes a thought as far as it is written."""
+        with self._lock:
+            self._writing = read_text(record, "thought")
+
     def snapshot(self) -> dict[str, object]:
         """Returns everything, ready for JSON."""
         board = self._channels.board
@@ -90,6 +96,7 @@ class LiveState:
                 "has_trace_failed": bool(board["trace_failed"][0]),
                 **self._tick,
                 **self._chunk,
+                "writing": "" if self._writing == self._chunk["thought"] else self._writing,
             }
 
     def picture(self, name: str) -> bytes | None:

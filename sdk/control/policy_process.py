@@ -38,6 +38,7 @@ __all__ = [
     "serve_policy",
     "warm_up",
     "write_chunk",
+    "write_words",
 ]
 
 BEAT_S = 0.02
@@ -194,6 +195,9 @@ def serve_policy(parent: Parent, parent_pid: int) -> None:
         parent.tell_error(err)
         return
     policy.reset()
+    listen = getattr(policy, "listen", None)  # a policy that can be heard while it thinks, as `sdk.Policy`
+    if callable(listen):
+        listen(lambda text: write_words(channels, text))
     threading.Thread(target=_beat, args=(channels,), daemon=True).start()
     parent.tell({"latency_s": latency_s, "spec": asdict(policy.spec)})
     answered = 0
@@ -280,3 +284,9 @@ def write_chunk(
     put_text(row, "reason", chunk.reason)
     put_text(row, "thought", chunk.thought)
     channels.chunks.commit(is_checked=True)
+
+
+def write_words(channels: Channels, text: str) -> None:
+    """Puts a thought, as far as it is written, into the ring."""
+    put_text(channels.words.begin(), "thought", text)
+    channels.words.commit(is_checked=True)

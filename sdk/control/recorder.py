@@ -24,7 +24,7 @@ from roboalign.sdk.control.child import Child, Parent
 from roboalign.sdk.control.live_page import LivePage, PageConfig
 from roboalign.sdk.control.live_state import LiveState
 from roboalign.sdk.control.loop_report import RunReport
-from roboalign.sdk.control.records import CHUNK, Reason, read_text
+from roboalign.sdk.control.records import CHUNK, WORDS, Reason, read_text
 from roboalign.sdk.control.rings import Records
 from roboalign.sdk.control.trace import TraceFile, chunk_line, header_line, tick_line
 from roboalign.sdk.errors import BackendError, ConfigError
@@ -141,6 +141,7 @@ class _Desk:
         self._channels = channels
         self._is_spoken = bool(config["is_spoken"])
         self._tick, self._chunk = np.zeros(1, channels.ticks.record), np.zeros(1, CHUNK)
+        self._words, self._heard = np.zeros(1, WORDS), 0
         self._next_tick = self._next_chunk = 1
         self._lost = 0
         self._trace: TraceFile | None = None
@@ -168,6 +169,7 @@ class _Desk:
     def follow(self) -> None:
         """Takes everything that is new."""
         self._channels.board["recorder_beat_s"][0] = time.monotonic()
+        self._follow_words()
         self._follow_chunks()
         ring = self._channels.ticks
         newest = ring.newest
@@ -178,6 +180,14 @@ class _Desk:
                 self._lost += 1
             self._next_tick += 1
         self._flush()
+
+    def _follow_words(self) -> None:
+        """Takes the newest state of a thought alone: what came between is in it."""
+        if self._channels.words.newest != self._heard:
+            heard = self._channels.words.copy(self._words)
+            if heard:
+                self._heard = heard
+                self.state.take_words(self._words)
 
     def _follow_chunks(self) -> None:
         ring = self._channels.chunks

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roboalign.sdk.control.rings import Records
 from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, RobotSpec
@@ -16,7 +18,10 @@ __all__ = [
     "MAX_STEPS",
     "SOURCES",
     "STAGES",
+    "WORDS",
+    "Fields",
     "Reason",
+    "fields_of",
     "observation_record",
     "put_text",
     "read_text",
@@ -92,6 +97,9 @@ CHUNK = np.dtype(
 )
 """An answer of the policy."""
 
+WORDS = np.dtype([("thought", f"S{_THOUGHT_BYTES}")], align=True)
+"""A thought as far as it is written."""
+
 BOARD = np.dtype(
     [
         # written by the policy's process
@@ -155,12 +163,28 @@ def tick_record(spec: RobotSpec) -> np.dtype[np.void]:
     )
 
 
-def put_text(record: Records, field: str, text: str | None) -> None:
+Fields = dict[str, NDArray[Any]]
+"""The fields of one record, by name; see `fields_of`."""
+
+
+def fields_of(record: Records) -> Fields:
+    """Returns arrays that lie in the record: of a number or a text, the array of one; of an array, that array.
+
+    Naming a field of a record makes a new array each time, so who writes a record in each control period names its
+    fields once.
+    """
+    assert record.dtype.names is not None
+    named = {name: record[name] for name in record.dtype.names}
+    return {name: field if field.ndim == 1 else field[0] for name, field in named.items()}
+
+
+def put_text(record: Records | Fields, field: str, text: str | None) -> None:
     """Writes a text into a record, cut at a character where it is too long."""
-    kept = (text or "").encode()[: record.dtype[field].itemsize]
-    record[field][0] = kept.decode(errors="ignore").encode()
+    place = record[field]
+    kept = (text or "").encode()[: place.dtype.itemsize]
+    place[0] = kept.decode(errors="ignore").encode()
 
 
-def read_text(record: Records, field: str) -> str:
+def read_text(record: Records | Fields, field: str) -> str:
     """Returns the text in a record."""
     return bytes(record[field][0]).decode(errors="replace")

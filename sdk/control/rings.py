@@ -86,6 +86,11 @@ class Ring:
         self._writing = 0
 
     @property
+    def records(self) -> tuple[Records, ...]:
+        """The records where they lie, one for each slot: what `begin` returns is one of them."""
+        return tuple(self._records)
+
+    @property
     def newest(self) -> int:
         """Sequence number of the newest record; 0 when there is none. Numbers rise, and may leave some out."""
         return int(self._newest[0])
@@ -160,4 +165,4 @@ class Ring:
 
 def _checksum(record: Records) -> int:
     """Returns a number that is never 0, which means that there is none."""
-    return zlib.crc32(record.view(np.uint8).data) + 1
+    return zlib.crc32(record.data) + 1

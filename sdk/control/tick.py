@@ -6,7 +6,7 @@ as were sent since the observation that it answers. The policy is asked early en
 present chunk ends, by the 99th percentile of its last answers. Between two deadlines the loop wakes up now and then,
 and holds at once when the policy's process is gone or silent, or somebody pressed stop.
 
-The loop allocates no array; the kinematics and the driver of a robot do.
+The loop allocates no array. A command allocates the three of its `Applied`, and the driver of a robot what it reads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from roboalign.sdk.control.answers import Answers
 from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.clock import Clock, MonotonicClock
 from roboalign.sdk.control.loop_report import Histogram, RunReport, count
-from roboalign.sdk.control.records import STAGES, Reason, put_text
+from roboalign.sdk.control.period import PeriodWriter
+from roboalign.sdk.control.records import STAGES, Reason, fields_of
 from roboalign.sdk.control.watchdog import Guard, PolicyWatch, WatchSettings
 from roboalign.sdk.errors import CameraTimeout, ConfigError, DataError, RobotError, RobotTimeout
 from roboalign.sdk.types import Applied, FloatArray, Observation
@@ -123,7 +124,13 @@ class RealTimeLoop:
         self._watch = PolicyWatch(channels, lambda: policy.is_alive, self.settings.watch)
         self._answers = Answers(channels, self.rate_hz, robot.spec)
         self._question = channels.board["question"]
-        self._answered = channels.board["answered"]
+        self._answered, self._is_over = channels.board["answered"], channels.board["is_over"]
+        self._shown = {id(record): fields_of(record) for record in channels.observations.records}
+        self._images = {  # of each slot, by camera
+            key: dict(zip(channels.spec.camera_names, fields.get("images", ()), strict=True))
+            for key, fields in self._shown.items()
+        }
+        self._period = PeriodWriter(channels.ticks)
         self._control_beat_s, self._board_reason = channels.board["control_beat_s"], channels.board["reason"]
         self._tally = _Tally()
         self._applied: Applied | None = None
@@ -182,7 +189,7 @@ class RealTimeLoop:
             raise
         finally:
             self._end_s = self._time() + self._back_s
-            self._channels.board["is_over"][0] = 1
+            self._is_over[0] = 1
         return self.report()
 
     def report(self) -> RunReport:
@@ -227,7 +234,7 @@ class RealTimeLoop:
             held = next((text for text in applied.reasons if text.startswith(_HELD)), None)
             if held is not None:
                 reason, self._note = Reason.LIMITER, held[len(_HELD) :]
-            self._answers.use(action, sent_s, self._tally)
+            self._answers.use(sent_s, self._tally)
         self._is_moving = reason is Reason.MOVING
         lateness_s = max(0.0, handed_s + self._back_s - deadline_s)
         wants = self._answered[0] >= self._question[0] and self._answers.is_due(self.settings.is_ahead)
@@ -286,13 +293,15 @@ class RealTimeLoop:
         observed_s = self._clock.now()
         if self._trouble is not None:
             return observed_s, observed_s
-        row = channels.observations.begin()
+        record = channels.observations.begin()
+        row = self._shown[id(record)]
         row["moves"][0], row["time_s"][0] = self._answers.moves, seen.time_s
-        row["state"][0], row["joints"][0] = seen.state, seen.joint_pos_rad
+        np.copyto(row["state"], seen.state)
+        np.copyto(row["joints"], seen.joint_pos_rad)
         np.copyto(self._measured, seen.joint_pos_rad)
         self._measured_s = seen.time_s
-        for index, name in enumerate(channels.spec.camera_names):
-            np.copyto(row["images"][0][index], seen.images[name])
+        for name, place in self._images[id(record)].items():
+            np.copyto(place, seen.images[name])
         sequence = channels.observations.commit()
         if is_question:
             self._question[0] = sequence
@@ -315,7 +324,7 @@ class RealTimeLoop:
         """Writes a period down: when the command was sent and how late, and why it was what it was."""
         assert self._applied is not None
         sent_s, lateness_s = sent
-        row = self._channels.ticks.begin()
+        row = self._period.fields
         row["index"][0], row["due"][0] = index, due
         row["time_s"][0], row["lateness_s"][0] = sent_s, lateness_s
         row["reason"][0], row["interrupts"][0] = reason.code, self._interrupts
@@ -326,26 +335,16 @@ class RealTimeLoop:
         row["step"][0] = self._answers.step if is_asked else -1
         row["age_s"][0] = sent_s - self._answers.observed_s if is_moving else math.nan
         row["thought_age_s"][0] = sent_s - self._answers.thought_s if is_moving else math.nan
-        np.copyto(row["requested"][0], self._applied.requested)
-        np.copyto(row["sent"][0], self._applied.sent)
-        np.copyto(row["targets"][0], self._applied.joint_target_rad)
-        np.copyto(row["measured"][0], self._measured)
         row["measured_s"][0] = self._measured_s
         for position, seconds in enumerate(stages_s):
-            row["stages_s"][0][position] = seconds
             self._tally.stages[position].add(seconds)
-        put_text(row, "note", self._note or "; ".join(self._applied.reasons))
-        self._channels.ticks.commit()
+        note = self._note or "; ".join(self._applied.reasons)
+        self._period.put(self._applied, self._measured, stages_s, note)
 
     def _write_error(self, text: str) -> None:
         """Writes down that the robot is not there any more."""
-        row = self._channels.ticks.begin()
-        row.view(np.uint8)[:] = 0
-        row["index"][0], row["time_s"][0], row["step"][0] = self._tally.ticks, self._now_s, -1
-        row["reason"][0] = self._board_reason[0] = Reason.DISCONNECTED.code
-        row["measured_s"][0] = math.nan
-        put_text(row, "note", text)
-        self._channels.ticks.commit()
+        self._board_reason[0] = Reason.DISCONNECTED.code
+        self._period.put_error(self._tally.ticks, self._now_s, text)
 
 
 class _Tally:

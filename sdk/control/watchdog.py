@@ -7,10 +7,9 @@ when one is outside. It holds the only reference to the robot that the loop has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.limiter import MAX_PERIODS
@@ -45,12 +44,11 @@ class Guard:
         """Takes the robot, which is connected."""
         spec = robot.spec
         self._robot = robot
-        self._lower = np.array(spec.joint_lower_rad, np.float64) - _ROUNDING
-        self._upper = np.array(spec.joint_upper_rad, np.float64) + _ROUNDING
-        self._reach = np.array(spec.joint_max_speed_rad_s) * (MAX_PERIODS / spec.control_rate_hz) + _ROUNDING
-        self._last = np.full(spec.num_joints, np.nan)
-        self._step = np.zeros(spec.num_joints)
-        self._mask = np.zeros(spec.num_joints, np.bool_)
+        self._lower = [float(value) - _ROUNDING for value in spec.joint_lower_rad]
+        self._upper = [float(value) + _ROUNDING for value in spec.joint_upper_rad]
+        periods_s = MAX_PERIODS / spec.control_rate_hz
+        self._reach = [float(speed) * periods_s + _ROUNDING for speed in spec.joint_max_speed_rad_s]
+        self._last = [math.nan] * spec.num_joints
         self._picture_age_s: Callable[[], float] | None = getattr(robot, "picture_age_s", None)
         self.latched = ""
         """Why nothing is sent any more; empty while the robot may move."""
@@ -93,22 +91,18 @@ class Guard:
 
     def _checked(self, applied: Applied) -> Applied:
         """Compares a command with the limits and the command before; outside, the robot is stopped for good."""
-        targets = applied.joint_target_rad
-        np.less(targets, self._lower, out=self._mask)
-        outside = bool(self._mask.any())
-        np.greater(targets, self._upper, out=self._mask)
-        outside = outside or bool(self._mask.any())
-        np.isfinite(targets, out=self._mask)
-        outside = outside or not self._mask.all()
-        np.subtract(targets, self._last, out=self._step)
-        np.absolute(self._step, out=self._step)
-        np.greater(self._step, self._reach, out=self._mask)
-        if outside or self._mask.any():
+        targets: list[float] = applied.joint_target_rad.tolist()
+        outside = leapt = False
+        limits = zip(targets, self._last, self._lower, self._upper, self._reach, strict=True)
+        for target, last, low, high, reach in limits:
+            outside = outside or not (math.isfinite(target) and low <= target <= high)
+            leapt = leapt or abs(target - last) > reach
+        if outside or leapt:
             what = "outside its joint limits" if outside else "further from the last one than it may move in a period"
             self.latched = f"{self._robot.spec.name} sent {targets}, which is {what}; the robot was stopped"
             self._estop()
             raise LimitViolation(self.latched)
-        np.copyto(self._last, targets)
+        self._last = targets
         return applied
 
 

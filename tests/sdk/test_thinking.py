@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roboalign.sdk import turn
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.bundle import PolicySpec, shipped_bundle_path
@@ -163,6 +164,32 @@ def test_writing_beside_gives_the_words_of_writing_before(policy, backend, clock
         policy.act(seen(observation, 1))
     think_to_the_end(policy)
     assert policy.act(seen(observation, 1)).tokens == alone.tokens
+
+
+@pytest.mark.parametrize("mode", ["before_every_chunk", "beside"])
+def test_who_listens_hears_a_thought_word_by_word(backend, clock, observation, mode):
+    """A pass takes a second here, so nothing is left out; beside, a thought is heard before anybody can act on it."""
+    policy = Policy(backend, thinking=replace(BESIDE, mode=mode), clock=clock.now, is_driven=True)
+    heard: list[str] = []
+    policy.listen(heard.append)
+    policy.act(seen(observation, 0))
+    think_to_the_end(policy)
+    policy.listen(None)
+    assert heard == ["a", "aa", "aaa", "aaa"]
+    assert policy.act(seen(observation, 2)).thought == ("aaa" if mode == "beside" else "ccc")
+    think_to_the_end(policy)
+    assert len(heard) == 4, "nobody listens any more"
+
+
+def test_a_listener_is_told_now_and_then_and_always_the_end(backend, clock, observation, monkeypatch):
+    monkeypatch.setattr(turn, "_HEARD_EVERY_S", 2.5)
+    backend.length = 6
+    policy = Policy(backend, clock=clock.now, draft=False)
+    heard: list[str] = []
+    policy.listen(heard.append)
+    thought = policy.act(seen(observation, 0)).thought
+    assert heard == ["a", "aaaa", "aaaaaa"]
+    assert thought == heard[-1]
 
 
 def test_a_thought_older_than_its_limit_is_dropped(policy, clock, observation):

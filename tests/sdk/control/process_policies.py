@@ -63,6 +63,21 @@ class Steady:
             time.sleep(1.0)
 
 
+class Talker(Steady):
+    """Says what it thinks while it thinks: a letter a time, and a thought of its own each time."""
+
+    hear = staticmethod(lambda text: None)
+
+    def listen(self, hear) -> None:
+        self.hear = hear
+
+    def act(self, observation: Observation) -> ActionChunk:
+        for length in range(1, 5):
+            self.hear(f"{self._count}: " + "x" * length)
+            time.sleep(0.01)
+        return dataclasses.replace(super().act(observation), thought=f"{self._count - 1}: xxxx")
+
+
 def for_panda() -> Steady:
     """The same for the simulated Panda."""
     return Steady(latency_s=0.05, steps=8, rate_hz=10.0, size_px=96)

@@ -18,7 +18,8 @@ from tests.sdk.control.fake_process import Bench
 
 from roboalign.sdk.control.live_page import LivePage, PageConfig
 from roboalign.sdk.control.live_state import LiveState
-from roboalign.sdk.control.records import CHUNK
+from roboalign.sdk.control.policy_process import write_words
+from roboalign.sdk.control.records import CHUNK, WORDS
 
 TOKEN = "0123456789abcdef"
 
@@ -176,12 +177,20 @@ class Chromium:
 
 
 @pytest.mark.browser
-def test_a_real_browser_shows_the_run_and_its_stop_button_stops_it(page, bench, tmp_path):
+def test_a_real_browser_shows_the_run_and_its_stop_button_stops_it(page, state, bench, tmp_path):
+    words = np.zeros(1, WORDS)
     text = "document.getElementById('{}').textContent".format
     with Chromium(tmp_path / "profile") as browser:
         browser.tell("Page.navigate", url=page.url)
         browser.wait_for("document.getElementById('why')?.textContent", "moving")
         assert browser.value(text("instruction")) == "push the cup"
+        assert browser.value(text("thought")).startswith("thought ")
+        assert browser.value(text("writing")) == ""
+        for written in ("the cup", "the cup is left"):
+            write_words(bench.channels, written)
+            assert bench.channels.words.copy(words)
+            state.take_words(words)
+            browser.wait_for(text("writing"), f"{written} ...")
         assert browser.value(text("thought")).startswith("thought ")
         assert "warming" in browser.value(text("reasons"))
         assert browser.value("document.querySelectorAll('#joints tr').length") == 3

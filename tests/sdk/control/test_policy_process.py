@@ -16,6 +16,7 @@ from tests.sdk.control.fake_process import EchoRobot
 from roboalign.sdk.control import MonotonicClock
 from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.policy_process import PolicyProcess, PolicyRecipe
+from roboalign.sdk.control.records import read_text
 from roboalign.sdk.control.tick import LoopSettings, RealTimeLoop
 from roboalign.sdk.control.watchdog import Guard, WatchSettings
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError
@@ -66,6 +67,26 @@ def test_a_policy_moves_an_arm_from_another_process(fast, channels):
     chunk = np.zeros(1, channels.chunks.record)
     assert channels.chunks.copy(chunk)
     assert bytes(chunk["thought"][0]) == b"saw 0.0 and push the cup"
+
+
+def test_what_a_policy_thinks_is_in_shared_memory_while_it_thinks(fast, channels):
+    process = PolicyProcess(PolicyRecipe(factory="tests.sdk.control.process_policies:Talker"), channels)
+    process.open("push the cup")
+    assert channels.words.newest == 0, "what it thought while it was warmed up is nobody's"
+    heard, words = set(), np.zeros(1, channels.words.record)
+
+    def listen():
+        for _ in range(300):
+            if channels.words.copy(words):
+                heard.add(read_text(words, "thought"))
+            time.sleep(0.002)
+
+    _, report = run(fast, channels, process, 100, during=listen)
+    process.close()
+    assert report.chunks > 3
+    assert {text[-1] for text in heard} == {"x"}
+    assert len({len(text) for text in heard}) > 1, "more than the end of each"
+    assert channels.words.newest >= 4 * report.chunks
 
 
 def test_a_policy_that_cannot_be_made_says_why(channels):

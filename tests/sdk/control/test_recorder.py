@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.sdk.control.fake_process import Bench
 
 from roboalign.sdk.control.live_page import PageConfig
 from roboalign.sdk.control.loop_report import RunReport
+from roboalign.sdk.control.policy_process import write_words
 from roboalign.sdk.control.recorder import Recorder, RecorderConfig
 from roboalign.sdk.control.run_page import write_run_page
 from roboalign.sdk.control.session import page_config
@@ -51,6 +53,33 @@ def test_every_period_and_every_chunk_is_in_the_trace(bench, tmp_path):
     assert trace.report["moved"] == report.moved
     assert trace.spec == bench.robot.spec
     assert not (tmp_path / f"run.jsonl{PARTIAL}").exists()
+
+
+def test_the_page_says_what_is_being_thought_until_it_is_acted_on(bench):
+    """The recorder reads the newest words alone; those of a thought that a chunk has are not being written any more."""
+    recorder = Recorder(bench.channels, RecorderConfig(page=PageConfig(port=0), is_spoken=False))
+    url = recorder.open("push the cup", 10.0)
+
+    def shown(name: str, wanted: str) -> str:
+        for _ in range(100):
+            with urllib.request.urlopen(url + "events", timeout=5) as stream:
+                now = json.loads(stream.readline().removeprefix(b"data: "))
+            if now[name] == wanted:
+                break
+            time.sleep(0.05)
+        return now[name]
+
+    for number in range(40):
+        write_words(bench.channels, "thought 1"[: 1 + number // 4])
+    assert shown("writing", "thought 1") == "thought 1"
+    write_words(bench.channels, "though")
+    assert shown("writing", "though") == "though"
+    report = bench.run(4)
+    assert shown("thought", "thought 1") == "thought 1"
+    assert shown("writing", "though") == "though", "another one is being written"
+    write_words(bench.channels, "thought 1")
+    assert shown("writing", "") == ""
+    recorder.finish(report)
 
 
 def test_thoughts_and_reasons_go_to_the_terminal(bench, capfd):
