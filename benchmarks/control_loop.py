@@ -346,7 +346,8 @@ class StillArm(parts.MemoryArm):
 def measure_memory(ticks: int) -> None:
     """Memory over many periods: what stays, and, over fewer, how much a period takes and gives back, and its arrays.
 
-    Arrays are counted by file; those of `policy_process.py` and `records.py` are the policy's, which answers in here.
+    Arrays are counted by file, from the making of the rings on (`rings.py`, `answers.py`: once, not a period); those of
+    `policy_process.py` and `records.py` are the policy's, which answers in here.
     """
     check()
     found = {}
