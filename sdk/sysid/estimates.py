@@ -89,7 +89,7 @@ def _estimates(
     for joint in range(drawn.shape[1]):
         below, above = (max(_Z * std[joint], abs(float(end[joint] - mean[joint]))) * wider[joint] for end in ends)
         lower, upper = max(low[joint], mean[joint] - below), min(high[joint], mean[joint] + above)
-        is_known = bool(upper - lower < _KNOWN_SHARE * usual)
+        is_known = bool(low[joint] < high[joint] and upper - lower < _KNOWN_SHARE * usual)
         found.append(Estimate(value=float(mean[joint]), low=float(lower), high=float(upper), is_identified=is_known))
     return tuple(found)
 
