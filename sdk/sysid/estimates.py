@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from roboalign import __version__
 from roboalign.sdk.evaluation.intervals import wilson
 from roboalign.sdk.sysid.camera import camera_estimates
-from roboalign.sdk.sysid.fit import NAMES, JointFit, Target
+from roboalign.sdk.sysid.fit import NAMES
 from roboalign.sdk.sysid.recording import Recording
 from roboalign.sdk.sysid.result import Estimate, SysidResult
+from roboalign.sdk.sysid.solve import JointFit, Solution
 
 __all__ = ["conclude"]
 
 Float64Array = NDArray[np.float64]
 
 _Z = 1.96
-_POOR = 1.06
+_TAIL = 0.025
+_MOST_BIAS_RAD = 0.1
 _KNOWN_SHARE = 0.5  # of what is usual for a parameter: a wider interval says too little
 _USUAL = {
     "delay_ms": 80.0,
@@ -35,24 +37,21 @@ _USUAL = {
 """How far arms differ: the widths of the preset `strong`."""
 
 
-def conclude(
-    recording: Recording, target: Target, fit: JointFit, before: JointFit, *, num_lost: int, num_moved: int
-) -> SysidResult:
-    """Returns what a fit says about a robot; how far it came from the pass `before` counts as uncertainty too."""
-    spread = np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2)).T
-    changes = np.concatenate([fit.values - before.values, (fit.bias_rad - before.bias_rad)[None]])
-    spread = np.sqrt(spread**2 + changes**2)
-    # Goals come in steps of the encoder: a dead band between two of them acts like either.
-    spread[NAMES.index("dead_band_rad")] += recording.resolution_rad / 2
-    # A joint that is explained clearly worse than its neighbours is at a wrong place, however sure its fit is.
-    is_poor = fit.std_rad > _POOR * fit.std_rad.min() + recording.resolution_rad / 4
+def conclude(recording: Recording, solution: Solution) -> SysidResult:
+    """Returns what a solution says about a robot; how far its last look at the whole arm moved it counts too."""
+    fit, target, crowd, before = solution.fit, solution.target, solution.crowd, solution.before
     joints: dict[str, tuple[Estimate, ...]] = {}
     for index, name in enumerate(NAMES):
-        low, high = np.broadcast_to(target.low[index], fit.bias_rad.shape), target.high[index]
-        wide = np.where(is_poor, np.maximum(spread[index], _USUAL[name] / 2), spread[index])
-        joints[name] = _estimates(fit.values[index], wide, low, high, _USUAL[name])
-    limit = np.full_like(fit.bias_rad, 0.1)
-    joints["bias_rad"] = _estimates(fit.bias_rad, spread[-1], -limit, limit, _USUAL["bias_rad"])
+        low, high = np.broadcast_to(target.low[index], target.high[index].shape), target.high[index]
+        moved = crowd.values[:, index].mean(0) - before.values[:, index].mean(0)
+        # Goals come in steps of the encoder: dead bands between two of them act alike.
+        alike = recording.resolution_rad / math.sqrt(12.0) if name == "dead_band_rad" else 0.0
+        joints[name] = _estimates(crowd.values[:, index], np.hypot(moved, alike), low, high, _USUAL[name])
+    limit = np.full(len(recording.joint_names), _MOST_BIAS_RAD)
+    own = np.sqrt(fit.inflation / fit.weight.sum(0)) * fit.std_rad  # a mean's, whatever the parameters
+    drawn = crowd.bias_rad + own * np.random.default_rng(0).standard_normal(crowd.bias_rad.shape)
+    moved = crowd.bias_rad.mean(0) - before.bias_rad.mean(0)
+    joints["bias_rad"] = _estimates(drawn, moved, -limit, limit, _USUAL["bias_rad"])
     noise = _noise(recording, fit)
     joints["noise_std_rad"] = tuple(noise)
     motion = np.diff(fit.predicted_rad, axis=0) * recording.rate_hz
@@ -63,7 +62,7 @@ def conclude(
         joints=joints,
         whole={
             "noise_std_rad": _pooled(noise),
-            "state_share": _share(num_lost, num_moved),
+            "state_share": _share(solution.num_lost, solution.num_told),
             **({} if recording.camera is None else camera_estimates(recording.camera)),
         },
         residual_deg=tuple(np.degrees(residual).tolist()),
@@ -71,7 +70,7 @@ def conclude(
         provenance={
             "roboalign": __version__,
             "readings": len(recording.read_s),
-            "lost_readings": num_lost,
+            "lost_readings": solution.num_lost,
             "seconds": round(float(recording.sent_s[-1] - recording.sent_s[0]), 3),
             "recording_end": recording.end,
             "inflation": fit.inflation.tolist(),
@@ -80,13 +79,18 @@ def conclude(
 
 
 def _estimates(
-    values: Float64Array, spread: Float64Array, low: Float64Array, high: Float64Array, usual: float
+    drawn: Float64Array, moved: Float64Array, low: Float64Array, high: Float64Array, usual: float
 ) -> tuple[Estimate, ...]:
+    """Returns the mean of float64[V, J] draws and the wider of what quantiles and the normal law say about them."""
+    mean, std = drawn.mean(0), drawn.std(0) + 1e-12
+    ends = np.quantile(drawn, (_TAIL, 1.0 - _TAIL), axis=0)
+    wider = np.sqrt(1.0 + (moved / std) ** 2)
     found = []
-    for value, std, least, most in zip(values.tolist(), spread.tolist(), low.tolist(), high.tolist(), strict=True):
-        lower, upper = max(least, value - _Z * std), min(most, value + _Z * std)
-        is_known = upper - lower < _KNOWN_SHARE * usual
-        found.append(Estimate(value=value, low=min(lower, most), high=max(upper, least), is_identified=is_known))
+    for joint in range(drawn.shape[1]):
+        below, above = (max(_Z * std[joint], abs(float(end[joint] - mean[joint]))) * wider[joint] for end in ends)
+        lower, upper = max(low[joint], mean[joint] - below), min(high[joint], mean[joint] + above)
+        is_known = bool(low[joint] < high[joint] and upper - lower < _KNOWN_SHARE * usual)
+        found.append(Estimate(value=float(mean[joint]), low=float(lower), high=float(upper), is_identified=is_known))
     return tuple(found)
 
 

@@ -9,6 +9,7 @@ all joints are simulated at once: arrays are `[..., J]` with any number of varia
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,9 @@ PARAMETERS = ("delay_ms", "gain", "speed_scale", "play_rad", "dead_band_rad")
 
 _EARLY_S = 4e-6  # a time this close to a step's beginning is meant to be there
 _LEAD_STEPS = 2  # so that the first commands have something before them
+_BLOCK_STEPS = 64  # whose commands are prepared at once
+_STRETCHES, _LEAST_STRETCH = 8, 600
+_EARLY_STEPS = 600  # after so many nobody can tell where in its play a joint began
 
 
 def command_grid(recording: Recording) -> tuple[float, Float64Array]:
@@ -75,10 +79,10 @@ class JointModel:
     """float64[J], what a speed scale of 1 means."""
     force_nm: Float64Array | None = None
     """float64[J], largest torque of each motor; None: as much as it takes."""
-    inertia_kg_m2: Float64Array | None = None
-    """float64[J], what a motor has to turn."""
-    weight_nm: Float64Array | None = None
-    """float64[J], what weight asks of it."""
+    ease: Float64Array | None = None
+    """float64[N, J], how far one newton metre would turn each joint in a step."""
+    load_nm: Float64Array | None = None
+    """float64[N, J], what weight and the other joints' motion ask of each motor."""
 
     @classmethod
     def of(cls, recording: Recording, *, motor_gain: float, phase_s: float | None = 0.0) -> JointModel:
@@ -99,7 +103,13 @@ class JointModel:
         """Returns the model of the first readings."""
         read_s = self.read_s[:readings]
         steps = int(np.ceil((read_s[-1] - self.start_s) * STEP_HZ)) + 2
-        return dataclasses.replace(self, command_rad=self.command_rad[:steps], read_s=read_s)
+        return dataclasses.replace(
+            self,
+            command_rad=self.command_rad[:steps],
+            read_s=read_s,
+            ease=None if self.ease is None else self.ease[:steps],
+            load_nm=None if self.load_nm is None else self.load_nm[:steps],
+        )
 
     def simulate(self, values: Float64Array) -> Float64Array:
         """Returns float64[K, V, J], the joints as they are at every reading.
@@ -108,59 +118,117 @@ class JointModel:
             values: float64[V, P, J], parameters of V variants in the order of `PARAMETERS`; damping and dry friction
                 may follow.
         """
-        return self.sample(self.run(values))
+        most = max(1, len(self.command_rad) // _LEAST_STRETCH)
+        found = self._walk(values, None, min(_STRETCHES, most))
+        return self._at_readings(lambda step: found[step % len(found), step // len(found)])
 
     def run(self, values: Float64Array) -> Float64Array:
         """Returns float64[N, V, J], the joints after every step."""
-        return self.run_both(values)[0]
+        return self._walk(values, None, 1)[:, 0]
 
     def run_both(self, values: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Returns float64[N, V, J] twice: the joints after every step, and what their motors were following."""
-        delay, gain, scale, play, band = (values[:, index] for index in range(len(PARAMETERS)))
-        keep, most, pull = self._torques(values[:, len(PARAMETERS) :])
-        arrived = self._delayed(delay)
-        reach = np.where(scale < 1.0, self.max_speed_rad_s * scale, np.inf) / STEP_HZ
-        half, share = play / 2, self.motor_gain * gain
-        held = turned = output = position = arrived[0]
-        moved = np.zeros_like(position)
-        found, followed = np.empty_like(arrived), np.empty_like(arrived)
-        for step, now in enumerate(arrived):
-            held = np.where(np.abs(now - held) > band, now, held)
-            turned = turned + np.minimum(np.maximum(held - turned, -reach), reach)
-            before, output = output, np.minimum(np.maximum(output, turned - half), turned + half)
-            wanted, free = share * (output - position) + (output - before), moved * keep + pull
-            moved = np.minimum(np.maximum(wanted, free - most), free + most)
-            position = position + moved
-            found[step], followed[step] = position, output
-        return found, followed
-
-    def _torques(self, losses: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Returns what damping leaves of a motion, what torque can change of it, and what weight does, in a step."""
-        if self.inertia_kg_m2 is None or self.force_nm is None or self.weight_nm is None:
-            return np.array(1.0), np.array(np.inf), np.array(0.0)
-        per_step = 1.0 / (self.inertia_kg_m2 * STEP_HZ**2)
-        damping, friction = (losses[:, 0], losses[:, 1]) if losses.shape[1] else (0.0, 0.0)
-        keep = np.maximum(0.0, 1.0 - damping * per_step * STEP_HZ)
-        return keep, (self.force_nm - friction) * per_step, -self.weight_nm * per_step
-
-    def _delayed(self, delay_ms: Float64Array) -> Float64Array:
-        """Returns float64[N, V, J], the commands as they arrive."""
-        steps = np.arange(len(self.command_rad))
-        back = delay_ms * (STEP_HZ / 1000.0)
-        whole = np.floor(back).astype(np.int64)
-        part = back - whole
-        newer = np.maximum(steps[:, None, None] - whole, 0)
-        older = np.maximum(newer - 1, 0)
-        joints = np.arange(self.command_rad.shape[1])
-        fresh, stale = self.command_rad[newer, joints], self.command_rad[older, joints]
-        return np.asarray(fresh + (stale - fresh) * part)
+        followed = np.empty((len(self.command_rad), 1, len(values), values.shape[2]))
+        return self._walk(values, followed, 1)[:, 0], followed[:, 0]
 
     def sample(self, states: Float64Array) -> Float64Array:
         """Returns the states at the readings."""
-        place = (self.read_s - self.start_s) * STEP_HZ - 1.0
+        return self._at_readings(lambda step: states[step])
+
+    def _walk(self, values: Float64Array, followed: Float64Array | None, stretches: int) -> Float64Array:
+        """Walks through all steps; what the motors follow is written to `followed`. In place, for speed alone.
+
+        Several stretches of the recording are walked through at once, because small arrays are slow. Each begins early
+        enough that nobody can tell any more where in its play and dead band a joint began. Returns float64[L, S, V, J],
+        the steps of each stretch.
+        """
+        delay, gain, scale, play, band = (values[:, index].copy() for index in range(len(PARAMETERS)))
+        reach = np.where(scale < 1.0, self.max_speed_rad_s * scale, np.inf) / STEP_HZ
+        half, share = play / 2, self.motor_gain * gain
+        least_reach = -reach
+        length = -(-len(self.command_rad) // stretches)
+        early = _EARLY_STEPS if stretches > 1 else 0
+        begins = np.arange(stretches) * length - early
+        torques = self._torques(values[:, len(PARAMETERS) :], begins, length + early)
+        found = np.empty((length, stretches, *delay.shape))
+        position, step = np.empty(0), -early
+        for arrived in self._delayed(delay, begins, length + early):
+            if step == -early:
+                position = arrived[0].copy()
+                held, turned, output, before = (position.copy() for _ in range(4))
+                moved, low, high, place = np.zeros((4, *position.shape))
+                is_far = np.zeros(position.shape, bool)
+            for now in arrived:
+                np.abs(np.subtract(now, held, out=low), out=low)
+                np.copyto(held, now, where=np.greater(low, band, out=is_far))
+                np.subtract(held, turned, out=low)
+                turned += np.maximum(np.minimum(low, reach, out=low), least_reach, out=low)
+                before, output = output, before
+                np.maximum(before, np.subtract(turned, half, out=low), out=output)
+                np.minimum(output, np.add(turned, half, out=high), out=output)
+                # What the motor asks for, and what torque, load and damping leave of it.
+                np.multiply(np.subtract(output, position, out=low), share, out=low)
+                low += np.subtract(output, before, out=high)
+                if torques is not None:
+                    torques(step + early, low, moved, high)
+                moved, low = low, moved
+                position = np.add(position, moved, out=place if step < 0 else found[step])
+                if followed is not None:
+                    followed[step] = output
+                step += 1
+        return found
+
+    def _torques(
+        self, losses: Float64Array, begins: NDArray[np.int64], count: int
+    ) -> Callable[[int, Float64Array, Float64Array, Float64Array], None] | None:
+        """Returns what keeps a motion of one step within what torque can make of the last one; None: nothing does."""
+        if self.force_nm is None or self.ease is None or self.load_nm is None:
+            return None
+        num_variants, _, num_joints = losses.shape
+        damping, friction = losses.transpose(1, 0, 2) if losses.shape[1] else np.zeros((2, num_variants, num_joints))
+        slowing, force = damping * STEP_HZ, np.maximum(self.force_nm - friction, 0.0)
+        steps = np.clip(np.arange(count)[:, None] + begins, 0, len(self.ease) - 1)
+        ease, pull = self.ease[steps][:, :, None], -(self.load_nm * self.ease)[steps][:, :, None]
+        most = np.empty((len(begins), num_variants, num_joints))
+
+        def limit(step: int, motion: Float64Array, last: Float64Array, free: Float64Array) -> None:
+            np.subtract(1.0, np.multiply(slowing, ease[step], out=free), out=free)
+            np.maximum(free, 0.0, out=free)
+            free *= last
+            free += pull[step]
+            np.multiply(force, ease[step], out=most)
+            np.maximum(motion, np.subtract(free, most, out=free), out=motion)
+            free += most
+            free += most
+            np.minimum(motion, free, out=motion)
+
+        return limit
+
+    def _delayed(self, delay_ms: Float64Array, begins: NDArray[np.int64], count: int) -> Iterator[Float64Array]:
+        """Yields float64[B, S, V, J], the commands as they arrive, some steps of all stretches at a time."""
+        back = delay_ms * (STEP_HZ / 1000.0)
+        whole = np.floor(back).astype(np.int64)
+        part = back - whole
+        lead = int(whole.max()) + 1 + max(0, -int(begins[0]))
+        tail = max(0, int(begins[-1]) + count - len(self.command_rad))
+        padded = np.concatenate(
+            [np.repeat(self.command_rad[:1], lead, 0), self.command_rad, np.repeat(self.command_rad[-1:], tail, 0)]
+        )
+        older = np.diff(padded, axis=0, prepend=padded[:1])
+        joints = self.command_rad.shape[1]
+        steps = np.arange(_BLOCK_STEPS)[:, None] + begins + lead
+        place = (steps[:, :, None, None] - whole) * joints + np.arange(joints)
+        for begin in range(0, count, _BLOCK_STEPS):
+            place = place[: count - begin]
+            yield padded.take(place) - part * older.take(place)
+            place += _BLOCK_STEPS * joints
+
+    def _at_readings(self, states: Callable[[NDArray[np.int64]], Float64Array]) -> Float64Array:
+        """Returns what is given for the steps of the readings."""
+        place, last = (self.read_s - self.start_s) * STEP_HZ - 1.0, len(self.command_rad) - 1
         if self.is_stepped:
-            index = np.floor(place + _EARLY_S * STEP_HZ).astype(np.int64)
-            return states[np.clip(index, 0, len(states) - 1)]
-        index = np.clip(np.floor(place).astype(np.int64), 0, len(states) - 2)
-        part = np.clip(place - index, 0.0, 1.0).reshape(-1, *(1,) * (states.ndim - 1))
-        return np.asarray(states[index] + (states[index + 1] - states[index]) * part)
+            return states(np.clip(np.floor(place + _EARLY_S * STEP_HZ).astype(np.int64), 0, last))
+        index = np.clip(np.floor(place).astype(np.int64), 0, last - 1)
+        one, other = states(index), states(index + 1)
+        part = np.clip(place - index, 0.0, 1.0).reshape(-1, *(1,) * (one.ndim - 1))
+        return np.asarray(one + (other - one) * part)

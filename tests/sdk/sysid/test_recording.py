@@ -14,6 +14,7 @@ from roboalign.sdk.errors import DataError
 from roboalign.sdk.sim.panda import PANDA
 from roboalign.sdk.sim.so101 import so101_spec
 from roboalign.sdk.sysid import Recording, fit_recording
+from roboalign.sdk.sysid.solve import JointFit, repeated_readings
 
 PLAIN = np.array([[10.0] * 5, [1.0] * 5, [0.8] * 5, [0.0] * 5, [0.0] * 5])
 
@@ -75,3 +76,32 @@ def test_a_recording_that_ended_at_once_is_refused_with_why() -> None:
     short = {name: getattr(whole, name)[:50] for name in names}
     with pytest.raises(DataError, match="holds 50 readings, expected at least 500; it ended because: RobotTimeout"):
         fit_recording(dataclasses.replace(whole, **short, end="RobotTimeout: silent"))
+
+
+@pytest.mark.parametrize(("noise_rad", "step_rad"), [(0.003, 0.0015), (0.0, 0.0015), (0.002, 0.0)])
+def test_lost_readings_are_told_from_those_that_are_the_same_by_chance(noise_rad: float, step_rad: float) -> None:
+    rng = np.random.default_rng(3)
+    whole = make_recording(PLAIN, seconds=10.0)
+    true = whole.position_rad
+    read = true + noise_rad * rng.standard_normal(true.shape)
+    read = np.round(read / step_rad) * step_rad if step_rad else read
+    lost = rng.random(len(read)) < 0.05
+    lost[0] = False
+    for row in np.flatnonzero(lost):
+        read[row] = read[row - 1]
+    recording = dataclasses.replace(whole, position_rad=read, resolution_rad=step_rad)
+    ones = np.ones_like(true)
+    fit = JointFit(
+        values=PLAIN,
+        residual_rad=read - true,
+        predicted_rad=true,
+        std_rad=np.full(5, noise_rad),
+        weight=ones,
+        inflation=ones[0],
+    )
+    told, found = repeated_readings(recording, fit)
+    moving = np.append(False, np.abs(np.diff(true, axis=0)).max(1) > 2 * step_rad + 1e-4)
+    assert (found & ~lost).mean() < 0.01
+    assert found[lost & moving].mean() > 0.95
+    assert (told[lost] == found[lost]).all()
+    assert abs(found.sum() / told.sum() - lost.mean()) < 0.02
