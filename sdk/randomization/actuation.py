@@ -57,7 +57,8 @@ class DelayLine:
     @property
     def newest(self) -> Float64Array:
         """float64[J]: the vector that was taken last."""
-        return self._kept[self._next - 1].copy()
+        newest: Float64Array = self._kept[self._next - 1].copy()
+        return newest
 
     def step(self, value: ArrayLike) -> Float64Array:
         """Takes the vector of this step and returns the one that arrives in it."""
