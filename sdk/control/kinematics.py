@@ -83,6 +83,10 @@ class Kinematics:
         self._bounds = list(zip(chain.lower.tolist(), chain.upper.tolist(), strict=True))
         self._of_thread = threading.local()
 
+    def __reduce__(self) -> tuple[type[Kinematics], tuple[JointChain]]:
+        """Copies and pickles the chain alone; what belongs to a thread is made anew."""
+        return Kinematics, (self._chain,)
+
     @classmethod
     def from_urdf(
         cls, path_or_text: str | Path, tip_link: str = "panda_grasptarget", joint_names: Sequence[str] | None = None

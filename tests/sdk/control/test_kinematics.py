@@ -1,5 +1,6 @@
 """Kinematics against arms small enough to check by hand; test_kinematics_pybullet.py has the real one."""
 
+import copy
 import math
 
 import numpy as np
@@ -61,6 +62,15 @@ def test_the_chain_names_its_joints_and_limits(planar):
     assert planar.num_joints == 3
     assert planar.joint_lower_rad.tolist() == [-3, -3, -3]
     assert planar.joint_max_speed_rad_s.tolist() == [2, 2, 2]
+
+
+def test_a_copy_goes_on_by_itself_also_after_the_original_was_used(planar):
+    narrow = planar.with_limits((-1, -1, -1), (1, 1, 1))
+    here = narrow.forward([0.3, -0.4, 0.5])
+    other = copy.deepcopy(narrow)
+    assert other.joint_names == planar.joint_names
+    np.testing.assert_array_equal(other.forward([0.3, -0.4, 0.5]), here)
+    np.testing.assert_array_equal(other.joint_upper_rad, (1, 1, 1))
 
 
 def test_an_inner_link_may_be_the_tip():
