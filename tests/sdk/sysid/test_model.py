@@ -88,7 +88,13 @@ def test_a_crowd_spreads_as_the_noise_does_and_stays_inside_the_bounds() -> None
         crowd = gather(target, START[None], rng)
         assert (crowd >= target.low).all()
         assert (crowd <= target.high).all()
-        crowds = settle(target, crowd, np.repeat([[4.0], [2.0], *[[1.0]] * 8], 5, 1), np.full(5, noise_rad), rng)
+        crowds = settle(
+            target,
+            crowd,
+            np.repeat(np.append(np.geomspace(300.0, 1.0, 24), np.ones(8))[:, None], 5, 1),
+            np.full(5, noise_rad),
+            rng,
+        )
         assert (crowds[-1].values >= target.low).all()
         assert (crowds[-1].values <= target.high).all()
         widths.append(np.concatenate([crowd.values for crowd in crowds[-4:]])[:, 1].std(0))
