@@ -61,7 +61,8 @@ def test_with_loads_the_reduced_model_is_the_whole_arm() -> None:
     model = whole.with_torques(JointModel.of(recording, motor_gain=GAIN))
     values = np.concatenate([VALUES, np.array([[0.1, 0.4, 0.2, 0.3, 0.0], [0.0] * 5])])
     loaded, defect = whole.refine(model, values)
-    most = np.concatenate([VALUES, whole.most_losses()[:1], np.zeros((1, 5))])
+    jerky = np.repeat([[10.0], [1.3], [1.0], [0.01], [0.005]], 5, 1)
+    most = np.concatenate([jerky, whole.most_losses()[:1], np.zeros((1, 5))])
     assert whole.refine(model, most)[1].rms_rad.max() < 2e-3  # nothing flies
     whole.close()
     found = loaded.simulate(values[None])[:, 0] + defect.offset_rad
