@@ -28,7 +28,6 @@ __all__ = [
     "best_of",
     "descend",
     "linearise",
-    "normal_equations",
     "search",
 ]
 
@@ -63,7 +62,7 @@ _START_LATE_MS = (-5.0, 0.0, 5.0)
 _START_PLAYS_RAD = (0.002, 0.007)
 _START_BANDS_RAD = (0.0006, 0.0028)
 _START_DAMPINGS = (0.03, 0.3)
-_SEARCH_ROUNDS, _KEPT = 4, 6
+_SEARCH_ROUNDS = 4
 _FLAT = 1e12  # on the diagonal: this parameter stays where it is
 
 
@@ -177,7 +176,7 @@ def search(target: Target, say: Callable[[str], None]) -> Float64Array:
         starts.append(np.clip(start, target.low, target.high))
     smooth = dataclasses.replace(target, most_losses=target.most_losses * np.array([[1.0], [0.0]]))
     found = descend(smooth, np.clip(np.stack(starts), smooth.low, smooth.high), _SEARCH_ROUNDS, say)
-    return best_of(target, found, _KEPT)
+    return best_of(target, found, len(found))
 
 
 def _grid(
@@ -249,7 +248,7 @@ def _step(
     target: Target, values: Float64Array, residuals: Residuals, jacobian: Float64Array, damping: float
 ) -> Float64Array:
     """Returns the parameters after one step; what would leave its bounds stays at them."""
-    normal, slope = normal_equations(residuals, jacobian)
+    normal, slope = _normal_equations(residuals, jacobian)
     here, low, high = (np.broadcast_to(item, values.shape) for item in (values, target.low, target.high))
     ahead = slope[..., :-1].transpose(0, 2, 1)
     is_stuck = ((here <= low) & (ahead < 0)) | ((here >= high) & (ahead > 0)) | (ahead == 0)
@@ -260,7 +259,7 @@ def _step(
     return np.asarray(np.clip(values + change, target.low, target.high))
 
 
-def normal_equations(residuals: Residuals, jacobian: Float64Array) -> tuple[Float64Array, Float64Array]:
+def _normal_equations(residuals: Residuals, jacobian: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Returns float64[S, J, P + 1, P + 1] and float64[S, J, P + 1] of the weighted least squares."""
     weight = residuals.huber(residuals.scale_rad.min(0)).transpose(1, 2, 0)
     weighted = (jacobian * weight[..., None]).swapaxes(2, 3)

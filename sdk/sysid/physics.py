@@ -21,6 +21,7 @@ __all__ = ["Defect", "WholeArm"]
 
 Float64Array = NDArray[np.float64]
 
+_MOST_DAMPING = 0.55  # of the torque, at the top speed
 _MASS_STEPS = 8  # between two looks at the inertia, which changes slowly
 
 
@@ -100,10 +101,13 @@ class WholeArm:
         return 1.0 / (inertia * STEP_HZ**2), torque - inertia * change[:, rows]
 
     def most_losses(self) -> Float64Array:
-        """Returns float64[2, J]: the damping and the friction under which a motor just reaches its speed or moves."""
+        """Returns float64[2, J]: the damping and the friction that leave a motor about half of its torque.
+
+        More damping than that, where nothing shows that it is not there, makes the light joints of a simulation fly.
+        """
         force = np.asarray(self._model.arm_force)
         speed = np.asarray(self._model.spec(96).joint_max_speed_rad_s)
-        return np.stack([np.minimum(force / speed, 20.0), 0.5 * force])
+        return np.stack([np.minimum(_MOST_DAMPING * force / speed, 20.0), 0.5 * force])
 
     def _simulate(self, output: Float64Array, gains: Float64Array, losses: Float64Array) -> Float64Array:
         """Returns float64[N, J], the joints after every step under the actuators' output."""

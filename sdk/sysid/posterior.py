@@ -12,17 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.sysid.fit import NAMES, STEPS, Target, linearise, normal_equations
+from roboalign.sdk.sysid.fit import NAMES, STEPS, Target
 
-__all__ = ["CROWD", "Crowd", "gather", "settle"]
+__all__ = ["CROWD", "WIDE_CROWD", "Crowd", "gather", "settle"]
 
 Float64Array = NDArray[np.float64]
 
 CROWD = 96
 """How many there are in a crowd."""
 
-_SPREAD = 3.0  # of a new crowd, in standard deviations
-_LONGEST = np.array([2.0, 0.15, 0.01, 0.002, 0.001, 0.2, 0.1])  # spread of what hardly shows, in the order of NAMES
+WIDE_CROWD = 144
+"""How many look for the hill that the crowd will stand on."""
+
+_AROUND = {"delay_ms": 10.0, "speed_scale": 0.06}  # of the best beginning
+_WITHIN = ((0.0, 0.0), (0.4, 1.3), (0.0, 0.0), (0.0, 0.012), (0.0, 0.005), (0.0, 0.6), (0.0, 0.05))  # of the others
 _JUMP = 2.38 / np.sqrt(2 * len(NAMES))
 _LONG_SHARE = 0.1  # of jumps from one hill to another
 _JITTER = 0.02  # of STEPS, so that no two stand alike
@@ -79,16 +82,13 @@ class Crowd:
 
 
 def gather(target: Target, values: Float64Array, rng: np.random.Generator) -> Float64Array:
-    """Returns float64[V, P, J] around float64[S, P, J], wider than the curvatures there say."""
-    residuals, jacobian = linearise(target, values)
-    normal = normal_equations(residuals, jacobian)[0] / residuals.scale_rad.min(0)[:, None, None] ** 2
-    np.einsum("sjpp->sjp", normal)[..., :-1] += (STEPS / _LONGEST) ** 2
-    root = np.linalg.cholesky(np.linalg.inv(normal)[..., :-1, :-1])
-    chosen = np.arange(CROWD) % len(values)
-    drawn = np.einsum("vjpq,vjq->vpj", root[chosen], rng.standard_normal((CROWD, *root.shape[1:3])))
-    found = values[chosen] + _SPREAD * STEPS[:, None] * drawn
-    found[: len(values)] = values
-    return _inside(target, found)
+    """Returns float64[V, P, J]: float64[S, P, J], the best first, and many wide around the best of them."""
+    best = values[0]
+    around = np.array([_AROUND.get(name, 0.0) for name in NAMES])[:, None]
+    low = np.where(around > 0, best - around, np.array(_WITHIN)[:, :1])
+    high = np.where(around > 0, best + around, np.array(_WITHIN)[:, 1:])
+    drawn = low + (high - low) * rng.random((WIDE_CROWD - len(values), *best.shape))
+    return np.concatenate([values, _inside(target, drawn)])
 
 
 def settle(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.sim.robots import find_robot
-from roboalign.sdk.sysid.fit import LOSSES, Target, best_of, descend, search
+from roboalign.sdk.sysid.fit import LOSSES, Target, descend, search
 from roboalign.sdk.sysid.model import STEP_HZ, JointModel, command_grid
 from roboalign.sdk.sysid.physics import WholeArm
 from roboalign.sdk.sysid.posterior import CROWD, Crowd, gather, settle
@@ -33,7 +33,7 @@ _HUBER = 3.0
 _MAX_LAG = 40
 _LIKELY = 0.05  # above it a reading may well be the same as the last one by chance
 _LEAST_STEP_RAD = 2e-6
-_HEAD_HEATS = tuple(np.geomspace(12.0, 2.5, 16).tolist())
+_HEAD_HEATS = tuple(np.geomspace(300.0, 2.5, 30).tolist())
 _PASSES = ((*np.geomspace(8.0, 1.0, 12).tolist(), 1.0), (*np.geomspace(4.0, 1.0, 5).tolist(), *[1.0] * 7))
 _KEPT = (2, 7)  # crowds of each pass that count
 _DOUBT, _DOUBT_OF_LOADS = 1.3, 3.0  # see `_doubts`
@@ -170,9 +170,6 @@ class _Look:
 def _settled(look: _Look, values: Float64Array, phase_s: float) -> Solution:
     """Returns the solution that float64[S, P, J] settle to."""
     rng = np.random.default_rng(0)
-    look.at(values[0])
-    head = look.target.head()
-    values = best_of(head, descend(head, values, 3, look.say), 3)
     fit = look.at(values[0])
     head = look.target.head()
     before = crowd = settle(head, gather(head, values, rng), np.outer(_HEAD_HEATS, fit.inflation), fit.std_rad, rng)[-1]

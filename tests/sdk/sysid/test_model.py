@@ -61,6 +61,9 @@ def test_with_loads_the_reduced_model_is_the_whole_arm() -> None:
     model = whole.with_torques(JointModel.of(recording, motor_gain=GAIN))
     values = np.concatenate([VALUES, np.array([[0.1, 0.4, 0.2, 0.3, 0.0], [0.0] * 5])])
     loaded, defect = whole.refine(model, values)
+    jerky = np.repeat([[10.0], [1.3], [1.0], [0.01], [0.005]], 5, 1)
+    most = np.concatenate([jerky, whole.most_losses()[:1], np.zeros((1, 5))])
+    assert whole.refine(model, most)[1].rms_rad.max() < 2e-3  # nothing flies
     whole.close()
     found = loaded.simulate(values[None])[:, 0] + defect.offset_rad
     bare = found - JointModel.of(recording, motor_gain=GAIN).simulate(values[None])[:, 0]
@@ -88,7 +91,13 @@ def test_a_crowd_spreads_as_the_noise_does_and_stays_inside_the_bounds() -> None
         crowd = gather(target, START[None], rng)
         assert (crowd >= target.low).all()
         assert (crowd <= target.high).all()
-        crowds = settle(target, crowd, np.repeat([[4.0], [2.0], *[[1.0]] * 8], 5, 1), np.full(5, noise_rad), rng)
+        crowds = settle(
+            target,
+            crowd,
+            np.repeat(np.append(np.geomspace(300.0, 1.0, 24), np.ones(8))[:, None], 5, 1),
+            np.full(5, noise_rad),
+            rng,
+        )
         assert (crowds[-1].values >= target.low).all()
         assert (crowds[-1].values <= target.high).all()
         widths.append(np.concatenate([crowd.values for crowd in crowds[-4:]])[:, 1].std(0))
