@@ -45,7 +45,7 @@ def walking(run_server):
 
 def test_it_is_a_policy_of_the_sdk():
     assert sdk.RemotePolicy is RemotePolicy
-    local = ("load", "actions", "thinking", "think_on")
+    local = ("load", "actions", "thinking", "think_on", "listen")
     public = [name for name in vars(sdk.Policy) if not name.startswith("_") and name not in local]
     assert {"spec", "act", "reset", "close"} == set(public)
     assert set(public) <= set(vars(RemotePolicy))
