@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 			exit 2; }; \
 	fi
 	@echo "== set-up 2/3: build tools"
-	@$(BIN)/python -m pip install -q -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install -q -c constraints.txt setuptools hatchling editables
 	@echo "== set-up 3/3: roboalign and its pinned dependencies (about 2 GB on disk; minutes the first time)"
 	@$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e '.[all,dev]'
 	@touch $(READY)
