@@ -166,6 +166,7 @@ class LeRobotRobot:
             joint_pos_rad=self._joints.astype(np.float32),
             instruction=instruction,
             time_s=self._read_s,
+            commanded=self._controller.commanded,
         )
 
     def act(self, action: FloatArray) -> Applied:

@@ -18,7 +18,7 @@ from roboalign.export.sensitivity import answers, modules_of
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.data.lerobot import LeRobotDataset
 from roboalign.sdk.errors import DataError
-from roboalign.sdk.types import STATE_NAMES, Observation
+from roboalign.sdk.types import COMMANDED_STATE_NAMES, Observation
 from roboalign.trainer.backend import TorchBackend
 
 __all__ = ["Inputs", "dataset_inputs", "given_inputs", "input_moments", "simulated_inputs"]
@@ -70,9 +70,9 @@ def dataset_inputs(path: Path, spec: PolicySpec, num_checks: int, num_calibratio
             f"{path} was recorded with the robot {dataset.info.robot_type}, the policy was trained for {robot}; give a "
             "dataset of that one"
         )
-    if dataset.info.state_names != STATE_NAMES:
+    if dataset.info.state_names != spec.state_names:
         raise DataError(
-            f"{path} records the state {', '.join(dataset.info.state_names)}, expected {', '.join(STATE_NAMES)}"
+            f"{path} records the state {', '.join(dataset.info.state_names)}, expected {', '.join(spec.state_names)}"
         )
     frames = dataset.frames_with_images(spec.camera_names[0])
     episodes = dataset.episode_of_frame()[frames]
@@ -118,6 +118,7 @@ def _observations(dataset: LeRobotDataset, spec: PolicySpec, frames: NDArray[np.
             joint_pos_rad=np.zeros(0, np.float32),
             instruction=dataset.tasks[episodes[frame]],
             time_s=0.0,
+            commanded=states[frame, :4] if spec.state_names == COMMANDED_STATE_NAMES else None,
         )
         for index, frame in enumerate(frames)
     )

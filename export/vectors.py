@@ -72,10 +72,12 @@ class Vectors:
         from safetensors.numpy import save_file
 
         names = sorted(self.observations[0].images)
+        commanded = [seen.commanded for seen in self.observations if seen.commanded is not None]
         pictures = {name: [_to_png(seen.images[name]) for seen in self.observations] for name in names}
         tensors: dict[str, NDArray[np.generic]] = {
             **{f"{PNG}{name}": np.frombuffer(b"".join(files), np.uint8) for name, files in pictures.items()},
             "state": np.stack([seen.state for seen in self.observations]),
+            **({"commanded": np.stack(commanded)} if len(commanded) == len(self.observations) else {}),
             "joint_pos_rad": np.stack([seen.joint_pos_rad for seen in self.observations]),
             "noise": self.noise,
             "actions": self.actions,

@@ -42,7 +42,7 @@ def check_windows(bundle: Path, tolerance: float, *, backend: str = "onnx", thre
     try:
         windows = opened.windows if isinstance(opened, WindowBackend) else ()
         for seen in vectors.observations[:2] if windows else ():
-            text = prompt.prompt_text(seen.instruction, seen.state, pace="slow", task="act")
+            text = prompt.prompt_text(seen.instruction, seen.state_of(opened.spec.state_names), pace="slow", task="act")
             ids = tokenizer.encode(text, add_special_tokens=False).ids
             decoding = opened.prefill(ids, prompt.pixel_values(seen.images[opened.spec.camera_names[0]]))
             for window in windows:
@@ -73,7 +73,7 @@ def check_portable(bundle: Path, tolerance: float, *, threads: int = 1) -> float
     portable, in_place = OnnxBackend(found, threads=threads), InPlaceBackend(found, threads=threads)
     spec, errors = found.manifest.policy, []
     for seen, words in zip(vectors.observations[:2], vectors.tokens, strict=False):
-        text = spec.prompt.prompt_text(seen.instruction, seen.state, pace="slow", task="act")
+        text = spec.prompt.prompt_text(seen.instruction, seen.state_of(spec.state_names), pace="slow", task="act")
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         picture = spec.prompt.pixel_values(seen.images[spec.camera_names[0]])
         shown = []

@@ -258,9 +258,10 @@ class Policy:
     ) -> FloatArray:
         if self._actions == "fast":
             return turn.write_actions()
+        state = observation.state_of(self.spec.state_names)
         if committed is None:
-            return turn.flow(observation.state, noise)
-        return turn.flow_guided(self._guided(), observation.state, noise, committed)
+            return turn.flow(state, noise)
+        return turn.flow_guided(self._guided(), state, noise, committed)
 
     def _guided(self) -> GuidedHead:
         if self._guided_head is None:

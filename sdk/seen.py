@@ -67,6 +67,7 @@ def seen_observations(stored: Mapping[str, Any], text: Mapping[str, Any]) -> tup
             joint_pos_rad=stored["joint_pos_rad"][index],
             instruction=instruction,
             time_s=0.0,
+            commanded=stored["commanded"][index] if "commanded" in stored else None,
         )
         for index, instruction in enumerate(text["instructions"])
     )

@@ -134,9 +134,8 @@ class Turn:
             )
         prompt = self._spec.prompt
         prompt.check_image(observation.images[name], name)
-        text = prompt.prompt_text(
-            observation.instruction, observation.state, pace="slow" if think else "quick", task="act"
-        )
+        state = observation.state_of(self._spec.state_names)
+        text = prompt.prompt_text(observation.instruction, state, pace="slow" if think else "quick", task="act")
         ids: list[int] = self._words.tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) > self._spec.max_prompt_tokens:
             raise DataError(

@@ -18,6 +18,8 @@ from roboalign.sdk.errors import ConfigError, DataError
 
 __all__ = [
     "ACTION_NAMES",
+    "COMMANDED_STATE_NAMES",
+    "STATES",
     "STATE_NAMES",
     "THOUGHT_STATUSES",
     "ActionChunk",
@@ -35,6 +37,13 @@ ImageArray = NDArray[np.uint8]
 STATE_NAMES = ("tool_x_m", "tool_y_m", "tool_z_m", "tool_yaw_rad", "gripper_width_m")
 """Fields of `Observation.state`: tool pose in the base frame (tool pointing down) and the distance between the
 fingers."""
+
+COMMANDED_STATE_NAMES = ("commanded_x_m", "commanded_y_m", "commanded_z_m", "commanded_yaw_rad", "gripper_width_m")
+"""The same with the tool not where the joints are, but where it was last sent: what an action displaces. On an arm that
+is late the two differ. The width stays the measured one, which tells whether something is held."""
+
+STATES = {"measured": STATE_NAMES, "commanded": COMMANDED_STATE_NAMES}
+"""The states that a policy may learn from, by the word that settings use."""
 
 ACTION_NAMES = ("dx_m", "dy_m", "dz_m", "dyaw_rad", "gripper_open")
 """Fields of one action: displacement of the tool target during one control period, in the base frame, and the gripper
@@ -121,6 +130,8 @@ class Observation:
     """The sentence to follow."""
     time_s: float
     """Monotonic time at which the state was read."""
+    commanded: FloatArray | None = None
+    """float32[4], x, y, z and yaw of the tool where it was last sent, as in `state`; None where nobody says."""
 
     def __post_init__(self) -> None:
         state = np.asarray(self.state, dtype=np.float32)
@@ -139,9 +150,31 @@ class Observation:
                 raise DataError(
                     f"image {name!r} is {image.dtype}{list(image.shape)}, expected uint8[height, width, 3] RGB"
                 )
+        if self.commanded is not None:
+            commanded = np.asarray(self.commanded, dtype=np.float32)
+            if commanded.shape != (4,) or not np.isfinite(commanded).all():
+                raise DataError(f"observation commanded is {commanded}, expected 4 finite numbers: x, y, z and yaw")
+            object.__setattr__(self, "commanded", commanded)
         object.__setattr__(self, "state", state)
         object.__setattr__(self, "joint_pos_rad", joints)
         object.__setattr__(self, "images", MappingProxyType(dict(self.images)))
+
+    def state_of(self, names: tuple[str, ...]) -> FloatArray:
+        """Returns float32[5], the state in the order of `STATE_NAMES` or of `COMMANDED_STATE_NAMES`.
+
+        Raises:
+            DataError: The names are others, or the robot does not say where its tool was sent.
+        """
+        if names == STATE_NAMES:
+            return self.state
+        if names != COMMANDED_STATE_NAMES:
+            raise DataError(f"the state {', '.join(names)} is unknown, expected one of {', '.join(STATES)}")
+        if self.commanded is None:
+            raise DataError(
+                "the policy acts from where the tool was sent, and the observation does not say where that is; give "
+                "Observation.commanded, or a policy that learnt from measured states"
+            )
+        return np.append(self.commanded, self.state[4:])
 
 
 THOUGHT_STATUSES = ("fresh", "held", "expired", "instruction_changed", "none", "failed")

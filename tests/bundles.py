@@ -77,7 +77,7 @@ def flow_head(codec: FastCodec, *, hidden_size: int = 64) -> FlowHead:
     return head
 
 
-def write_run(path: Path, *, stage: str = "head", seed: int = 0) -> Path:
+def write_run(path: Path, *, stage: str = "head", seed: int = 0, **more: object) -> Path:
     """Writes a checkpoint; `stage="sft"` has no head, `stage="base"` no codec either."""
     model, processor = _model(seed)
     codec = None if stage == "base" else step_codec()
@@ -86,7 +86,7 @@ def write_run(path: Path, *, stage: str = "head", seed: int = 0) -> Path:
     _make_lively(model)
     head = flow_head(codec) if codec is not None and stage == "head" else None
     notes = {"thought_budget": 12}
-    meta = CheckpointMeta(stage=stage, recipe="tiny", seeds={"all": seed}, notes=notes, robot="panda")
+    meta = CheckpointMeta(stage=stage, recipe="tiny", seeds={"all": seed}, notes=notes, robot="panda", **more)
     save_checkpoint(path, model=model, processor=processor, meta=meta, codec=codec, head=head)
     return path
 

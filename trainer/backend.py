@@ -46,6 +46,7 @@ def checkpoint_spec(
     *,
     max_thought_tokens: int = MAX_THOUGHT_TOKENS,
     camera: str = CAMERA,
+    state_names: tuple[str, ...] = STATE_NAMES,
 ) -> PolicySpec:
     """Returns how to act with a model; a head that was trained for other actions than the codec's is a BundleError."""
     spec = codec_spec(
@@ -62,7 +63,7 @@ def checkpoint_spec(
             )
         low, high = head.config.action_low, head.config.action_high
         spec = replace(spec, action_low=low, action_high=high, has_head=True)
-    return replace(spec, camera_names=(camera,))
+    return replace(spec, camera_names=(camera,), state_names=state_names)
 
 
 def codec_spec(prompt: PromptFormat, codec: FastCodec, *, hidden_size: int, max_thought_tokens: int) -> PolicySpec:
@@ -117,8 +118,14 @@ class TorchBackend:
         backbone.model.eval()
         if meta is not None:
             budget = int(meta.notes.get("thought_budget", MAX_THOUGHT_TOKENS))
-            codec, camera = FastCodec.load(folder), meta.camera or CAMERA
-            spec = checkpoint_spec(backbone, codec, head, max_thought_tokens=budget, camera=camera)
+            spec = checkpoint_spec(
+                backbone,
+                FastCodec.load(folder),
+                head,
+                max_thought_tokens=budget,
+                camera=meta.camera or CAMERA,
+                state_names=meta.states or STATE_NAMES,
+            )
         assert spec is not None
         return cls(folder, backbone, head, spec)
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.types import STATE_NAMES
 from roboalign.trainer.folders import is_main_process, move_into_place, partial_dir, temporary_dir
 
 if TYPE_CHECKING:
@@ -57,17 +58,21 @@ _VERSIONED_PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers
 
 _ROBOT: ContextVar[str | None] = ContextVar("robot", default=None)
 _CAMERA: ContextVar[str | None] = ContextVar("camera", default=None)
+_STATE: ContextVar[tuple[str, ...]] = ContextVar("state", default=STATE_NAMES)
 
 
 @contextmanager
-def trained_for(robot: str | None, camera: str | None = None) -> Iterator[None]:
-    """Names the robot and the camera that are written into every checkpoint made in this context."""
-    robot_before, camera_before = _ROBOT.set(robot), _CAMERA.set(camera)
+def trained_for(
+    robot: str | None, camera: str | None = None, state_names: tuple[str, ...] = STATE_NAMES
+) -> Iterator[None]:
+    """Names the robot, camera and state that are written into every checkpoint made in this context."""
+    given: tuple[tuple[ContextVar[Any], object], ...] = ((_ROBOT, robot), (_CAMERA, camera), (_STATE, state_names))
+    before = [(variable, variable.set(value)) for variable, value in given]
     try:
         yield
     finally:
-        _ROBOT.reset(robot_before)
-        _CAMERA.reset(camera_before)
+        for variable, token in before:
+            variable.reset(token)
 
 
 class SavesInto(Protocol):
@@ -99,6 +104,8 @@ class CheckpointMeta:
     """Robot of that dataset; filled in when the checkpoint is written, None where the data did not say."""
     camera: str | None = None
     """Camera whose pictures it saw there; filled in as well, None means `front`."""
+    state_names: tuple[str, ...] | None = None
+    """Entries of the state there; filled in as well, None means `STATE_NAMES`."""
     wall_s: float = 0.0
     """Wall-clock seconds of the run."""
     cpu_s: float = 0.0
@@ -111,6 +118,11 @@ class CheckpointMeta:
     """sha256 of every other file; filled in when the checkpoint is written."""
     format_version: int = FORMAT_VERSION
     """Layout of the directory."""
+
+    @property
+    def states(self) -> tuple[str, ...] | None:
+        """Entries of the state that the model learnt from; None for a base, which any state fits."""
+        return None if self.stage == "base" else tuple(self.state_names or STATE_NAMES)
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -211,7 +223,8 @@ def save_checkpoint(
             if path.is_file()
         }
         robot, camera = meta.robot or _ROBOT.get(), meta.camera or _CAMERA.get()
-        meta = replace(meta, versions=_package_versions(), files=files, robot=robot, camera=camera)
+        state = meta.state_names or _STATE.get()
+        meta = replace(meta, versions=_package_versions(), files=files, robot=robot, camera=camera, state_names=state)
         (temporary / META_FILE).write_text(json.dumps(asdict(meta), indent=2, sort_keys=True) + "\n", encoding="utf-8")
         move_into_place(temporary, output)
     finally:

@@ -13,8 +13,10 @@ from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.policy import Policy
 from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.sim.seeds import train_seed
+from roboalign.sdk.types import STATE_NAMES
 from roboalign.trainer.backbone import HuggingFaceBackbone
 from roboalign.trainer.backend import TorchBackend, checkpoint_spec
+from roboalign.trainer.checkpoint import load_checkpoint
 from roboalign.trainer.watch import ClosedLoop
 
 __all__ = ["FIRST_SEED", "token_rollouts"]
@@ -39,8 +41,10 @@ def token_rollouts(
     if episodes < 1:
         raise ConfigError(f"closed-loop episodes are {episodes}, expected at least 1")
 
+    names = load_checkpoint(folder, verify=False).meta.states or STATE_NAMES
+
     def play(backbone: HuggingFaceBackbone, codec: FastCodec) -> Mapping[str, float]:
-        backend = TorchBackend(folder, backbone, None, checkpoint_spec(backbone, codec, None))
+        backend = TorchBackend(folder, backbone, None, checkpoint_spec(backbone, codec, None, state_names=names))
         policy, env = Policy(backend, actions="fast"), SimEnv("mix", image_size_px=backend.spec.image_size_px)
         try:
             results = [

@@ -12,7 +12,7 @@ from roboalign.sdk.data.episode import Episode
 from roboalign.sdk.data.lerobot import LeRobotDataset
 from roboalign.sdk.errors import DataError
 from roboalign.sdk.sim.truth import SceneTruth
-from roboalign.sdk.types import FloatArray, ImageArray
+from roboalign.sdk.types import STATE_NAMES, FloatArray, ImageArray
 from roboalign.trainer.data.words import FrameWords, read_words
 
 __all__ = ["FrameTable", "load_frames"]
@@ -25,7 +25,7 @@ class FrameTable:
     images: ImageArray
     """uint8[N, H, W, 3]."""
     states: FloatArray
-    """float32[N, S] in the order of `STATE_NAMES`."""
+    """float32[N, S] in the order of `state_names`."""
     chunks: FloatArray
     """float32[N, T, A]: the actions that the demonstrator chose from this frame on, padded by standing still."""
     truths: tuple[SceneTruth, ...] | None
@@ -40,6 +40,8 @@ class FrameTable:
     """Robot that was recorded; None where the dataset does not say."""
     rate_hz: float = 10.0
     """Rate of the recorded actions."""
+    state_names: tuple[str, ...] = STATE_NAMES
+    """Entries of a state."""
     name: str = "frames"
     """Where the frames are from, for errors."""
     columns: tuple[str, ...] = ()
@@ -94,6 +96,7 @@ def load_frames(
     max_frames: int | None = None,
     rate_hz: float | None = None,
     robot: str | None = None,
+    state_names: tuple[str, ...] | None = None,
     thought: str | None = None,
     only_human: bool = False,
 ) -> FrameTable:
@@ -106,14 +109,16 @@ def load_frames(
         max_frames: Frames to read at most; None reads all.
         rate_hz: Rate that the dataset must have, e.g. of the codec; None takes any.
         robot: Robot that it must be of, e.g. of the checkpoint; None takes any, and so does a dataset that says none.
+        state_names: States that it must have, e.g. those of the checkpoint; None takes any.
         thought: Text column that holds thoughts; None looks for the usual names.
         only_human: Of a recording with corrections, the frames alone in which the person acted.
 
     Raises:
-        DataError: the dataset has no pictures, pictures of another size, or is of another robot, rate or action space.
+        DataError: the dataset has no pictures, pictures of another size, or is of another robot, rate, state or action
+            space.
     """
     dataset = LeRobotDataset(folder)
-    _check_origin(dataset, rate_hz, robot)
+    _check_origin(dataset, rate_hz, robot, state_names)
     rows = _chosen_rows(dataset, only_human=only_human)[:max_frames]
     if len(rows) == 0:
         raise DataError(f"{folder}: no frame has a picture; collect with --image-every 1 or 2")
@@ -135,6 +140,7 @@ def load_frames(
         words=read_words(dataset, rows, loaded, thought=thought),
         robot=dataset.info.robot_type,
         rate_hz=dataset.info.rate_hz,
+        state_names=dataset.info.state_names,
         name=str(folder),
         columns=tuple(dataset.info.features),
     )
@@ -150,7 +156,9 @@ def _chosen_rows(dataset: LeRobotDataset, *, only_human: bool) -> np.ndarray:
     return rows[is_human[rows]]
 
 
-def _check_origin(dataset: LeRobotDataset, rate_hz: float | None, robot: str | None) -> None:
+def _check_origin(
+    dataset: LeRobotDataset, rate_hz: float | None, robot: str | None, state_names: tuple[str, ...] | None
+) -> None:
     info = dataset.info
     if rate_hz is not None and abs(info.rate_hz - rate_hz) > 1e-6:
         raise DataError(
@@ -161,6 +169,11 @@ def _check_origin(dataset: LeRobotDataset, rate_hz: float | None, robot: str | N
         raise DataError(
             f"{dataset.path} is of the robot {info.robot_type}, expected {robot}, the robot of the model; take data of "
             "that robot, or train a model for this one"
+        )
+    if state_names is not None and info.state_names != state_names:
+        raise DataError(
+            f"{dataset.path} has the state {', '.join(info.state_names)}, expected {', '.join(state_names)}, which the "
+            "model learnt from; take data recorded with the same --state"
         )
 
 

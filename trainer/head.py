@@ -119,6 +119,7 @@ def train_head(config: HeadConfig) -> Path:
         max_frames=config.max_frames,
         rate_hz=codec.config.rate_hz,
         robot=parent.meta.notes.get("robot"),
+        state_names=parent.meta.states,
     )
     check_codec_range(codec, table.chunks, where=config.data)
     train, held = table.split(config.held_share)

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from roboalign import __version__
 from roboalign.sdk.data.storage import one_writer, told_when_full
 from roboalign.sdk.errors import BundleError, ConfigError, RoboalignError
+from roboalign.sdk.types import STATE_NAMES
 from roboalign.trainer.checkpoint import trained_for
 from roboalign.trainer.folders import is_main_process, partial_dir, recover, remove_folder
 from roboalign.trainer.parallel import all_processes, barrier
@@ -184,7 +185,7 @@ class _Run:
         contexts: tuple[AbstractContextManager[None], ...] = (
             _terminated_as_exit(),
             following(*followers),
-            trained_for(robot, camera),
+            trained_for(robot, camera, info.state_names if info else STATE_NAMES),
         )
         for context in contexts:
             self._contexts.enter_context(context)

@@ -136,7 +136,7 @@ def train_sft(config: SftConfig) -> Path:
 
     draw, data_hash, stream = partial(draw_from, train), table.data_hash, None
     if config.mixture is not None:
-        stream = _open_mixture(config.mixture, config, fmt, codec, table.robot)
+        stream = _open_mixture(config.mixture, config, fmt, codec, table)
         draw, data_hash = partial(_draw_from_mixture, stream), f"{table.data_hash} {stream.content_hash}"
     timer = fit(
         backbone,
@@ -193,10 +193,17 @@ def train_sft(config: SftConfig) -> Path:
 
 
 def _open_mixture(
-    path: Path, config: SftConfig, fmt: PromptFormat, codec: FastCodec, robot: str | None
+    path: Path, config: SftConfig, fmt: PromptFormat, codec: FastCodec, table: FrameTable
 ) -> SampleStream:
     """Every dataset of the mixture leaves out its last episodes, so that no frame is learnt and held out at once."""
-    opening = Opening(fmt=fmt, codec=codec, robot=robot, held_share=config.held_share, max_frames=config.max_frames)
+    opening = Opening(
+        fmt=fmt,
+        codec=codec,
+        robot=table.robot,
+        state_names=table.state_names,
+        held_share=config.held_share,
+        max_frames=config.max_frames,
+    )
     return open_mixture(load_mixture(path), opening, seed=config.fit.seed)
 
 

@@ -153,6 +153,7 @@ class SerialArm:
             joint_pos_rad=joints.astype(np.float32),
             instruction=instruction,
             time_s=state.time_s - age_s,
+            commanded=self._controller.commanded,
         )
 
     def _pictures(self) -> Mapping[str, ImageArray]:

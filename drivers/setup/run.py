@@ -35,7 +35,7 @@ from roboalign.sdk.prompt import PromptFormat
 from roboalign.sdk.robot import Robot
 from roboalign.sdk.sim.robot import SimRobot
 from roboalign.sdk.thinking import Thinking
-from roboalign.sdk.types import RobotSpec
+from roboalign.sdk.types import STATE_NAMES, STATES, RobotSpec
 
 __all__ = [
     "ask_before_moving",
@@ -69,12 +69,13 @@ def check_fit(robot: RobotSpec, policy: PolicySpec, name: str = "the bundle") ->
             f"{name} sees pictures of {policy.image_size_px} pixels, the robot gives {robot.image_size_px}; write "
             f"size_px = {policy.image_size_px} under [cameras.NAME]"
         )
+    states = tuple(STATES.values()) if robot.state_names == STATE_NAMES else (robot.state_names,)
     for what, wanted, found in (
-        ("state", policy.state_names, robot.state_names),
-        ("action", policy.action_names, robot.action_names),
+        ("state", policy.state_names, states),
+        ("action", policy.action_names, (robot.action_names,)),
     ):
-        if tuple(wanted) != tuple(found):
-            raise ConfigError(f"{name} has the {what} {', '.join(wanted)}, the robot {', '.join(found)}")
+        if tuple(wanted) not in found:
+            raise ConfigError(f"{name} has the {what} {', '.join(wanted)}, the robot {', '.join(found[0])}")
     _check_places(robot, policy.prompt, name)
     if not math.isclose(policy.rate_hz, robot.control_rate_hz, rel_tol=1e-3):
         raise ConfigError(

@@ -51,6 +51,11 @@ class CartesianController:
         return np.array(self._target(), np.float32)
 
     @property
+    def commanded(self) -> FloatArray | None:
+        """float32[4]: x, y, z and yaw of `tool_target`; None before the first reset."""
+        return None if self._tool_target is None else np.array(self._tool_target[:4], np.float32)
+
+    @property
     def gripper_width_m(self) -> float:
         """Distance between the fingers that is commanded now."""
         return self._target()[4]

@@ -119,6 +119,7 @@ def warm_up(policy: Actor, spec: RobotSpec, sentence: str) -> float:
         joint_pos_rad=np.array(spec.home_joint_pos_rad, np.float32),
         instruction=sentence,
         time_s=0.0,
+        commanded=np.array((*middle_m, 0.0), np.float32),
     )
     policy.reset()
     policy.act(blank)
@@ -258,6 +259,7 @@ def observation_of(record: Records, spec: RobotSpec, instruction: str) -> Observ
         joint_pos_rad=record["joints"][0],
         instruction=instruction,
         time_s=float(record["time_s"][0]),
+        commanded=None if math.isnan(record["commanded"][0][0]) else record["commanded"][0],
     )
 
 

@@ -131,6 +131,7 @@ def observation_record(spec: RobotSpec) -> np.dtype[np.void]:
         ("time_s", "<f8"),
         ("state", "<f4", (len(STATE_NAMES),)),
         ("joints", "<f4", (spec.num_joints,)),
+        ("commanded", "<f4", (4,)),  # NaN where the robot does not say
     ]
     if spec.camera_names:
         fields.append(("images", "u1", (len(spec.camera_names), size, size, 3)))

@@ -36,6 +36,7 @@ _EARLY_S = 1e-6  # a deadline met within a microsecond is met; sums of float per
 _EARLY_WAKE_S = 5e-4  # waking up under load takes 0.1 to 0.4 ms; costs a twentieth of a processor at 100 Hz
 _JUMP_S = 1.0  # a clock that is further ahead than this has jumped, or the process was stopped
 _HELD = "hold: "
+_UNKNOWN = np.full(4, np.nan, np.float32)
 
 
 class PolicyLink(Protocol):
@@ -298,6 +299,7 @@ class RealTimeLoop:
         row["moves"][0], row["time_s"][0] = self._answers.moves, seen.time_s
         np.copyto(row["state"], seen.state)
         np.copyto(row["joints"], seen.joint_pos_rad)
+        np.copyto(row["commanded"], _UNKNOWN if seen.commanded is None else seen.commanded)
         np.copyto(self._measured, seen.joint_pos_rad)
         self._measured_s = seen.time_s
         for name, place in self._images[id(record)].items():

@@ -42,6 +42,7 @@ from roboalign.sdk.data.storage import one_writer, told_when_full
 from roboalign.sdk.data.video import video_info
 from roboalign.sdk.data.writer import DatasetWriter
 from roboalign.sdk.errors import BackendError, ConfigError, DataError, RoboalignError
+from roboalign.sdk.types import STATES
 
 if TYPE_CHECKING:
     from roboalign.sdk.sim.env import SimEnv
@@ -270,6 +271,7 @@ def _keep(job: _Job, episode: Episode, *, seed: int, attempts: int) -> None:
         num_joints=num_joints,
         cameras=cameras,
         video_info=video_info(CONTROL_RATE_HZ) if config.is_video else None,
+        state_names=STATES[config.state],
     )
     with told_when_full(job.folder, FULL_DISK):
         try:
@@ -292,9 +294,17 @@ def _record_attempt(job: _Job, seed: int) -> Episode | None:
             noise=config.noise,
             num_images=config.images_per_episode,
             rate_hz=CONTROL_RATE_HZ,
+            state=config.state,
         )
     return record_demonstration(
-        env, expert, scene=scene, seed=seed, noise=config.noise, image_every=config.image_every, rate_hz=CONTROL_RATE_HZ
+        env,
+        expert,
+        scene=scene,
+        seed=seed,
+        noise=config.noise,
+        image_every=config.image_every,
+        rate_hz=CONTROL_RATE_HZ,
+        state=config.state,
     )
 
 
@@ -311,6 +321,7 @@ def _assemble(config: CollectConfig, shards: list[Path]) -> dict[str, object]:
         robot_type=config.robot,
         cameras=first["cameras"],
         is_video=config.is_video,
+        state_names=STATES[config.state],
     ) as writer:
         for shard in shards:
             notes = writer.add_shard(shard)

@@ -9,6 +9,7 @@ from pathlib import Path
 from roboalign.sdk.data.recording import SCENE_STEPS, ActionNoise
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.randomization import find_randomization
+from roboalign.sdk.types import STATES
 
 __all__ = ["MAX_ATTEMPTS", "SEED_STRIDE", "CollectConfig", "with_defaults"]
 
@@ -36,6 +37,8 @@ class CollectConfig:
     """Name of the arm."""
     randomization: str = "off"
     """Preset of the domain randomisation."""
+    state: str = "measured"
+    """`measured` (where the tool is) or `commanded` (where it was last sent), for arms that are late."""
     workers: int = 2
     """Processes; 1 records in the calling process. Does not change the data."""
     seed: int = 0
@@ -62,6 +65,7 @@ class CollectConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "tasks", tuple(self.tasks))
+        _require("state", self.state, self.state in STATES, f"one of {', '.join(STATES)}")
         _require("mode", self.mode, self.mode in MODES, f"one of {', '.join(MODES)}")
         _require("tasks", self.tasks, len(self.tasks) > 0, "at least one task")
         _require("episodes", self.episodes, 1 <= self.episodes <= SEED_STRIDE // MAX_ATTEMPTS, "1 to 625000")
@@ -121,7 +125,7 @@ class CollectConfig:
 
 def with_defaults(settings: dict[str, object]) -> dict[str, object]:
     """Returns the settings of an older recording as today's; what had no name then had what is the default now."""
-    found = {name: _default(name) for name in ("suite", "robot", "randomization", "is_video")} | settings
+    found = {name: _default(name) for name in ("suite", "robot", "randomization", "state", "is_video")} | settings
     found.setdefault("randomization_fingerprint", find_randomization("off").fingerprint)
     if "families" in found:
         found["tasks"] = found.pop("families")

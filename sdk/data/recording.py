@@ -17,7 +17,7 @@ import numpy as np
 from roboalign.sdk.data.arrow import encode_png
 from roboalign.sdk.data.episode import Episode, LanguageRow, truth_to_json
 from roboalign.sdk.data.language import next_words
-from roboalign.sdk.types import FloatArray, Observation
+from roboalign.sdk.types import STATES, FloatArray, Observation
 
 if TYPE_CHECKING:
     from roboalign.sdk.sim.truth import SceneTruth
@@ -49,6 +49,9 @@ class DemonstrationEnv(Protocol):
 
     def truth(self) -> SceneTruth:
         """Returns what is true now."""
+
+    def foreseen(self, truth: SceneTruth) -> SceneTruth:
+        """Returns what will be true when the arm has caught up with what was sent."""
 
     def is_success(self) -> bool:
         """True when the task is done."""
@@ -83,6 +86,7 @@ class _Recorder:
     """Collects frames until they become an `Episode`."""
 
     rate_hz: float
+    state: str
     states: list[FloatArray] = field(default_factory=list)
     joints: list[FloatArray] = field(default_factory=list)
     actions: list[FloatArray] = field(default_factory=list)
@@ -97,7 +101,7 @@ class _Recorder:
         if not self.subtasks or self.subtasks[-1].content != words:
             time_s = len(self.states) / self.rate_hz
             self.subtasks.append(LanguageRow(role="assistant", content=words, style="subtask", timestamp_s=time_s))
-        self.states.append(observation.state)
+        self.states.append(observation.state_of(STATES[self.state]))
         self.joints.append(observation.joint_pos_rad)
         self.actions.append(np.asarray(action, dtype=np.float32))
         self.instructions.append(truth.instruction)
@@ -111,6 +115,7 @@ class _Recorder:
             task=self.instructions[0],
             instructions=tuple(self.instructions) if len(set(self.instructions)) > 1 else (),
             states=np.stack(self.states),
+            state_names=STATES[self.state],
             joint_pos_rad=np.stack(self.joints).astype(np.float32),
             actions=np.stack(self.actions),
             images=tuple(images.get(FRONT) for images in self.images),
@@ -131,6 +136,7 @@ def record_demonstration(
     noise: ActionNoise,
     image_every: int,
     rate_hz: float,
+    state: str = "measured",
 ) -> Episode | None:
     """Returns one successful demonstration, or None when the expert did not finish.
 
@@ -142,15 +148,16 @@ def record_demonstration(
         noise: What disturbs the execution.
         image_every: Frames 0, k, 2k ... get an image.
         rate_hz: Control rate.
+        state: Which of `STATES` is recorded; with `commanded`, words and truth are those of an arm that has caught up.
     """
     rng = np.random.default_rng([seed, NOISE_STREAM])
-    recorder = _Recorder(rate_hz=rate_hz)
+    recorder = _Recorder(rate_hz=rate_hz, state=state)
     env.reset(seed=seed, options=dict(scene))
     step, is_over = 0, False
     while not is_over:
         truth = env.truth()
         action = expert(truth)
-        recorder.add(env.observe(with_image=step % image_every == 0), truth, action)
+        recorder.add(env.observe(with_image=step % image_every == 0), _told(env, truth, state), action)
         is_over = env.advance(noise.disturb(action, rng))
         if env.is_success():
             return recorder.episode(env.domain())
@@ -167,6 +174,7 @@ def record_scene(
     noise: ActionNoise,
     num_images: int,
     rate_hz: float,
+    state: str = "measured",
 ) -> Episode:
     """Returns the start of an episode with pictures at `num_images` random moments, whether or not it would succeed.
 
@@ -175,15 +183,20 @@ def record_scene(
     moments = np.random.default_rng([seed, MOMENT_STREAM]).choice(SCENE_STEPS, size=num_images, replace=False)
     last = int(moments.max())
     rng = np.random.default_rng([seed, NOISE_STREAM])
-    recorder = _Recorder(rate_hz=rate_hz)
+    recorder = _Recorder(rate_hz=rate_hz, state=state)
     env.reset(seed=seed, options=dict(scene))
     is_over = False
     for step in range(last + 1):
         truth = env.truth()
         action = expert(truth)
         is_over = is_over or env.is_success()
-        recorder.add(env.observe(with_image=is_over or step in moments), truth, action)
+        recorder.add(env.observe(with_image=is_over or step in moments), _told(env, truth, state), action)
         if is_over:
             break
         is_over = env.advance(noise.disturb(action, rng))
     return recorder.episode(env.domain())
+
+
+def _told(env: DemonstrationEnv, truth: SceneTruth, state: str) -> SceneTruth:
+    """Returns what a frame is described by: actions and words fit the state that is recorded."""
+    return env.foreseen(truth) if state == "commanded" else truth

@@ -70,6 +70,7 @@ def read_observation(
     prompt: object,
     joint_position: object = None,
     time_s: object = 0.0,
+    commanded: object = None,
 ) -> Observation:
     """Returns the observation of values that came over the wire; raises DataError for what the policy cannot take."""
     if not isinstance(prompt, str):
@@ -80,6 +81,7 @@ def read_observation(
         joint_pos_rad=np.zeros(0, np.float32) if joint_position is None else _vector(joint_position, "joint_position"),
         instruction=prompt,
         time_s=finite_number(time_s),
+        commanded=None if commanded is None else _vector(commanded, "commanded", 4, ": x, y, z and yaw of the tool"),
     )
 
 

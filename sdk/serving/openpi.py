@@ -8,6 +8,7 @@ openpi's names are taken, with or without their prefix `observation/`, and a few
     prompt               the sentence to follow
     joint_position       radians; for policies that read joints, may be left out
     time_s               when the state was read; may be left out
+    commanded            float32[4], the tool where it was last sent; for policies that act from there
     reset, seed          {"reset": True} alone starts an episode, with a seed where the policy draws random numbers
     holds                True: the client knows that an answer can be a hold
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenPiDialogue", "Request", "chunk_from_map", "chunk_to_map", "observation_to_map", "read_request"]
 
-_NAMES = ("images", "image", "state", "joint_position", "prompt", "time_s", "holds", "reset", "seed")
+_NAMES = ("images", "image", "state", "joint_position", "prompt", "time_s", "commanded", "holds", "reset", "seed")
 _PREFIX = "observation/"
 _MAX_SEED = 2**63
 
@@ -115,6 +116,7 @@ def read_request(row: Mapping[str, object], needs: Needs) -> Request:
         prompt=plain.get("prompt"),
         joint_position=plain.get("joint_position"),
         time_s=plain.get("time_s", 0.0),
+        commanded=plain.get("commanded"),
     )
     return Request(observation=observation, takes_holds=takes_holds)
 
@@ -148,6 +150,7 @@ def observation_to_map(observation: Observation, camera_names: tuple[str, ...]) 
         "prompt": observation.instruction,
         "time_s": float(observation.time_s),
         "holds": True,
+        **({} if observation.commanded is None else {"commanded": observation.commanded}),
     }
 
 

@@ -355,4 +355,5 @@ def _blank(needs: Needs, robot: RobotSpec) -> Observation:
         joint_pos_rad=np.array(robot.home_joint_pos_rad, np.float32),
         instruction=_WARM_SENTENCE,
         time_s=0.0,
+        commanded=np.array((*middle_m, 0.0), np.float32),
     )

@@ -151,6 +151,7 @@ class SimRobot:
             joint_pos_rad=joints.astype(np.float32),
             instruction=instruction,
             time_s=self.world.time_s,
+            commanded=self._controller.commanded,
         )
 
     def tool_state(self) -> FloatArray:

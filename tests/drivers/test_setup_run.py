@@ -19,7 +19,7 @@ from roboalign.sdk.serving.remote import RemotePolicy
 from roboalign.sdk.serving.server import PolicyServer, ServerConfig
 from roboalign.sdk.sim.panda import panda_spec
 from roboalign.sdk.sim.so101 import so101_spec
-from roboalign.sdk.types import ActionChunk
+from roboalign.sdk.types import COMMANDED_STATE_NAMES, ActionChunk
 
 SPEC = read_bundle(find_bundle("nano-so101")).manifest.policy
 
@@ -148,6 +148,10 @@ def test_a_robot_that_does_not_fit_is_refused_by_name(arm, change, message):
     spec = dataclasses.replace(arm.spec, **change)
     with pytest.raises(ConfigError, match=message):
         check_fit(spec, SPEC)
+
+
+def test_a_policy_that_acts_from_where_the_tool_was_sent_fits(arm):
+    check_fit(arm.spec, dataclasses.replace(SPEC, state_names=COMMANDED_STATE_NAMES))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from roboalign.cli.main import main
-from roboalign.export import VerifyConfig, read_receipt, receipt_table, verify
+from roboalign.export import ExportConfig, VerifyConfig, export, read_receipt, receipt_table, verify
 from roboalign.export import verification as module
 from roboalign.export.receipt import ClosedLoop, Receipt, write_receipt
 from roboalign.export.vectors import (
@@ -32,7 +32,7 @@ from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.bundle import Manifest, file_record, read_bundle, shipped_bundle_path, write_manifest
 from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError, DataError
 from roboalign.sdk.policy import Policy
-from roboalign.sdk.types import FloatArray
+from roboalign.sdk.types import COMMANDED_STATE_NAMES, FloatArray
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +90,19 @@ def test_pictures_are_kept_without_loss_in_a_tenth_of_their_bytes(tmp_path: Path
     assert [seen.instruction for seen in new.observations] == [seen.instruction for seen in old.observations]
     saved = (shipped_bundle_path() / VECTORS_NAME).stat().st_size - (tmp_path / "new.safetensors").stat().st_size
     assert saved > 0.85 * sum(picture.nbytes for picture in pictures)
+
+
+def test_a_bundle_that_acts_from_where_the_tool_was_sent_keeps_where_that_was(make_run, observations, tmp_path) -> None:
+    run = make_run(tmp_path / "head", state_names=COMMANDED_STATE_NAMES)
+    sent = [replace(seen, commanded=seen.state[:4] + 0.05) for seen in observations]
+    late = export(ExportConfig(run=run, out=tmp_path / "late"), observations=sent, say=lambda line: None)
+    assert read_bundle(late).manifest.policy.state_names == COMMANDED_STATE_NAMES
+    kept = Vectors.load(late / VECTORS_NAME).observations
+    assert {seen.commanded.tobytes() for seen in kept} <= {seen.commanded.tobytes() for seen in sent}
+    receipt, _ = parity(late, tmp_path)
+    assert receipt.parity.same_tokens == 1.0
+    with pytest.raises(DataError, match="does not say where"), Policy.load(late) as policy:
+        policy.act(observations[0])
 
 
 def header_of(width: int, height: int) -> bytes:

@@ -13,7 +13,7 @@ from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError, DataError
 from roboalign.sdk.fast import FastCodec
 from roboalign.sdk.policy import Policy
-from roboalign.sdk.types import FloatArray
+from roboalign.sdk.types import COMMANDED_STATE_NAMES, FloatArray, Observation
 
 
 class ScriptedBackend:
@@ -301,3 +301,36 @@ def test_a_tokenizer_without_markers_is_a_bundle_error(backend, folder, tmp_path
     backend.folder = tmp_path
     with pytest.raises(BundleError, match="no token '<think>'"):
         Policy(backend)
+
+
+class AttentiveBackend(ScriptedBackend):
+    """Keeps what it was asked about."""
+
+    prompt: tuple[int, ...] = ()
+    state: FloatArray = np.zeros(5, np.float32)
+
+    def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
+        self.prompt = tuple(prompt_ids)
+        return super().prefill(prompt_ids, pixel_values)
+
+    def flow(self, decoding: Decoding, state: FloatArray, noise: FloatArray) -> FloatArray:
+        self.state = state
+        return super().flow(decoding, state, noise)
+
+
+def test_a_policy_that_acts_from_where_the_tool_was_sent_reads_that(
+    folder: Path, spec: PolicySpec, observation: Observation
+) -> None:
+    commanded = np.array([0.6, 0.1, 0.3, 0.2], np.float32)
+    sent = replace(observation, commanded=commanded)
+    there = replace(observation, state=np.append(commanded, observation.state[4:]))
+    measured = AttentiveBackend(folder, spec, [], 400)
+    late = AttentiveBackend(folder, replace(spec, state_names=COMMANDED_STATE_NAMES), [], 400)
+    Policy(measured, think=False).act(there)
+    Policy(late, think=False).act(sent)
+    assert late.prompt == measured.prompt
+    np.testing.assert_array_equal(late.state, there.state)
+    Policy(measured, think=False).act(sent)  # and one that acts from where the tool is does not
+    assert late.prompt != measured.prompt
+    with pytest.raises(DataError, match="does not say where"):
+        Policy(late, think=False).act(observation)

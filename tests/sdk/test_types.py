@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from roboalign.sdk.errors import ConfigError, DataError
-from roboalign.sdk.types import STATE_NAMES, ActionChunk, Applied, Observation, RobotSpec
+from roboalign.sdk.types import COMMANDED_STATE_NAMES, STATE_NAMES, ActionChunk, Applied, Observation, RobotSpec
 
 IMAGE = np.zeros((4, 6, 3), np.uint8)
 
@@ -147,3 +147,22 @@ def test_a_hold_says_why_and_what_was_thought() -> None:
 def test_a_command_is_changed_when_there_is_a_reason(reasons, is_changed) -> None:
     sent = np.zeros(5, np.float32)
     assert Applied(requested=sent, sent=sent, joint_target_rad=sent, reasons=reasons).is_changed is is_changed
+
+
+def test_a_policy_may_act_from_where_the_tool_was_sent() -> None:
+    seen = observe(state=[0.5, 0.0, 0.1, 0.2, 0.08], commanded=[0.6, 0.1, 0.2, 0.3])
+    assert seen.state_of(STATE_NAMES) is seen.state
+    np.testing.assert_allclose(seen.state_of(COMMANDED_STATE_NAMES), [0.6, 0.1, 0.2, 0.3, 0.08])  # width as measured
+
+
+def test_where_the_tool_was_sent_is_not_guessed() -> None:
+    with pytest.raises(DataError, match="does not say where"):
+        observe().state_of(COMMANDED_STATE_NAMES)
+    with pytest.raises(DataError, match="the state a, b is unknown, expected one of measured, commanded"):
+        observe().state_of(("a", "b"))
+
+
+@pytest.mark.parametrize("commanded", [np.zeros(5), np.zeros(3), [0.0, np.nan, 0.0, 0.0]])
+def test_a_place_that_is_none_is_refused(commanded) -> None:
+    with pytest.raises(DataError, match="expected 4 finite numbers"):
+        observe(commanded=commanded)

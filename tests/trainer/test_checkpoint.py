@@ -5,6 +5,7 @@ import tiny
 import torch
 
 from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.types import COMMANDED_STATE_NAMES, STATE_NAMES
 from roboalign.trainer.backend import TorchBackend
 from roboalign.trainer.checkpoint import (
     META_FILE,
@@ -58,8 +59,17 @@ def test_robot_and_camera_of_the_data_are_kept_and_asked_for(member, tmp_path) -
     assert TorchBackend.open(made.path).spec.camera_names == ("desk",)
 
 
+def test_the_state_of_the_data_is_kept_and_asked_for(member, tmp_path) -> None:
+    with trained_for("so101", state_names=COMMANDED_STATE_NAMES):
+        save_checkpoint(tmp_path / "sft", model=member.model, processor=member.processor, meta=META, codec=CODEC)
+    again = load_checkpoint(tmp_path / "sft")
+    assert again.meta.states == COMMANDED_STATE_NAMES
+    assert TorchBackend.open(again.path).spec.state_names == COMMANDED_STATE_NAMES
+
+
 def test_without_a_word_the_camera_is_the_front_one(saved) -> None:
     assert saved.meta.camera is None
+    assert load_checkpoint(saved.path).meta.states == STATE_NAMES
     assert TorchBackend.open(saved.path).spec.camera_names == ("front",)
 
 

@@ -8,6 +8,7 @@ from recorded import episode, said
 
 from roboalign.sdk.data import truth_to_json
 from roboalign.sdk.errors import DataError
+from roboalign.sdk.types import COMMANDED_STATE_NAMES
 from roboalign.trainer.frames import FrameTable, load_frames
 
 
@@ -82,9 +83,10 @@ def test_questions_of_a_frame_come_with_their_answers(tmp_path) -> None:
     [
         ({"rate_hz": 10.0}, "was recorded at 5 Hz, expected 10 Hz"),
         ({"robot": "panda"}, "is of the robot so101, expected panda"),
+        ({"state_names": COMMANDED_STATE_NAMES}, "has the state tool_x_m, .* expected commanded_x_m, .* same --state"),
     ],
 )
-def test_data_of_another_robot_or_rate_is_refused_with_both_values(tmp_path, more, message) -> None:
+def test_data_of_another_robot_rate_or_state_is_refused_with_both_values(tmp_path, more, message) -> None:
     path = recorded.write(tmp_path, robot="so101", rate_hz=5.0)
     with pytest.raises(DataError, match=message):
         load(path, **more)

@@ -122,6 +122,7 @@ def distill(config: DistillConfig) -> DistillReport:
         image_size_px=backbone.prompt_format.image_size_px,
         rate_hz=codec.config.rate_hz,
         robot=None if robot is None else str(robot),
+        state_names=checkpoint.meta.states,
     )
     wanted = _steps(table) if config.accept == "words" else ()
     order = np.random.default_rng((config.seed, 17)).permutation(len(table))[: config.frames]

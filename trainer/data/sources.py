@@ -64,6 +64,8 @@ class Opening:
     """Actions in a chunk, where there is no codec."""
     robot: str | None = None
     """Robot of the model; None takes the one of the first dataset."""
+    state_names: tuple[str, ...] | None = None
+    """States that the model learns from; None takes any."""
     held_share: float = 0.0
     """Share of the episodes of each dataset that is left out, the last ones."""
     max_frames: int | None = None
@@ -249,6 +251,7 @@ def _frame_sources(spec: SourceSpec, opening: Opening) -> tuple[dict[str, FrameS
         max_frames=opening.max_frames,
         rate_hz=None if codec is None else codec.config.rate_hz,
         robot=opening.robot,
+        state_names=opening.state_names,
         thought=spec.thought,
     )
     if opening.held_share:

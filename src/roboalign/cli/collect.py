@@ -26,6 +26,9 @@ def collect(
     randomize: Annotated[
         str, typer.Option("--randomize", help="Domain randomisation: off, mild, strong, or a file.")
     ] = "off",
+    state: Annotated[
+        str, typer.Option("--state", help="measured, or commanded: where the tool was sent, for arms that are late.")
+    ] = "measured",
     mode: Annotated[
         str, typer.Option("--mode", help="demonstrations, or scenes (random moments, for pictures and questions).")
     ] = "demonstrations",
@@ -50,6 +53,7 @@ def collect(
         robot=robot,
         split=split,
         randomization=randomize,
+        state=state,
         mode=mode,
         workers=workers,
         seed=seed,

@@ -28,6 +28,7 @@ class EchoRobot:
         self.refuse = lambda action: ()
         self.age_s = 0.0
         self.estops = 0
+        self.commanded: np.ndarray | None = None
 
     def picture_age_s(self) -> float:
         return self.age_s
@@ -41,6 +42,7 @@ class EchoRobot:
             joint_pos_rad=self.target,
             instruction=instruction,
             time_s=self.clock.now(),
+            commanded=self.commanded,
         )
 
     def act(self, action) -> Applied:
@@ -75,7 +77,7 @@ class FakeProcess(FakeClock):
         self.spoil: Callable[[], None] = lambda: None
         self.events: list[tuple[float, Callable[[], object]]] = []
         self._due_s: float | None = None
-        self._seen = np.zeros(1, channels.observations.record)
+        self.seen = np.zeros(1, channels.observations.record)
         self.board = channels.board
         self.board["policy_beat_s"][0] = self.now()
 
@@ -87,7 +89,7 @@ class FakeProcess(FakeClock):
 
     def ask(self) -> None:
         self.asked.append(self.now())
-        self.sequence = self.channels.observations.copy(self._seen)
+        self.sequence = self.channels.observations.copy(self.seen)
         self._due_s = self.now() + self.latency_s
         self.board["busy_since_s"][0] = self.now()
 
@@ -110,7 +112,7 @@ class FakeProcess(FakeClock):
         if is_running and self._due_s is not None and self._due_s <= time_s:
             super().sleep_until(self._due_s)
             self._due_s = None
-            write_chunk(self.channels, self.answer(len(self.asked)), self.sequence, self._seen)
+            write_chunk(self.channels, self.answer(len(self.asked)), self.sequence, self.seen)
             self.spoil()
             self.board["busy_since_s"][0] = 0.0
             self.board["answered"][0] = self.sequence

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tests.sdk.control.fake_process import Bench
 
+from roboalign.sdk.control.policy_process import observation_of
 from roboalign.sdk.control.records import Reason
 from roboalign.sdk.control.watchdog import WatchSettings
 from roboalign.sdk.errors import CameraTimeout, ConfigError, LimitViolation, RobotError, RobotTimeout
@@ -33,6 +34,14 @@ def test_the_arm_waits_for_the_first_answer_and_never_again(bench):
     assert report.reasons == {"warming": 2}
     assert report.moved == 38
     assert report.skipped > 0
+
+
+@pytest.mark.parametrize("commanded", [None, np.array([0.4, 0.1, 0.2, 0.3], np.float32)])
+def test_the_policy_is_shown_where_the_tool_was_sent_where_the_robot_says_so(bench, spec, commanded):
+    bench.robot.commanded = commanded
+    bench.run(4)
+    shown = observation_of(bench.process.seen, spec, "lift").commanded
+    assert shown is None if commanded is None else np.array_equal(shown, commanded)
 
 
 def test_a_new_chunk_begins_behind_the_actions_sent_since_its_observation(bench):

@@ -10,6 +10,7 @@ from roboalign.sdk.data import collect as collect_function
 from roboalign.sdk.data.recording import ActionNoise, record_demonstration, record_scene
 from roboalign.sdk.errors import ConfigError, DataError
 from roboalign.sdk.suites import find_suite
+from roboalign.sdk.types import STATES
 
 pytest.importorskip("pyarrow")
 QUIET = ActionNoise(share=0.0, std_m=0.01, std_rad=0.05)
@@ -329,3 +330,38 @@ def test_a_full_disk_says_that_the_recording_can_go_on(tmp_path, toy_simulator):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert LeRobotDataset(collect(config_for(tmp_path / "d"), show_progress=False)).num_episodes == 4
+
+
+def test_what_is_recorded_of_a_late_arm_is_what_the_actions_displace(tmp_path):
+    pytest.importorskip("pybullet")
+    late = tmp_path / "late.toml"
+    late.write_text(
+        'preset = "off"\n[delay]\nbus_ms = 70\n[rate_limit]\nspeed_scale = 0.5\n[observation_noise]\n'
+        "joint_std_rad = 0.003\n"
+    )
+    found = {}
+    for state in ("measured", "commanded"):
+        config = CollectConfig(
+            out=tmp_path / state,
+            episodes=1,
+            tasks=("place",),
+            robot="so101",
+            randomization=str(late),
+            noise_share=0.0,
+            image_every=50,
+            workers=1,
+            state=state,
+        )
+        dataset = LeRobotDataset(collect(config, show_progress=False))
+        dataset.info.require_trainable(dataset.path)
+        assert dataset.info.state_names == STATES[state]
+        episode = dataset.episode(0)
+        moved = np.diff(episode.states[:, :3], axis=0)
+        found[state] = np.abs(moved - episode.actions[:-1, :3]).max()
+    assert found["commanded"] < 1e-5  # of the limiter's rounding
+    assert found["measured"] > 5e-3
+
+
+def test_a_state_that_nobody_knows_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="state is 'wished', expected one of measured, commanded"):
+        config_for(tmp_path / "d", state="wished")

@@ -156,3 +156,14 @@ def test_the_first_message_carries_the_whole_spec():
     policy = type("Model", (), {"spec": spec})()
     row = unpack_map(pack(needs_of(policy, SPEC).to_map()))
     assert policy_spec_from_json(row["spec"], "here") == spec
+
+
+@pytest.mark.parametrize("commanded", [None, np.array([0.4, 0.1, 0.2, 0.3], np.float32)])
+def test_where_the_tool_was_sent_survives_the_wire(commanded):
+    sent = Observation(
+        images={}, state=STATE, joint_pos_rad=np.zeros(0), instruction="go", time_s=0.0, commanded=commanded
+    )
+    back = read_request(unpack_map(pack(observation_to_map(sent, ()))), NEEDS).observation.commanded
+    assert (back is None) == (commanded is None)
+    if commanded is not None:
+        np.testing.assert_array_equal(back, commanded)
