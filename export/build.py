@@ -39,6 +39,7 @@ from roboalign.sdk.engines import (
 )
 from roboalign.sdk.errors import BackendError, BundleError, ConfigError, missing_extra
 from roboalign.sdk.types import Observation
+from roboalign.sdk.views.reference import REFERENCE_NAME, find_reference
 
 __all__ = ["build", "build_engines", "copy_bundle", "find_builder"]
 
@@ -175,6 +176,8 @@ def build_engines(bundle: Bundle, place: Place, *, say: Callable[[str], None], f
 def copy_bundle(bundle: Bundle, out: Path) -> Bundle:
     """Copies what a manifest lists into a folder, the manifest last, and returns the copy.
 
+    The doctor's reference of the bundle, which no manifest lists, comes along.
+
     A folder that already holds this bundle is taken as it is; one that holds something else is a ConfigError.
     """
     if out.exists():
@@ -187,6 +190,9 @@ def copy_bundle(bundle: Bundle, out: Path) -> Bundle:
     try:
         for name in (*bundle.manifest.files, MANIFEST_NAME):
             shutil.copyfile(bundle.path / name, work / name)
+        reference = find_reference(bundle.path)
+        if reference is not None:
+            shutil.copyfile(reference, work / REFERENCE_NAME)
         work.rename(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)

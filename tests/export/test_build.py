@@ -19,10 +19,11 @@ from tests.stub_board import SOME_PARITY, StubBoard, make_portable, stub_board
 from roboalign.cli.main import main
 from roboalign.export import build as build_module
 from roboalign.export import engine_parts
-from roboalign.export.build import build, find_builder
+from roboalign.export.build import build, copy_bundle, find_builder
 from roboalign.sdk.bundle import file_record, read_bundle, shipped_bundle_path, write_manifest
 from roboalign.sdk.engines import read_engines
 from roboalign.sdk.errors import BackendError, BundleError, CheckFailed, ConfigError
+from roboalign.sdk.views.reference import REFERENCE_NAME, find_reference, read_reference
 
 
 @pytest.fixture
@@ -383,3 +384,11 @@ def test_the_code_that_compiles_runs_with_nvidias_own_python_api(tmp_path: Path)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert engine.stat().st_size > 1_000_000
+
+
+def test_a_copy_keeps_what_the_doctor_compares_with(tmp_path: Path) -> None:
+    shipped = read_bundle(shipped_bundle_path())
+    kept = copy_bundle(shipped, tmp_path / "copy")
+    assert read_reference(find_reference(kept.path)) == read_reference(find_reference(shipped.path))
+    (kept.path / REFERENCE_NAME).unlink()
+    assert find_reference(copy_bundle(kept, tmp_path / "bare").path) is None
