@@ -106,8 +106,12 @@ def pool(out: Path) -> None:
                 hull[concern, name] = (min(low, before[0]), max(high, before[1]))
     around = {concern: dict(values) for concern, values in WIDE.items()}
     for (concern, name), (low, high) in hull.items():
-        least, most = _ends(WIDE[concern][name]) if name in WIDE.get(concern, {}) else (low, high)
-        around.setdefault(concern, {})[name] = {"uniform": [max(low, least), min(high, most)]}
+        known = WIDE.get(concern, {}).get(name)
+        least, most = (low, high) if known is None else _ends(known)
+        low, high = max(low, least), min(high, most)
+        whole = known.get("choice") if isinstance(known, Mapping) else None
+        is_drawn = {"uniform": [low, high]} if whole is None else {"choice": [n for n in whole if low <= n <= high]}
+        around.setdefault(concern, {})[name] = is_drawn
     _write_ranges(out / "wide.toml", "wide", WIDE)
     _write_ranges(out / "identified.toml", f"around {len(found)} arms", around)
 
