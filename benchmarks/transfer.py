@@ -4,8 +4,9 @@
     roboalign sysid --hidden runs/transfer/arms/arm-00.json --out runs/transfer/found/arm-00       # ... arm-19
     python benchmarks/transfer.py pool                        # wide.toml, and identified.toml from what sysid found
     roboalign collect --robot so101 --tasks place,push --episodes 970 --seed 1 --out DATA [--randomize TOML]
-    roboalign train sft, train head, export                   # recipe nano-so101: 3 seeds for each of the three DATA
-    python benchmarks/transfer.py play --policy nominal.s1=BUNDLE --policy wide.s1=BUNDLE ...
+        [--state commanded]
+    python benchmarks/transfer.py adapt --data DATA --name identified-adapted.s1 --seed 1     # from nano-so101
+    python benchmarks/transfer.py play --policy nominal-adapted.s1=BUNDLE --policy identified-adapted.s1=BUNDLE ...
     python benchmarks/transfer.py report
 
 An arm keeps its dynamics, delays, camera and light in all its episodes; the camera and the light are drawn as `mild`
@@ -13,8 +14,10 @@ draws them, what moves differently from a part of what `strong` draws that does 
 randomises over all of `strong`, `identified` over the hull of the intervals that `roboalign sysid` stated for the arms
 (within `strong`; what it does not state stays as in `wide`). Every policy plays the same 15 scenes on each arm. `play`
 can be repeated: what was played is not played again. `report` compares every way of training, the name before the dot,
-with `nominal`, seed by seed; in the evidence `*-memoryless` learnt from an expert that did not foresee where a late arm
-comes to rest, and `wide` and `identified` of the present one are a new head on the backbone of `nominal`.
+with `nominal` of the same suffix, seed by seed, and keeps what it found before about others. In the evidence
+`*-adapted` are the shipped `nano-so101` trained on; `nominal` was trained from the base, and `*-memoryless` as well,
+from an expert that did not foresee where a late arm comes to rest; `wide` and `identified` are a new head on the
+backbone of `nominal`.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -40,6 +44,7 @@ FIRST_SEED = 880_000
 FIRST_SCENE = 200_000
 FIRST_PLAIN_SCENE = 300_000
 NUM_PLAIN, PLAIN_EACH = 4, 25
+SFT_STEPS, SFT_RATE, HEAD_STEPS = 700, 1e-3, 1500
 OUT = Path(__file__).resolve().parent / "evidence" / "transfer.json"
 
 Ranges = Mapping[str, Mapping[str, object]]
@@ -140,6 +145,24 @@ def _write_ranges(path: Path, name: str, ranges: Ranges) -> None:
     DomainRandomization.load(path)
 
 
+def adapt(out: Path, data: Path, name: str, seed: int) -> Path:
+    """Trains the shipped SO-101 policy on: SFT, a new head, export. Returns the bundle; finished stages are kept."""
+    from roboalign.export import ExportConfig, export
+    from roboalign.sdk.bundle import find_bundle
+    from roboalign.trainer.head import train_head
+    from roboalign.trainer.recipes import RECIPES
+    from roboalign.trainer.sft import train_sft
+
+    recipe, folders = RECIPES["nano-so101"], [out / "adapted" / stage / name for stage in ("sft", "head", "bundle")]
+    sft, head, bundle = folders
+    if not sft.is_dir():
+        start = find_bundle("nano-so101")
+        train_sft(recipe.sft_config(data=data, base=start, out=sft, seed=seed, steps=SFT_STEPS, peak_rate=SFT_RATE))
+    if not head.is_dir():
+        train_head(replace(recipe.head_config(data=data, backbone=sft, out=head, seed=seed), steps=HEAD_STEPS))
+    return bundle if bundle.is_dir() else export(ExportConfig(run=head, out=bundle))
+
+
 def play(out: Path, policies: Mapping[str, str], workers: int) -> None:
     """Lets every policy play on every hidden arm, and in simulation without and with what was identified."""
     jobs = []
@@ -181,22 +204,25 @@ def report(out: Path) -> dict[str, object]:
     """Compares the three ways to train over seeds, arms and scenes, and prints what is found."""
     names = sorted(path.name for path in (out / "played").iterdir() if path.is_dir())
     worlds = {world: {name: outcomes(out, name, world) for name in names} for world in ("arm", "off", "ident")}
-    result: dict[str, object] = {"arms": NUM_ARMS, "scenes_each": SCENES_EACH, "policies": {}, "pairs": {}}
+    result: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8"))
+    assert (result["arms"], result["scenes_each"]) == (NUM_ARMS, SCENES_EACH)
     for name in names:
-        row: dict[str, object] = {}
+        row: dict[str, Any] = {}
         for world, by_name in worlds.items():
             solved, count = sum(by_name[name].values()), len(by_name[name])
             if count:
                 interval = success_interval(solved, count)
                 row[world] = {"solved": solved, "episodes": count, "interval": [interval.low, interval.high]}
-        result["policies"][name] = row  # type: ignore[index] # made above
-        print(name, *(f"{world} {cell['solved']}/{cell['episodes']}" for world, cell in row.items()))  # type: ignore[index]
-    ways = sorted({name.partition(".")[0] for name in names} - {"nominal"})
-    for first, second in (*((way, "nominal") for way in ways), ("identified", "wide")):
-        pairs = _pairs(worlds["arm"], first, second)
-        if pairs:
-            result["pairs"][f"{first} - {second}"] = _compared(pairs)  # type: ignore[index] # made above
-            print(first, "-", second, result["pairs"][f"{first} - {second}"])  # type: ignore[index]
+        result["policies"][name] = row
+        print(name, *(f"{world} {cell['solved']}/{cell['episodes']}" for world, cell in row.items()))
+    for way in sorted({name.partition(".")[0] for name in names}):
+        base, dash, suffix = way.partition("-")
+        for second in ("nominal", "wide") if base == "identified" else ("nominal",):
+            pairs = _pairs(worlds["arm"], way, f"{second}{dash}{suffix}") if second != base else []
+            if pairs:
+                key = f"{way} - {second}{dash}{suffix}"
+                result["pairs"][key] = _compared(pairs)
+                print(key, result["pairs"][key])
     OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
@@ -223,15 +249,20 @@ def _compared(pairs: Sequence[tuple[str, bool, bool]]) -> dict[str, object]:
 def main() -> None:
     """Does what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("arms", "pool", "play", "report"))
+    parser.add_argument("what", choices=("arms", "pool", "adapt", "play", "report"))
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--policy", action="append", default=[], metavar="NAME=BUNDLE")
+    parser.add_argument("--data", type=Path, help="what adapt learns from")
+    parser.add_argument("--name", help="of what adapt makes, e.g. identified-adapted.s1")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     if given.what == "arms":
         draw_arms(given.out)
     elif given.what == "pool":
         pool(given.out)
+    elif given.what == "adapt":
+        print(adapt(given.out, given.data, given.name, given.seed))
     elif given.what == "play":
         play(given.out, dict(text.split("=", 1) for text in given.policy), given.workers)
     else:
