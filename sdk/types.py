@@ -171,8 +171,8 @@ class Observation:
             raise DataError(f"the state {', '.join(names)} is unknown, expected one of {', '.join(STATES)}")
         if self.commanded is None:
             raise DataError(
-                "the policy acts from where the tool was sent, and the observation does not say where that is; give "
-                "Observation.commanded, or a policy that learnt from measured states"
+                "where the tool was sent is asked for, and the observation does not say where that is; give "
+                "Observation.commanded, or take the measured state"
             )
         return np.append(self.commanded, self.state[4:])
 

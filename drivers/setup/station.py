@@ -124,12 +124,13 @@ def record_at_station(
     task: str,
     episodes: int,
     seconds: float,
+    state: str = "measured",
     clock: Clock | None = None,
 ) -> RecordReport:
     """Opens the station and records episodes; the same call goes on with an interrupted recording."""
     with _opened(config, dialogue) as station, terminal_keys():
         max_ticks = max(1, round(seconds * station.robot.spec.control_rate_hz))
-        recording = RecordConfig(out=out, task=task, episodes=episodes, max_ticks=max_ticks)
+        recording = RecordConfig(out=out, task=task, episodes=episodes, max_ticks=max_ticks, state=state)
         steering = pilot(station.robot.spec)
         try:
             return record(

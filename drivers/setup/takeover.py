@@ -200,8 +200,8 @@ def record_takeover(
     hands = hands_of(spec)
     try:
         hands.open()
-        with open_writer(config.out, spec, has_intervention=True) as kept:
-            keeper = EpisodeKeeper(kept.writer, spec, say)
+        with open_writer(config.out, spec, state=config.state, has_intervention=True) as kept:
+            keeper = EpisodeKeeper(kept.writer, spec, say, state=config.state)
             report = TakeoverReport(record=keeper.report)
             while keeper.report.kept < config.episodes:
                 before_episode(keeper.report.kept)

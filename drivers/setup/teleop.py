@@ -18,7 +18,7 @@ from roboalign.sdk.control.clock import Clock, MonotonicClock
 from roboalign.sdk.data import DatasetWriter, Episode, encode_png
 from roboalign.sdk.errors import ConfigError, RobotError
 from roboalign.sdk.robot import Robot
-from roboalign.sdk.types import Applied, FloatArray, Observation, RobotSpec
+from roboalign.sdk.types import STATES, Applied, FloatArray, Observation, RobotSpec
 
 __all__ = [
     "EpisodeKeeper",
@@ -127,6 +127,8 @@ class RecordConfig:
     """Episodes to have at the end, those of an interrupted recording included."""
     max_ticks: int = 600
     """Longest episode, in control periods."""
+    state: str = "measured"
+    """`measured` (where the tool is) or `commanded` (where it was last sent), for arms that are late."""
 
     def __post_init__(self) -> None:
         if not self.task.strip():
@@ -134,6 +136,8 @@ class RecordConfig:
         for name in ("episodes", "max_ticks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"RecordConfig.{name} is {getattr(self, name)}, expected at least 1")
+        if self.state not in STATES:
+            raise ConfigError(f"RecordConfig.state is {self.state!r}, expected one of {', '.join(STATES)}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -182,8 +186,8 @@ def record(
         RobotError: The loop is too slow for the stated rate, three times in a row.
     """
     spec = robot.spec
-    with open_writer(config.out, spec) as kept:
-        recording = EpisodeKeeper(kept.writer, spec, say)
+    with open_writer(config.out, spec, state=config.state) as kept:
+        recording = EpisodeKeeper(kept.writer, spec, say, state=config.state)
         report = recording.report
         while report.kept < config.episodes:
             robot.connect()  # an arm that heard nothing while the person set the scene has parked itself
@@ -208,7 +212,7 @@ def record(
     return report
 
 
-def open_writer(out: Path, spec: RobotSpec, *, has_intervention: bool = False) -> KeptWriter:
+def open_writer(out: Path, spec: RobotSpec, *, state: str = "measured", has_intervention: bool = False) -> KeptWriter:
     """Returns the writer of a robot's recording, which goes on with complete episodes of before.
 
     Raises:
@@ -224,6 +228,7 @@ def open_writer(out: Path, spec: RobotSpec, *, has_intervention: bool = False) -
         robot_type=spec.name,
         cameras=spec.camera_names,
         resume=True,
+        state_names=STATES[state],
         has_intervention=has_intervention,
     )
     return KeptWriter(writer)
@@ -232,9 +237,11 @@ def open_writer(out: Path, spec: RobotSpec, *, has_intervention: bool = False) -
 class EpisodeKeeper:
     """Decides about each episode, and counts."""
 
-    def __init__(self, writer: DatasetWriter, spec: RobotSpec, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, writer: DatasetWriter, spec: RobotSpec, say: Callable[[str], None], *, state: str = "measured"
+    ) -> None:
         """Takes a writer that is entered."""
-        self._writer, self._spec, self._say = writer, spec, say
+        self._writer, self._spec, self._say, self._state_names = writer, spec, say, STATES[state]
         self._num_slow = self._num_refused = 0
         self.report = RecordReport(kept=writer.num_episodes)
         """Counts so far."""
@@ -259,7 +266,7 @@ class EpisodeKeeper:
             self._refuse_slow(f"{rate_hz:.1f} Hz, but the dataset states {wanted_hz:g} Hz")
             return False
         self._num_slow = self._num_refused = 0
-        episode = _episode(frames, sentence, wanted_hz, self._spec.camera_names)
+        episode = _episode(frames, sentence, wanted_hz, self._spec.camera_names, self._state_names)
         self._writer.add(replace(episode, interventions=interventions))
         report.rates_hz.append(rate_hz)
         self._say(f"episode {report.kept}: kept, {len(frames)} frames at {rate_hz:.1f} Hz, {found.changed} limited")
@@ -307,12 +314,15 @@ class KeptWriter:
             self.writer.__exit__(InterruptedError, InterruptedError("not complete yet"), None)
 
 
-def _episode(frames: list[Frame], sentence: str, rate_hz: float, cameras: tuple[str, ...]) -> Episode:
+def _episode(
+    frames: list[Frame], sentence: str, rate_hz: float, cameras: tuple[str, ...], state_names: tuple[str, ...]
+) -> Episode:
     seen = [observation for observation, _ in frames]
     pictures = {camera: tuple(encode_png(each.images[camera]) for each in seen) for camera in cameras}
     return Episode(
         task=sentence,
-        states=np.stack([each.state for each in seen]),
+        states=np.stack([each.state_of(state_names) for each in seen]),
+        state_names=state_names,
         joint_pos_rad=np.stack([each.joint_pos_rad for each in seen]),
         actions=np.stack([applied.sent for _, applied in frames]),
         images=pictures[cameras[0]],

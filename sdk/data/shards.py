@@ -70,6 +70,7 @@ def write_shard(
         "instructions": list(episode.instructions or (episode.task,) * len(episode)),
         "image_histograms": histograms,
         "domain": dict(episode.domain),
+        "state_names": list(episode.state_names),
     }
     table = _table(episode, features).replace_schema_metadata({NOTES_KEY: json.dumps(full_notes).encode()})
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
@@ -93,6 +94,13 @@ def read_shard(path: Path, features: Mapping[str, layout.Feature]) -> Shard:
         raise DataError(
             f"{path} has the columns {', '.join(table.column_names)}, not those of this recording "
             f"({', '.join(layout.data_schema(pa, dict(features)).names)}), or of other sizes; delete it to start anew"
+        )
+    wanted = features[layout.STATE_KEY].names or ()
+    found = tuple(notes.pop("state_names", wanted))
+    if found != wanted:
+        raise DataError(
+            f"{path} has the state {', '.join(found)}, this recording {', '.join(wanted)}; go on with the same --state, "
+            "or delete it to start anew"
         )
     videos = {key: _video_path(path, key) for key, feature in features.items() if feature.dtype == "video"}
     for video in videos.values():

@@ -1,5 +1,6 @@
 """Steering and recording: pilots, rates, what is kept, and what an interruption leaves; in memory."""
 
+import dataclasses
 import os
 import struct
 
@@ -12,7 +13,8 @@ from roboalign.drivers.setup.pilots import GamepadPilot, KeyboardPilot, ScriptPi
 from roboalign.drivers.setup.teleop import RecordConfig, record, steer
 from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.data import LeRobotDataset, check_dataset
-from roboalign.sdk.errors import ConfigError, RobotError
+from roboalign.sdk.errors import ConfigError, DataError, RobotError
+from roboalign.sdk.types import STATES
 
 UP = np.array((0, 0, 0.005, 0, 1), np.float32)
 
@@ -104,6 +106,32 @@ def test_what_was_sent_is_recorded_not_what_was_asked(arm, tmp_path):
     record(arm, ScriptPilot([([far] * 3, Wish.KEEP)]), config(tmp_path, episodes=1), clock=arm.clock)
     actions = LeRobotDataset(tmp_path / "data").episode(0).actions
     assert np.abs(actions[:, 2]).max() <= arm.spec.max_step_m + 1e-6
+
+
+def test_where_the_tool_was_sent_may_be_recorded_in_the_place_of_where_it_is(arm, tmp_path):
+    with pytest.raises(ConfigError, match="state is 'wished', expected one of measured, commanded"):
+        config(tmp_path, state="wished")
+    found = {}
+    for state in ("measured", "commanded"):
+        record(arm, script(Wish.KEEP), config(tmp_path / state, episodes=1, state=state), clock=arm.clock)
+        dataset = LeRobotDataset(tmp_path / state / "data")
+        assert dataset.info.state_names == STATES[state]
+        episode = dataset.episode(0)
+        found[state] = np.abs(np.diff(episode.states[:, :3], axis=0) - episode.actions[:-1, :3]).max()
+    assert found["commanded"] < 1e-6 < found["measured"]
+
+
+def test_a_robot_that_does_not_say_where_its_tool_was_sent_is_recorded_as_measured_only(arm, tmp_path):
+    observe = arm.inner.observe
+    arm.observe = lambda *args, **more: dataclasses.replace(observe(*args, **more), commanded=None)
+    with pytest.raises(DataError, match="does not say where"):
+        record(arm, script(Wish.KEEP), config(tmp_path, episodes=1, state="commanded"), clock=arm.clock)
+
+
+def test_a_recording_of_one_state_does_not_go_on_with_another(arm, tmp_path):
+    record(arm, script(Wish.KEEP), config(tmp_path), clock=arm.clock)
+    with pytest.raises(DataError, match=r"has the state tool_x_m.*go on with the same --state"):
+        record(arm, script(Wish.KEEP), config(tmp_path, state="commanded"), clock=arm.clock)
 
 
 def test_a_recording_that_was_cut_goes_on(arm, tmp_path):

@@ -24,6 +24,9 @@ def record(
     gamepad: Annotated[Path, typer.Option("--gamepad", help="Device of the gamepad.")] = Path("/dev/input/js0"),
     arm: Annotated[str, typer.Option("--arm", help="Simulated arm: so101 or panda.")] = "so101",
     scene: Annotated[str, typer.Option("--scene", help="Task whose scenes are simulated.")] = "place",
+    state: Annotated[
+        str, typer.Option("--state", help="measured, or commanded: where the tool was sent, for arms that are late.")
+    ] = "measured",
     seed: Annotated[int, typer.Option("--seed", help="First simulated scene.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a real arm moves.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -37,7 +40,7 @@ def record(
     steering = make_pilot(pilot, leader=leader, gamepad=gamepad)
     print_note(KEY_HELP if pilot == "keyboard" else "Enter keep; x discard; Esc quit")
     report = record_at_station(
-        config, steering, Terminal(print_note), out=out, task=task, episodes=episodes, seconds=seconds
+        config, steering, Terminal(print_note), out=out, task=task, episodes=episodes, seconds=seconds, state=state
     )
     if not report.is_complete:
         print_note(f"{report.kept} episodes are safe; the same command goes on with them")

@@ -180,7 +180,7 @@ def _record(
     from roboalign.sdk.control.policy_process import PolicyRecipe
 
     hands_of = make_hands(**hands)
-    config = RecordConfig(**wanted)
+    config = RecordConfig(**wanted, state=_state_of(policy))
     session = replace(session, policy=policy.name)
     print_note(f"{TAKE_HELP[hands['kind']]}; {KEY_HELP if hands['kind'] == 'keyboard' else 'see docs/hardware.md'}")
     if robot is not None:
@@ -195,3 +195,14 @@ def _record(
     if not report.record.is_complete:
         print_note(f"{report.record.kept} episodes are safe; the same command goes on with them")
     return report
+
+
+def _state_of(policy: "PolicyRef") -> str:
+    """Returns what a bundle acts from, so that corrections of it can be learnt by it; of others the usual."""
+    from roboalign.sdk.bundle import read_bundle
+    from roboalign.sdk.types import STATES
+
+    if policy.kind != "bundle":
+        return "measured"
+    names = read_bundle(Path(policy.folder)).manifest.policy.state_names
+    return next((word for word, known in STATES.items() if known == names), "measured")
