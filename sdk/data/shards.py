@@ -99,8 +99,8 @@ def read_shard(path: Path, features: Mapping[str, layout.Feature]) -> Shard:
     found = tuple(notes.pop("state_names", wanted))
     if found != wanted:
         raise DataError(
-            f"{path} has the state {', '.join(found)}, this recording {', '.join(wanted)}; go on with the same --state, "
-            "or delete it to start anew"
+            f"{path} has the state {', '.join(found)}, this recording {', '.join(wanted)}; go on with the same "
+            "--state, or delete it to start anew"
         )
     videos = {key: _video_path(path, key) for key, feature in features.items() if feature.dtype == "video"}
     for video in videos.values():
