@@ -7,6 +7,7 @@ throws from a Student distribution around it, each accepted by Metropolis' rule.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from roboalign.sdk.sysid.fit import NAMES, STEPS, Target
 
-__all__ = ["CROWD", "WIDE_CROWD", "Crowd", "gather", "settle"]
+__all__ = ["CROWD", "WIDE_CROWD", "Crowd", "gather", "settle", "settle_moving"]
 
 Float64Array = NDArray[np.float64]
 
@@ -30,6 +31,7 @@ _JUMP = 2.38 / np.sqrt(2 * len(NAMES))
 _LONG_SHARE = 0.1  # of jumps from one hill to another
 _JITTER = 0.02  # of STEPS, so that no two stand alike
 _FREEDOM = 6.0  # of the Student distribution
+_LEAST_MOVED, _HOTTER, _MOST_TRIES = 0.15, 3.0, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,36 @@ def settle(
         gain = (crowd.cost - tried.cost) / heat + correction
         crowds.append(crowd.moved(tried, np.log(rng.random(gain.shape)) < gain))
     return crowds[1:]
+
+
+def settle_moving(
+    target: Target,
+    values: Float64Array,
+    heats: Float64Array,
+    scale_rad: Float64Array,
+    rng: np.random.Generator,
+    *,
+    kept: int,
+) -> list[Crowd]:
+    """Returns what `settle` does, hotter for joints whose crowd stands still in the last `kept` rounds.
+
+    Cells that are narrower than any jump hold a crowd in one place. That says nothing about what is possible, and the
+    interval would have no width.
+    """
+    crowds = settle(target, values, heats, scale_rad, rng)
+    for _ in range(_MOST_TRIES):
+        is_stuck = _share_moved(crowds[-kept:]) < _LEAST_MOVED
+        if not is_stuck.any():
+            break
+        heats = np.where(is_stuck, _HOTTER * heats, heats)
+        crowds = settle(target, values, heats, scale_rad, rng)
+    return crowds
+
+
+def _share_moved(crowds: list[Crowd]) -> Float64Array:
+    """Returns float64[J], the share of a crowd that moves in a round."""
+    pairs = itertools.pairwise(crowds)
+    return np.asarray(np.mean([(after.values != before.values).any(1).mean(0) for before, after in pairs], axis=0))
 
 
 def _cleared(crowd: Crowd, heat: Float64Array, rng: np.random.Generator) -> Crowd:

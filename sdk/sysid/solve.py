@@ -18,7 +18,7 @@ from roboalign.sdk.sim.robots import find_robot
 from roboalign.sdk.sysid.fit import LOSSES, Target, descend, search
 from roboalign.sdk.sysid.model import STEP_HZ, JointModel, command_grid
 from roboalign.sdk.sysid.physics import WholeArm
-from roboalign.sdk.sysid.posterior import CROWD, Crowd, gather, settle
+from roboalign.sdk.sysid.posterior import CROWD, Crowd, gather, settle, settle_moving
 from roboalign.sdk.sysid.recording import Recording
 
 __all__ = ["JointFit", "Solution", "paced", "repeated_readings", "solve"]
@@ -176,8 +176,8 @@ def _settled(look: _Look, values: Float64Array, phase_s: float) -> Solution:
     for number, heats in enumerate(_PASSES):
         before = crowd
         fit = look.at(crowd.centre(look.target if number else head, fit.std_rad))
-        hot = np.outer(heats, fit.inflation * _doubts(look.target.model))
-        crowds = settle(look.target, crowd.picked(_last(crowd)).values, hot, fit.std_rad, rng)
+        doubt, begin = fit.inflation * _doubts(look.target.model), crowd.picked(_last(crowd)).values
+        crowds = settle_moving(look.target, begin, np.outer(heats, doubt), fit.std_rad, rng, kept=_KEPT[number])
         crowd = Crowd.together(crowds[-_KEPT[number] :])
         if number == 0 and look.recording.path == "setpoint":
             look.target = paced(look.recording, look.target, crowds[-1], fit.std_rad, phase_s)
