@@ -83,7 +83,7 @@ class Answers:
             return
         self._seen = newest
         chunk = self._incoming
-        if not self._ring.copy(chunk.record, newest):
+        if not self._ring.copy(chunk.bytes, newest):
             count(refused, "overwritten or torn")
             return
         self._measure(now_s - float(chunk.fields["observed_s"][0]))
@@ -170,8 +170,9 @@ class _Chunk:
     """A copy of a chunk, with names for what lies in it."""
 
     def __init__(self) -> None:
-        self.record: Records = np.zeros(1, CHUNK)
-        self.fields: Fields = fields_of(self.record)
+        record: Records = np.zeros(1, CHUNK)
+        self.bytes = record.view(np.uint8)
+        self.fields: Fields = fields_of(record)
         self.rows: list[FloatArray] = list(self.fields["actions"])
         self.motions: list[FloatArray] = [row[:4] for row in self.rows]
 

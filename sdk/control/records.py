@@ -124,8 +124,7 @@ BOARD = np.dtype(
 
 
 def observation_record(spec: RobotSpec) -> np.dtype[np.void]:
-    """Returns the layout of an observation of this robot; `images` follow `spec.camera_names`."""
-    size = spec.image_size_px
+    """Returns the layout of an observation of this robot; `pictures` follow `spec.camera_names`."""
     fields: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = [
         ("moves", "<i8"),  # actions used up so far, which a chunk that answers this must not repeat
         ("time_s", "<f8"),
@@ -133,7 +132,7 @@ def observation_record(spec: RobotSpec) -> np.dtype[np.void]:
         ("joints", "<f4", (spec.num_joints,)),
     ]
     if spec.camera_names:
-        fields.append(("images", "u1", (len(spec.camera_names), size, size, 3)))
+        fields.append(("pictures", "<u8", (len(spec.camera_names),)))  # their numbers in the rings of the cameras
     return np.dtype(fields, align=True)
 
 

@@ -5,7 +5,6 @@ down come after it. A new chunk takes over at the action that belongs to now: as
 as were sent since the observation that it answers. The policy is asked early enough that its answer comes before the
 present chunk ends, by the 99th percentile of its last answers. Between two deadlines the loop wakes up now and then,
 and holds at once when the policy's process is gone or silent, or somebody pressed stop.
-
 The loop allocates no array. A command allocates the three of its `Applied`, and the driver of a robot what it reads.
 """
 
@@ -44,6 +43,10 @@ class PolicyLink(Protocol):
     @property
     def is_alive(self) -> bool:
         """Whether it runs."""
+        ...
+
+    def announce(self) -> None:
+        """Says that it will be asked within a moment; does not wait."""
         ...
 
     def ask(self) -> None:
@@ -126,10 +129,7 @@ class RealTimeLoop:
         self._question = channels.board["question"]
         self._answered, self._is_over = channels.board["answered"], channels.board["is_over"]
         self._shown = {id(record): fields_of(record) for record in channels.observations.records}
-        self._images = {  # of each slot, by camera
-            key: dict(zip(channels.spec.camera_names, fields.get("images", ()), strict=True))
-            for key, fields in self._shown.items()
-        }
+        self._pictures = tuple(enumerate(channels.pictures.values()))
         self._period = PeriodWriter(channels.ticks)
         self._control_beat_s, self._board_reason = channels.board["control_beat_s"], channels.board["reason"]
         self._tally = _Tally()
@@ -283,6 +283,8 @@ class RealTimeLoop:
         """Reads the robot, and shows it to the policy and the page; returns when each was done."""
         channels = self._channels
         self._shown_s = self._clock.now()
+        if is_question:
+            self._policy.announce()
         try:
             seen: Observation = self._robot.observe(instruction, with_images=True)
             self._trouble = None
@@ -300,8 +302,8 @@ class RealTimeLoop:
         np.copyto(row["joints"], seen.joint_pos_rad)
         np.copyto(self._measured, seen.joint_pos_rad)
         self._measured_s = seen.time_s
-        for name, place in self._images[id(record)].items():
-            np.copyto(place, seen.images[name])
+        for position, ring in self._pictures:
+            row["pictures"][position] = ring.put(seen.images[ring.camera])
         sequence = channels.observations.commit()
         if is_question:
             self._question[0] = sequence

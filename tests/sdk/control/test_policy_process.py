@@ -69,6 +69,28 @@ def test_a_policy_moves_an_arm_from_another_process(fast, channels):
     assert bytes(chunk["thought"][0]) == b"saw 0.0 and push the cup"
 
 
+def test_a_question_that_is_announced_and_does_not_come_is_not_answered(fast, channels):
+    process = opened(channels)
+    _, report = run(fast, channels, process, 50)
+    newest, pinned = channels.chunks.newest, channels.observations.newest
+    process.announce()
+    time.sleep(0.1)
+    assert (channels.chunks.newest, channels.board["question"][0]) == (newest, channels.board["answered"][0])
+    for _ in range(20):
+        channels.observations.begin()
+        channels.observations.commit()
+    assert not channels.observations.has(pinned), "a rehearsal lets go of what it looked at"
+    process.close()
+    assert report.chunks == newest
+
+
+def test_a_policy_ends_by_itself_when_the_control_process_lets_go(channels):
+    process = opened(channels)
+    child = process._child._process
+    process.close()
+    assert child.returncode == 0
+
+
 def test_what_a_policy_thinks_is_in_shared_memory_while_it_thinks(fast, channels):
     process = PolicyProcess(PolicyRecipe(factory="tests.sdk.control.process_policies:Talker"), channels)
     process.open("push the cup")

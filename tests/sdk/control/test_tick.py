@@ -28,6 +28,16 @@ def test_commands_go_out_at_absolute_deadlines_while_the_policy_computes(bench):
     assert report.rate_hz == pytest.approx(30 / 2.9, rel=0.01)
 
 
+def test_each_question_is_announced_before_the_robot_is_read(bench):
+    read = bench.robot.observe
+    seen = []
+    bench.robot.observe = lambda *args, **more: seen.append(len(bench.process.announced)) or read(*args, **more)
+    bench.run(30)
+    assert len(bench.process.asked) > 3
+    assert bench.process.announced == bench.process.asked
+    assert seen == [number + 1 for number in range(len(bench.process.asked))]
+
+
 def test_the_arm_waits_for_the_first_answer_and_never_again(bench):
     report = bench.run(40)
     assert report.reasons == {"warming": 2}
