@@ -64,12 +64,12 @@ class Answers:
         self.latency = Histogram()
         self._why: tuple[Reason, str] = (Reason.WARMING, "the policy has not answered yet")
 
-    def is_due(self, is_ahead: bool) -> bool:
-        """Whether the policy should be asked now, so that its answer comes before the actions run out.
+    def is_due(self, is_ahead: bool, coming: int = 0) -> bool:
+        """Whether the policy should be asked after `coming` more actions, so that it answers before they run out.
 
         At least half of a chunk is used: a policy that is slower than that lets the arm hold for a while.
         """
-        left = self.steps - self.step - 1
+        left = self.steps - self.step - 1 - coming
         return left <= (min(self._lead, self.steps // 2) if is_ahead else 0)
 
     def take(self, now_s: float, refused: Counter[str]) -> None:

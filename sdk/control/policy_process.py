@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import threading
 import time
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.child import Child, Parent
 from roboalign.sdk.control.chunk_writer import ChunkWriter
 from roboalign.sdk.control.loop import Actor
-from roboalign.sdk.control.realtime import die_with_parent
+from roboalign.sdk.control.realtime import die_with_parent, is_real_time
 from roboalign.sdk.control.records import MAX_STEPS, put_text
 from roboalign.sdk.control.rings import Ring
 from roboalign.sdk.control.sight import Sight
@@ -46,6 +47,7 @@ _LOAD_TIMEOUT_S = 600.0
 _SOON, _NOW = b"?", b"!"
 _READY_S = 2e-3  # reading a robot takes less, or so long that waking up is nothing to it
 _REHEARSALS = 2
+_RESTS = 32  # questions that are not announced after one for which the process had to make room
 _NICENESS = 5  # without real-time priorities the arm still comes first
 
 
@@ -138,6 +140,8 @@ class PolicyProcess:
         self.recipe = recipe
         self.latency_s = math.nan
         self._channels = channels
+        self._crowded = channels.board["crowded"]
+        self._crowded_before = self._rests = 0
         self._child = Child("policy", "the policy's process")
 
     @property
@@ -173,8 +177,21 @@ class PolicyProcess:
         return policy_spec_from_json(answer["spec"], "the policy's spec")
 
     def announce(self) -> None:
-        """Says that it will be asked within a moment; does not wait."""
-        self._child.ring(_SOON)
+        """Says that it will be asked within a moment; does not wait.
+
+        Only where this process has real-time priority: without it, it has to make room itself. And where other programs
+        want every processor, a policy that waits without sleeping is made to wait for them, which costs more than it
+        saves: after that, some questions come unannounced.
+        """
+        if not is_real_time():
+            return
+        crowded = int(self._crowded[0])
+        if crowded != self._crowded_before:
+            self._crowded_before, self._rests = crowded, _RESTS
+        if self._rests:
+            self._rests -= 1
+        else:
+            self._child.ring(_SOON)
 
     def ask(self) -> None:
         """Says that there is something new to look at; does not wait."""
@@ -232,7 +249,7 @@ class _Desk:
         self._policy = policy
         self._sight, self._chunks = Sight(channels, instruction), ChunkWriter(channels.chunks)
         self._question, self._answered = channels.board["question"], channels.board["answered"]
-        self._busy_since_s = channels.board["busy_since_s"]
+        self._busy_since_s, self._crowded = channels.board["busy_since_s"], channels.board["crowded"]
         self._last = 0
         self._spare = ChunkWriter(Ring(channels.chunks.record, 4))
         self._chunk = ActionChunk.hold("nothing was asked yet", rate_hz=math.nan)
@@ -240,17 +257,19 @@ class _Desk:
     def get_ready(self) -> None:
         """Waits for a question without sleeping, for a moment, after it has rehearsed the answer.
 
-        What another program pushed out of the processor's caches meanwhile takes as long as everything else together.
+        What other programs pushed out of the processor's caches takes longer than all the rest.
         """
-        until_s = time.monotonic() + _READY_S
+        until_s, preempted = time.monotonic() + _READY_S, _preempted()
         for _ in range(_REHEARSALS):
             if int(self._question[0]) > self._last:
-                return
+                break
             if self._sight.look() is not None and self._sight.was_whole():
                 self._spare.put(self._chunk, self._sight.sequence, self._sight.fields)
             self._sight.close()
         while int(self._question[0]) <= self._last and time.monotonic() < until_s:
             pass
+        if _preempted() > preempted:
+            self._crowded[0] += 1
 
     def answer(self) -> None:
         """Answers from the newest observation, if something was asked since the one that was answered from."""
@@ -272,6 +291,11 @@ class _Desk:
         self._chunks.put(chunk, sight.sequence, sight.fields, begun_s)
         sight.close()
         self._answered[0] = self._last = sight.sequence
+
+
+def _preempted() -> int:
+    """Returns how often this thread had to make room for another program."""
+    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nivcsw
 
 
 def _unseen() -> ActionChunk:

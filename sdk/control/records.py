@@ -105,6 +105,7 @@ BOARD = np.dtype(
         # written by the policy's process
         ("policy_beat_s", "<f8"),
         ("busy_since_s", "<f8"),  # 0 while it waits
+        ("crowded", "<u8"),  # announcements at which it had to make room for another program
         ("answered", "<u8"),  # observation that it is done with, whatever came of it
         # written by the control process
         ("control_beat_s", "<f8"),

@@ -38,6 +38,20 @@ def test_each_question_is_announced_before_the_robot_is_read(bench):
     assert seen == [number + 1 for number in range(len(bench.process.asked))]
 
 
+def test_an_announcement_comes_before_the_command_where_there_is_time(bench):
+    """The policy's process has half a millisecond more to wake up, and no command is late for it."""
+    announce, sent = bench.process.announce, []
+    bench.process.announce = lambda: sent.append(len(bench.robot.log)) or announce()
+    report = bench.run(30, early_s=5e-4)
+    asked, announced = bench.process.asked[1:], bench.process.announced[1:]
+    assert len(asked) > 3
+    assert announced == pytest.approx([time_s - 5e-4 for time_s in asked])
+    assert all(
+        bench.robot.log[number][1] == pytest.approx(time_s) for number, time_s in zip(sent[1:], asked, strict=True)
+    )
+    assert report.lateness_s.max == pytest.approx(0.0, abs=1e-9)
+
+
 def test_the_arm_waits_for_the_first_answer_and_never_again(bench):
     report = bench.run(40)
     assert report.reasons == {"warming": 2}
