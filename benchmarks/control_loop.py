@@ -33,10 +33,11 @@ import numpy as np
 from array_count import check, count_arrays
 
 from roboalign.sdk.control.channels import Channels
-from roboalign.sdk.control.clock import FakeClock
-from roboalign.sdk.control.policy_process import PolicyProcess, PolicyRecipe, write_chunk
+from roboalign.sdk.control.chunk_writer import ChunkWriter
+from roboalign.sdk.control.clock import FakeClock, MonotonicClock
+from roboalign.sdk.control.policy_process import PolicyProcess, PolicyRecipe
 from roboalign.sdk.control.realtime import real_time
-from roboalign.sdk.control.records import CHUNK
+from roboalign.sdk.control.records import CHUNK, fields_of
 from roboalign.sdk.control.rings import share, shared_memory
 from roboalign.sdk.control.tick import LoopSettings, RealTimeLoop
 from roboalign.sdk.control.watchdog import Guard, WatchSettings
@@ -237,7 +238,11 @@ def measure_tick(designs: list[str], rounds: int, ticks: int, name: str) -> None
 def measure_transport(calls: int) -> None:
     """An observation with two VGA pictures to an echo policy and its chunk back; beside a pipe that pickles.
 
-    Once as it runs, and once with all three processes in real-time priority, where other load on the machine is out.
+    From where the robot was read: `in place`, when the cameras have written their pictures into lent places already;
+    `copied`, when the control process copies them first. As in `RealTimeLoop`, the question is announced before the
+    wait for the deadline, the command and the reading; `unannounced` leaves that out. Once as it runs, where nothing is
+    announced; once with the control process in real-time priority, as in a run; and once with all three processes in
+    it, where other load on the machine is out.
     """
     cameras, size = ("front", "wrist"), 554  # 2 x 554 x 554 x 3 bytes are those of two 640 x 480 pictures
     spec = parts.arm_spec(cameras=cameras, size_px=size)
@@ -245,50 +250,89 @@ def measure_transport(calls: int) -> None:
     settings = {"cameras": list(cameras), "size_px": size}
     policy = PolicyProcess(PolicyRecipe(factory="control_parts:EchoPolicy", settings=settings), channels)
     policy.open("lift")
-    pictures = [np.full((size, size, 3), index, np.uint8) for index in range(2)]
     ours, theirs = multiprocessing.Pipe()
     peer = multiprocessing.get_context("fork").Process(target=_answer_pickled, args=(theirs,))
     peer.start()
-    found = {"as it runs": _round_trips(channels, policy, pictures, ours, calls)}
+    trips = RoundTrips(channels, policy, ours)
+    found = {"as it runs": trips.measure(calls)}
+    with real_time():
+        found["control in real-time priority"] = trips.measure(calls)
     for pid in (policy.pid, peer.pid):
         os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
     with real_time():
-        found["in real-time priority"] = _round_trips(channels, policy, pictures, ours, calls)
+        found["in real-time priority"] = trips.measure(calls)
     ours.send(None)
     peer.join()
     policy.close()
+    channels.close()
     parts.write(OUT, "transport", {"bytes": 2 * size * size * 3, **found})
 
 
-def _round_trips(channels, policy, pictures, ours, calls: int) -> dict[str, object]:  # type: ignore[no-untyped-def]
-    chunk = np.zeros(1, CHUNK)
-    ring_s, pipe_s, copy_s = [], [], []
-    for _ in range(calls):
+class RoundTrips:
+    """The control process's side of what is measured, as `RealTimeLoop` and `Answers` do it."""
+
+    def __init__(self, channels: Channels, policy: PolicyProcess, pipe) -> None:  # type: ignore[no-untyped-def]
+        self._channels, self._policy, self._pipe = channels, policy, pipe
+        self._arm, self._action, self._clock = parts.MemoryArm(channels.spec), parts.swing(16)[0], MonotonicClock()
+        self._early_s = LoopSettings.for_policy(parts.policy_spec(parts.RATE_HZ, (), 96), 0.0).early_s
+        self._pictures = tuple(enumerate(channels.pictures.values()))
+        self._named = {id(record): fields_of(record) for record in channels.observations.records}
+        self._question, self._chunk = channels.board["question"], np.zeros(1, CHUNK)
+        self._bytes = self._chunk.view(np.uint8)
+        size = channels.spec.image_size_px
+        self._seen = [np.full((size, size, 3), index, np.uint8) for index, _ in self._pictures]
+
+    def measure(self, calls: int) -> dict[str, object]:
+        """Takes the ways in turn."""
+        names = ("in place", "in place, unannounced", "copied", "of it copying", "pipe_and_pickle")
+        taken_s: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(calls):
+            taken_s["in place"].append(self._ask(self._written()))
+            taken_s["in place, unannounced"].append(self._ask(self._written(), is_announced=False))
+            taken_s["copied"].append(self._ask(self._seen))
+            taken_s["of it copying"].append(self._copied_s)
+            start_s = time.perf_counter()
+            self._pipe.send({"images": self._seen, "state": np.zeros(5, np.float32)})
+            self._pipe.recv()
+            taken_s["pipe_and_pickle"].append(time.perf_counter() - start_s)
+            time.sleep(0.002)
+        ratio = statistics.median(taken_s["pipe_and_pickle"]) / statistics.median(taken_s["in place"])
+        return {name: _percentiles(np.array(each)) for name, each in taken_s.items()} | {
+            "ratio_of_medians": round(ratio, 2)
+        }
+
+    def _written(self) -> list[np.ndarray | None]:
+        """Pictures that a camera has written where they are read; a picture a period, as they come."""
+        seen = [ring.look(ring.put(self._seen[index])) for index, ring in self._pictures]
+        time.sleep(0.002)
+        return seen
+
+    def _ask(self, images: list[np.ndarray | None], *, is_announced: bool = True) -> float:
+        channels, chunks = self._channels, self._channels.chunks
+        before = chunks.newest
+        if is_announced:
+            self._policy.announce()
+        self._clock.spin_until(self._clock.now() + self._early_s)
+        self._arm.act(self._action)
+        self._arm.observe("lift", with_images=False)
         start_s = time.perf_counter()
-        row = channels.observations.begin()
+        record = channels.observations.begin()
+        row = self._named[id(record)]
         row["time_s"][0] = time.monotonic()
-        for index, picture in enumerate(pictures):
-            np.copyto(row["images"][0][index], picture)
+        for index, ring in self._pictures:
+            row["pictures"][index] = ring.put(images[index])
         sequence = channels.observations.commit()
-        copied_s = time.perf_counter()
-        channels.board["question"][0] = sequence
-        policy.ask()
-        while not (channels.chunks.newest and channels.chunks.copy(chunk) and chunk["observation"][0] == sequence):
+        self._copied_s = time.perf_counter() - start_s
+        self._question[0] = sequence
+        self._policy.ask()
+        while chunks.newest == before:
             pass
-        ring_s.append(time.perf_counter() - start_s)
-        copy_s.append(copied_s - start_s)
+        assert chunks.copy(self._bytes)
+        taken_s = time.perf_counter() - start_s
+        assert self._chunk["observation"][0] == sequence
+        assert self._chunk["steps"][0] == 16, "answered, and not held"
         time.sleep(0.002)
-        start_s = time.perf_counter()
-        ours.send({"images": pictures, "state": np.zeros(5, np.float32)})
-        ours.recv()
-        pipe_s.append(time.perf_counter() - start_s)
-        time.sleep(0.002)
-    return {
-        "ring": _percentiles(np.array(ring_s)),
-        "of_it_copying_the_pictures": _percentiles(np.array(copy_s)),
-        "pipe_and_pickle": _percentiles(np.array(pipe_s)),
-        "ratio_of_medians": round(statistics.median(pipe_s) / statistics.median(ring_s), 2),
-    }
+        return taken_s
 
 
 def _answer_pickled(pipe: object) -> None:
@@ -306,6 +350,10 @@ class InlinePolicy(FakeClock):
         self._channels, self._due_s = channels, float("inf")
         self._chunk = parts.EchoPolicy().act(None)  # type: ignore[arg-type]
         self._seen = np.zeros(1, channels.observations.record)
+        self._chunks = ChunkWriter(channels.chunks)
+
+    def announce(self) -> None:
+        """Needs no time to get ready."""
 
     def ask(self) -> None:
         """Is asked."""
@@ -318,7 +366,7 @@ class InlinePolicy(FakeClock):
         if time_s >= self._due_s:
             self._due_s = float("inf")
             sequence = self._channels.observations.copy(self._seen)
-            write_chunk(self._channels, self._chunk, sequence, self._seen)
+            self._chunks.put(self._chunk, sequence, self._seen)
             self._channels.board["answered"][0] = sequence
 
 

@@ -62,6 +62,7 @@ from roboalign.drivers.virtual.direct import DirectServos
 from roboalign.drivers.virtual.faults import LineFault
 from roboalign.drivers.virtual.robots import JOINTS
 from roboalign.sdk.control import Actor, FakeClock, state_from_pose, tool_pose
+from roboalign.sdk.control.pictures import PictureRing
 from roboalign.sdk.evaluation.statistics import paired_difference
 from roboalign.sdk.sim import SceneSpec, SimEnv, eval_seed, find_robot, find_task, scene_for
 from roboalign.sdk.sim.judge import scene_truth
@@ -131,6 +132,9 @@ class PlantPictures:
 
     def open(self) -> None:
         """Nothing to open."""
+
+    def lend(self, rings: Mapping[str, PictureRing]) -> None:
+        """Draws into memory of its own."""
 
     def read_images(self) -> dict[str, ImageArray]:
         """Draws the scene."""

@@ -2,7 +2,9 @@
 
 A picture carries the monotonic time it was taken at, so that a policy's observation can be as old as it is, and not
 look newer. A camera that is unplugged is opened again by its name once a second; meanwhile `read_latest` refuses what
-is too old. Pictures are cut and sized when they are asked for, to what the policy was trained on.
+is too old. Pictures are cut and sized when they are asked for, to what the policy was trained on. One that only has to
+be cut is written by the thread into the memory that was lent (`Camera.lend`), where nobody has to copy it any more;
+sizing keeps other threads waiting, so it is left until somebody asks.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -19,6 +21,7 @@ import numpy as np
 
 from roboalign.drivers.arm.files import CameraFile
 from roboalign.drivers.camera_sources import CameraSource, FoundCamera, find_source, list_cameras
+from roboalign.sdk.control.pictures import PictureRing
 from roboalign.sdk.errors import CameraTimeout, ConfigError, RobotError
 from roboalign.sdk.types import ImageArray
 
@@ -87,6 +90,7 @@ class Camera:
         self._is_open = False
         self._frame: Frame | None = None
         self._prepared: Frame | None = None
+        self._ring: PictureRing | None = None
         self._problem: str | None = None
         self._stats = CameraStats()
         self._opened_s = 0.0
@@ -120,6 +124,18 @@ class Camera:
             self.close()
             raise
 
+    def lend(self, ring: PictureRing | None) -> None:
+        """Lets the camera write its pictures where the policy sees them; None gives the memory back.
+
+        A picture of `read_latest` may lie there then: it cannot be written, and changes after the next ten.
+
+        Raises:
+            RobotError: The camera is open already.
+        """
+        if ring is not None and self._is_open:
+            raise RobotError(f"camera {self.name!r} is open; lend it memory before")
+        self._ring = ring
+
     def _start_reading(self, timeout_s: float) -> None:
         """Starts the thread and waits for its first picture."""
         self._thread = threading.Thread(target=self._run, args=(self._stop,), name=f"camera {self.name}", daemon=True)
@@ -140,14 +156,13 @@ class Camera:
         if self._is_open and self._source.is_on_demand:
             self._take(*self._source.read())
         with self._changed:
-            frame, problem = self._frame, self._problem
+            frame, problem, prepared = self._frame, self._problem, self._prepared
         if not self._is_open or frame is None:
             raise RobotError(f"camera {self.name!r} is not open")
         age_s = self._clock() - frame.time_s
         if age_s > max_age_s:
             why = f": {problem}" if problem else ""
             raise CameraTimeout(f"camera {self.name!r}: its newest picture is {age_s:.2f} s old{why}")
-        prepared = self._prepared
         if prepared is None or prepared.index != frame.index:
             prepared = replace(frame, image=prepare_image(frame.image, self.config))
             self._prepared = prepared
@@ -223,13 +238,28 @@ class Camera:
             self._take(image, time_s)
 
     def _take(self, image: ImageArray, time_s: float) -> None:
+        ready = self._written(image)
         with self._changed:
             last, stats = self._frame, self._stats
             same = stats.identical_in_a_row + 1 if last is not None and _is_same(last.image, image) else 0
             self._frame = Frame(image=image, time_s=time_s, index=stats.frames)
+            if ready is not None:
+                self._prepared = replace(self._frame, image=ready)
             self._stats = replace(stats, frames=stats.frames + 1, identical_in_a_row=same)
             self._problem = None
             self._changed.notify_all()
+
+    def _written(self, image: ImageArray) -> ImageArray | None:
+        """Returns the picture where the policy sees it; None when that is not for this thread to do."""
+        ring = self._ring
+        if ring is None:
+            return None
+        with suppress(ConfigError):  # a crop that does not fit: `read_latest` says so where the user is
+            cut = _cut(image, self.config)
+            if cut.shape[:2] == (self.config.size_px, self.config.size_px):
+                np.copyto(ring.lend(), cut)
+                return ring.show()
+        return None
 
     def _reopen(self, stop: threading.Event) -> None:
         self._source.close()
@@ -277,6 +307,11 @@ class CameraSet:
                 opened.callback(camera.close)
             opened.pop_all()
 
+    def lend(self, rings: Mapping[str, PictureRing]) -> None:
+        """Lets the cameras write where the policy sees; those that are not named give the memory back."""
+        for name, camera in self._cameras.items():
+            camera.lend(rings.get(name))
+
     def read_latest(self) -> dict[str, Frame]:
         """Returns the newest picture of each. Raises CameraTimeout when one is too old."""
         return {name: camera.read_latest(self._max_age_s) for name, camera in self._cameras.items()}
@@ -308,6 +343,14 @@ def prepare_image(image: ImageArray, config: CameraFile) -> ImageArray:
     """
     from PIL import Image
 
+    cut = np.ascontiguousarray(_cut(image, config))
+    size = (config.size_px, config.size_px)
+    if cut.shape[:2] == size:
+        return cut
+    return np.asarray(Image.fromarray(cut).resize(size, Image.Resampling.BOX), dtype=np.uint8)
+
+
+def _cut(image: ImageArray, config: CameraFile) -> ImageArray:
     height, width = image.shape[:2]
     side = min(height, width)
     left, top, crop_width, crop_height = config.crop or ((width - side) // 2, (height - side) // 2, side, side)
@@ -316,11 +359,7 @@ def prepare_image(image: ImageArray, config: CameraFile) -> ImageArray:
             f"crop is {list(config.crop or ())}, but the camera {config.device} gives {width} x {height} pixels; set "
             "width_px and height_px to what it gives, and the crop inside them"
         )
-    cut = np.ascontiguousarray(image[top : top + crop_height, left : left + crop_width])
-    size = (config.size_px, config.size_px)
-    if cut.shape[:2] == size:
-        return cut
-    return np.asarray(Image.fromarray(cut).resize(size, Image.Resampling.BOX), dtype=np.uint8)
+    return image[top : top + crop_height, left : left + crop_width]
 
 
 def check_camera_names(wanted: Sequence[str], present: Collection[str], policy: str = "the policy") -> None:

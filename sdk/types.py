@@ -7,6 +7,7 @@ made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -139,11 +140,12 @@ class Observation:
             raise DataError(
                 f"observation state has shape {state.shape}, expected ({len(STATE_NAMES)},): {', '.join(STATE_NAMES)}"
             )
-        bad = [name for name, value in zip(STATE_NAMES, state, strict=True) if not np.isfinite(value)]
-        if bad:
+        values: list[float] = state.tolist()  # numbers: looking at arrays of five takes ten times as long
+        if not all(map(math.isfinite, values)):
+            bad = [name for name, value in zip(STATE_NAMES, values, strict=True) if not math.isfinite(value)]
             raise DataError(f"observation state is not finite in {', '.join(bad)}; check the sensor or the calibration")
         joints = np.asarray(self.joint_pos_rad, dtype=np.float32)
-        if joints.ndim != 1 or not np.isfinite(joints).all():
+        if joints.ndim != 1 or not all(map(math.isfinite, joints.tolist())):
             raise DataError(f"observation joint_pos_rad must be a finite vector, found {joints}")
         for name, image in self.images.items():
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -24,6 +24,7 @@ from roboalign.drivers.arm.owner import ProcessLink
 from roboalign.drivers.arm.states import State
 from roboalign.sdk.control.cartesian import CartesianController
 from roboalign.sdk.control.kinematics import Kinematics, state_from_pose
+from roboalign.sdk.control.pictures import PictureRing
 from roboalign.sdk.errors import RobotError, RobotTimeout
 from roboalign.sdk.robot import JointDrive, JointReading
 from roboalign.sdk.types import Applied, FloatArray, ImageArray, Observation, RobotSpec
@@ -42,6 +43,10 @@ class Pictures(Protocol):
 
     def open(self) -> None:
         """Opens all."""
+        ...
+
+    def lend(self, rings: Mapping[str, PictureRing]) -> None:
+        """Lets the cameras write where the policy sees; those that are not named give the memory back."""
         ...
 
     def read_images(self) -> Mapping[str, ImageArray]:
@@ -162,6 +167,11 @@ class SerialArm:
                 raise RobotError(f"{self.spec.name} has no cameras open; load it with load_robot(path)")
             return {}
         return self._cameras.read_images()
+
+    def lend_pictures(self, rings: Mapping[str, PictureRing]) -> None:
+        """Lets the cameras write where the policy sees (see `run_session`); none ends it."""
+        if self._cameras is not None:
+            self._cameras.lend(rings)
 
     def picture_age_s(self) -> float:
         """Returns the age of the newest pictures, the oldest of them; asks no camera and no servo."""

@@ -64,12 +64,12 @@ class Answers:
         self.latency = Histogram()
         self._why: tuple[Reason, str] = (Reason.WARMING, "the policy has not answered yet")
 
-    def is_due(self, is_ahead: bool) -> bool:
-        """Whether the policy should be asked now, so that its answer comes before the actions run out.
+    def is_due(self, is_ahead: bool, coming: int = 0) -> bool:
+        """Whether the policy should be asked after `coming` more actions, so that it answers before they run out.
 
         At least half of a chunk is used: a policy that is slower than that lets the arm hold for a while.
         """
-        left = self.steps - self.step - 1
+        left = self.steps - self.step - 1 - coming
         return left <= (min(self._lead, self.steps // 2) if is_ahead else 0)
 
     def take(self, now_s: float, refused: Counter[str]) -> None:
@@ -83,7 +83,7 @@ class Answers:
             return
         self._seen = newest
         chunk = self._incoming
-        if not self._ring.copy(chunk.record, newest):
+        if not self._ring.copy(chunk.bytes, newest):
             count(refused, "overwritten or torn")
             return
         self._measure(now_s - float(chunk.fields["observed_s"][0]))
@@ -170,8 +170,9 @@ class _Chunk:
     """A copy of a chunk, with names for what lies in it."""
 
     def __init__(self) -> None:
-        self.record: Records = np.zeros(1, CHUNK)
-        self.fields: Fields = fields_of(self.record)
+        record: Records = np.zeros(1, CHUNK)
+        self.bytes = record.view(np.uint8)
+        self.fields: Fields = fields_of(record)
         self.rows: list[FloatArray] = list(self.fields["actions"])
         self.motions: list[FloatArray] = [row[:4] for row in self.rows]
 

@@ -1,16 +1,18 @@
-"""The shared memory of a run: observations to the policy, chunks and words back, periods to the recorder, a board."""
+"""The shared memory of a run: observations and pictures to the policy, chunks and words back, periods, a board."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
+from roboalign.sdk.control.pictures import PictureRing
 from roboalign.sdk.control.records import BOARD, CHUNK, WORDS, observation_record, tick_record
 from roboalign.sdk.control.rings import Ring, share, shared_memory
 from roboalign.sdk.types import RobotSpec
 
 __all__ = ["Channels"]
 
+_PICTURES = "pictures:"
 _OBSERVATIONS, _CHUNKS, _WORDS, _TICKS = 6, 64, 8, 2048
 
 
@@ -23,6 +25,10 @@ class Channels:
         self.spec = spec
         self.observations = Ring(observation_record(spec), _OBSERVATIONS, given.get("observations"))
         """Control writes; the policy pins."""
+        self.pictures = {
+            name: PictureRing(name, spec.image_size_px, given.get(_PICTURES + name)) for name in spec.camera_names
+        }
+        """By camera. Who makes them writes, or control; the policy pins."""
         self.chunks = Ring(CHUNK, _CHUNKS, given.get("chunks"))
         """The policy writes."""
         self.words = Ring(WORDS, _WORDS, given.get("words"))
@@ -42,11 +48,12 @@ class Channels:
             "words": self.words.fd,
             "ticks": self.ticks.fd,
             "board": self._board_fd,
+            **{_PICTURES + name: ring.fd for name, ring in self.pictures.items()},
         }
 
     def close(self) -> None:
         """Closes the descriptors; the memory goes with the last process that maps it. Idempotent."""
-        for ring in (self.observations, self.chunks, self.words, self.ticks):
+        for ring in (self.observations, self.chunks, self.words, self.ticks, *self.pictures.values()):
             ring.close()
         if self._board_fd >= 0:
             os.close(self._board_fd)

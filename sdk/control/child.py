@@ -1,4 +1,4 @@
-"""Starting a process beside control, and telling it things now and then: one line of JSON each way.
+"""Starting a process beside control, waking it up, and telling it things now and then: a line of JSON each way.
 
 What happens at every control period goes through the rings instead. A child has a session of its own, so that Ctrl-C
 reaches control alone, which decides; it ends when control ends, however that happens.
@@ -22,18 +22,20 @@ from roboalign.sdk.errors import BackendError, RoboalignError
 __all__ = ["Child", "Parent"]
 
 _CHUNK = 1 << 16
+_STROKES = 512
 _MAX_LINE = 1 << 20
 _END_TIMEOUT_S = 2.0
 
 
 class Child:
-    """A process that this one started: `python -m roboalign.sdk.control ROLE FD`."""
+    """A process that this one started: `python -m roboalign.sdk.control ROLE FD BELL PID`."""
 
     def __init__(self, role: str, name: str) -> None:
         """Stores what it does and what messages call it."""
         self._role, self.name = role, name
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._bell = -1  # a pipe, which wakes a process up sooner than a socket does
         self._rest = b""
 
     @property
@@ -48,16 +50,23 @@ class Child:
 
     def start(self, config: Mapping[str, object], fds: Collection[int]) -> None:
         """Starts it with `config`, lending it the file descriptors."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "roboalign.sdk.control", self._role, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=(theirs.fileno(), *fds),
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-        self._socket, self._rest = ours, b""
+        self._socket, theirs = socket.socketpair()
+        bell, self._bell = os.pipe()
+        os.set_blocking(self._bell, False)
+        ends = (theirs.fileno(), bell)
+        command = [sys.executable, "-m", "roboalign.sdk.control", self._role, *map(str, ends), str(os.getpid())]
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    command,
+                    pass_fds=(*ends, *fds),
+                    start_new_session=True,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
+        finally:
+            os.close(bell)
+        self._rest = b""
         self.tell(config)
 
     def tell(self, message: Mapping[str, object]) -> None:
@@ -66,11 +75,11 @@ class Child:
             with suppress(OSError):
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def ring(self) -> None:
-        """Wakes the child up, without waiting for anything."""
-        if self._socket is not None:
+    def ring(self, stroke: bytes) -> None:
+        """Wakes the child up, without waiting for anything: a bell that nobody hears needs no other stroke."""
+        if self._bell >= 0:
             with suppress(OSError):
-                self._socket.send(b"\n", socket.MSG_DONTWAIT)
+                os.write(self._bell, stroke)
 
     def answer(self, timeout_s: float) -> dict[str, object]:
         """Waits for a message.
@@ -105,6 +114,9 @@ class Child:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
         process, self._process = self._process, None
         if process is None:
             return
@@ -126,14 +138,24 @@ class Child:
 class Parent:
     """The child's end of the line."""
 
-    def __init__(self, fd: int) -> None:
-        """Takes the descriptor that the command line names."""
-        self._socket = socket.socket(fileno=fd)
+    def __init__(self, fd: int, bell: int) -> None:
+        """Takes the descriptors that the command line names."""
+        self._socket, self._bell = socket.socket(fileno=fd), bell
         self._rest = b""
-        self._is_open = True
+
+    def wait_for_bell(self) -> bytes:
+        """Blocks until rung, and returns all strokes since the last time.
+
+        Raises:
+            EOFError: The process that started this one is gone, or wants this one to end.
+        """
+        strokes = os.read(self._bell, _STROKES)
+        if not strokes:
+            raise EOFError
+        return strokes
 
     def wait(self, timeout_s: float | None = None) -> list[dict[str, object]]:
-        """Blocks until rung, told something, or out of time; returns what was told.
+        """Blocks until told something, or out of time; returns what was told.
 
         Raises:
             EOFError: The process that started this one is gone, or wants this one to end.
@@ -146,7 +168,7 @@ class Parent:
                 raise EOFError
             self._rest += data
         *lines, self._rest = self._rest.split(b"\n")
-        return [json.loads(line) for line in lines if line]
+        return [json.loads(line) for line in lines]
 
     def first(self) -> dict[str, object]:
         """Blocks until the first message."""

@@ -27,7 +27,6 @@ class LiveState:
         """Stores where pictures come from and what stays the same."""
         self._channels, self._instruction, self._policy = channels, instruction, policy
         self._lock = threading.Lock()
-        self._observation = np.zeros(1, channels.observations.record)
         self._lateness_s: deque[float] = deque(maxlen=_WINDOW)
         self._times_s: deque[float] = deque(maxlen=_WINDOW)
         self._reasons: Counter[str] = Counter()
@@ -101,13 +100,13 @@ class LiveState:
 
     def picture(self, name: str) -> bytes | None:
         """Returns the newest picture of a camera as a JPEG; None when there is no such camera, or none yet."""
-        names = self._channels.spec.camera_names
-        if name not in names:
+        ring = self._channels.pictures.get(name)
+        if ring is None:
             return None
-        with self._lock:
-            if not self._channels.observations.copy(self._observation):
-                return None
-            image = self._observation["images"][0][names.index(name)].copy()
+        record = np.zeros(1, ring.record)
+        if not ring.copy(record):
+            return None
+        image = record["picture"][0]
         from PIL import Image
 
         data = BytesIO()

@@ -19,8 +19,9 @@ class PeriodWriter:
     def __init__(self, ring: Ring) -> None:
         """Stores where periods go."""
         self._ring = ring
-        self._record: Records = np.zeros(1, ring.record)
-        self.fields: Fields = fields_of(self._record)
+        record: Records = np.zeros(1, ring.record)
+        self._bytes = record.view(np.uint8)
+        self.fields: Fields = fields_of(record)
         """Numbers of the period that are the caller's to fill in, see `tick_record`."""
         self._requested, self._sent, self._targets = (self.fields[name] for name in ("requested", "sent", "targets"))
         self._measured, self._stages_s = self.fields["measured"], self.fields["stages_s"]
@@ -34,16 +35,12 @@ class PeriodWriter:
         for position, seconds in enumerate(stages_s):
             self._stages_s[position] = seconds
         put_text(self.fields, "note", note)
-        self._show()
+        self._ring.write(self._bytes)
 
     def put_error(self, index: int, time_s: float, text: str) -> None:
         """Writes down that the robot is not there any more."""
-        self._record.view(np.uint8)[:] = 0
+        self._bytes[:] = 0
         self.fields["index"][0], self.fields["time_s"][0], self.fields["step"][0] = index, time_s, -1
         self.fields["reason"][0], self.fields["measured_s"][0] = Reason.DISCONNECTED.code, math.nan
         put_text(self.fields, "note", text)
-        self._show()
-
-    def _show(self) -> None:
-        np.copyto(self._ring.begin(), self._record)
-        self._ring.commit()
+        self._ring.write(self._bytes)

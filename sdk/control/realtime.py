@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-__all__ = ["Granted", "die_with_parent", "high_priority", "quiet_memory", "raise_priority", "real_time"]
+__all__ = ["Granted", "die_with_parent", "high_priority", "is_real_time", "quiet_memory", "raise_priority", "real_time"]
 
 _ALL_PAGES = 1 | 2  # MCL_CURRENT, MCL_FUTURE
 _PR_SET_PDEATHSIG = 1
@@ -52,6 +52,13 @@ def raise_priority() -> str:
             return "normal"
         return "nice"
     return "fifo"
+
+
+def is_real_time() -> bool:
+    """Whether this thread runs before all programs of normal priority."""
+    if not hasattr(os, "sched_getscheduler"):
+        return False
+    return os.sched_getscheduler(0) & ~getattr(os, "SCHED_RESET_ON_FORK", 0) == os.SCHED_FIFO
 
 
 @contextmanager

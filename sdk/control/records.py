@@ -105,6 +105,7 @@ BOARD = np.dtype(
         # written by the policy's process
         ("policy_beat_s", "<f8"),
         ("busy_since_s", "<f8"),  # 0 while it waits
+        ("crowded", "<u8"),  # announcements at which it had to make room for another program
         ("answered", "<u8"),  # observation that it is done with, whatever came of it
         # written by the control process
         ("control_beat_s", "<f8"),
@@ -124,8 +125,7 @@ BOARD = np.dtype(
 
 
 def observation_record(spec: RobotSpec) -> np.dtype[np.void]:
-    """Returns the layout of an observation of this robot; `images` follow `spec.camera_names`."""
-    size = spec.image_size_px
+    """Returns the layout of an observation of this robot; `pictures` follow `spec.camera_names`."""
     fields: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = [
         ("moves", "<i8"),  # actions used up so far, which a chunk that answers this must not repeat
         ("time_s", "<f8"),
@@ -134,7 +134,7 @@ def observation_record(spec: RobotSpec) -> np.dtype[np.void]:
         ("commanded", "<f4", (4,)),  # NaN where the robot does not say
     ]
     if spec.camera_names:
-        fields.append(("images", "u1", (len(spec.camera_names), size, size, 3)))
+        fields.append(("pictures", "<u8", (len(spec.camera_names),)))  # their numbers in the rings of the cameras
     return np.dtype(fields, align=True)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.live_page import PageConfig
 from roboalign.sdk.control.loop_report import RunReport
+from roboalign.sdk.control.pictures import PictureRing
 from roboalign.sdk.control.policy_process import PolicyProcess, PolicyRecipe
 from roboalign.sdk.control.realtime import Granted, high_priority, quiet_memory
 from roboalign.sdk.control.recorder import Recorder, RecorderConfig
@@ -90,6 +91,7 @@ def run_session(
     with ExitStack() as opened:
         channels = Channels(robot.spec)
         opened.callback(channels.close)
+        opened.enter_context(_lent_pictures(robot, channels))
         policy = PolicyProcess(recipe, channels)
         opened.callback(policy.close)
         say("loading the policy in a process of its own")
@@ -124,6 +126,24 @@ def run_session(
             for line in report.lines():
                 say(line)
     return report
+
+
+@contextmanager
+def _lent_pictures(robot: Robot, channels: Channels) -> Iterator[None]:
+    """Lets a robot write its pictures where the policy sees them, if its class can.
+
+    The class is asked, and not the object: something around a robot that passes on whatever it does not know itself
+    may keep pictures or change them.
+    """
+    lend: Callable[[Robot, Mapping[str, PictureRing]], None] | None = getattr(type(robot), "lend_pictures", None)
+    if lend is None:
+        yield
+        return
+    lend(robot, channels.pictures)
+    try:
+        yield
+    finally:
+        lend(robot, {})
 
 
 def _finished(report: RunReport, recorder: Recorder, config: SessionConfig) -> RunReport:

@@ -5,7 +5,6 @@ down come after it. A new chunk takes over at the action that belongs to now: as
 as were sent since the observation that it answers. The policy is asked early enough that its answer comes before the
 present chunk ends, by the 99th percentile of its last answers. Between two deadlines the loop wakes up now and then,
 and holds at once when the policy's process is gone or silent, or somebody pressed stop.
-
 The loop allocates no array. A command allocates the three of its `Applied`, and the driver of a robot what it reads.
 """
 
@@ -34,6 +33,7 @@ __all__ = ["LoopSettings", "PolicyLink", "RealTimeLoop"]
 
 _EARLY_S = 1e-6  # a deadline met within a microsecond is met; sums of float periods are not exact
 _EARLY_WAKE_S = 5e-4  # waking up under load takes 0.1 to 0.4 ms; costs a twentieth of a processor at 100 Hz
+_TIME_TO_ANNOUNCE_S = 1e-4  # waking up another process takes 0.03 ms, which no command may wait
 _JUMP_S = 1.0  # a clock that is further ahead than this has jumped, or the process was stopped
 _HELD = "hold: "
 _UNKNOWN = np.full(4, np.nan, np.float32)
@@ -45,6 +45,10 @@ class PolicyLink(Protocol):
     @property
     def is_alive(self) -> bool:
         """Whether it runs."""
+        ...
+
+    def announce(self) -> None:
+        """Says that it will be asked within a moment; does not wait."""
         ...
 
     def ask(self) -> None:
@@ -127,16 +131,13 @@ class RealTimeLoop:
         self._question = channels.board["question"]
         self._answered, self._is_over = channels.board["answered"], channels.board["is_over"]
         self._shown = {id(record): fields_of(record) for record in channels.observations.records}
-        self._images = {  # of each slot, by camera
-            key: dict(zip(channels.spec.camera_names, fields.get("images", ()), strict=True))
-            for key, fields in self._shown.items()
-        }
+        self._pictures = tuple(enumerate(channels.pictures.values()))
         self._period = PeriodWriter(channels.ticks)
         self._control_beat_s, self._board_reason = channels.board["control_beat_s"], channels.board["reason"]
         self._tally = _Tally()
         self._applied: Applied | None = None
         self._note = ""
-        self._is_moving = False
+        self._is_moving = self._is_announced = False
         self._shown_s = -math.inf
         self._now_s = -math.inf
         self._back_s = self._begin_s = self._end_s = 0.0
@@ -227,6 +228,9 @@ class RealTimeLoop:
         woke_s = self._time()
         reason, action = self._decide(woke_s)
         decided_s = self._clock.now()
+        if deadline_s - self._back_s - decided_s > _TIME_TO_ANNOUNCE_S and self._wants(int(action is not None)):
+            self._policy.announce()
+            self._is_announced = True
         self._spin_until(deadline_s - self._back_s)
         handed_s = self._clock.now()
         applied = self._applied = self._robot.hold() if action is None else self._robot.act(action)
@@ -238,7 +242,7 @@ class RealTimeLoop:
             self._answers.use(sent_s, self._tally)
         self._is_moving = reason is Reason.MOVING
         lateness_s = max(0.0, handed_s + self._back_s - deadline_s)
-        wants = self._answered[0] >= self._question[0] and self._answers.is_due(self.settings.is_ahead)
+        wants = self._wants()
         is_seen = self.settings.is_shown and sent_s - self._shown_s >= self.settings.show_every_s
         observed_s, published_s = sent_s, sent_s
         if wants or is_seen or self._trouble is not None:
@@ -280,10 +284,17 @@ class RealTimeLoop:
             return Reason.WATCHDOG, None
         return Reason.MOVING, action
 
+    def _wants(self, coming: int = 0) -> bool:
+        """Whether the policy is to be asked after `coming` more actions."""
+        return bool(self._answered[0] >= self._question[0]) and self._answers.is_due(self.settings.is_ahead, coming)
+
     def _look(self, instruction: str, *, is_question: bool) -> tuple[float, float]:
         """Reads the robot, and shows it to the policy and the page; returns when each was done."""
         channels = self._channels
         self._shown_s = self._clock.now()
+        if is_question and not self._is_announced:
+            self._policy.announce()
+        self._is_announced = False
         try:
             seen: Observation = self._robot.observe(instruction, with_images=True)
             self._trouble = None
@@ -302,8 +313,8 @@ class RealTimeLoop:
         np.copyto(row["commanded"], _UNKNOWN if seen.commanded is None else seen.commanded)
         np.copyto(self._measured, seen.joint_pos_rad)
         self._measured_s = seen.time_s
-        for name, place in self._images[id(record)].items():
-            np.copyto(place, seen.images[name])
+        for position, ring in self._pictures:
+            row["pictures"][position] = ring.put(seen.images[ring.camera])
         sequence = channels.observations.commit()
         if is_question:
             self._question[0] = sequence

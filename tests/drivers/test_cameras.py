@@ -12,6 +12,7 @@ from roboalign.drivers import camera_sources, cameras
 from roboalign.drivers.arm.files import CameraFile
 from roboalign.drivers.camera_sources import FileSource, OpenCvSource, PatternSource, SimSource, find_source
 from roboalign.drivers.cameras import Camera, CameraSet, check_camera_names, list_cameras, prepare_image
+from roboalign.sdk.control.pictures import PictureRing
 from roboalign.sdk.errors import BackendError, ConfigError, RobotError, RobotTimeout
 
 
@@ -250,6 +251,67 @@ def test_a_set_reads_every_camera():
         both.close()
     assert {name: image.shape for name, image in images.items()} == {"front": (4, 4, 3), "wrist": (4, 4, 3)}
     assert both.names == ("front", "wrist")
+
+
+@pytest.fixture
+def ring():
+    ring = PictureRing("front", 4)
+    yield ring
+    ring.close()
+
+
+def opened(source, ring, **more):
+    """A camera of 6 x 4 pixels that was lent memory, and has taken its first picture."""
+    source.time_s = time.monotonic()
+    camera = Camera("front", config(**more), source=source)
+    both = CameraSet({"front": camera})
+    both.lend({"front": ring})
+    source.pictures.release()
+    camera.open()
+    return camera
+
+
+def test_a_camera_that_was_lent_memory_writes_where_the_policy_sees(ring):
+    source = ScriptedSource()
+    camera = opened(source, ring)
+    seen = camera.read_latest().image
+    assert (seen == 7).all()
+    assert np.shares_memory(seen, ring.look(1)), "the thread wrote it, and nobody has copied it"
+    assert ring.put(seen) == ring.newest == 1
+    source.pictures.release()
+    wait_until(lambda: camera.stats.frames == 2)
+    assert ring.put(camera.read_latest().image) == ring.newest == 2
+    source.pictures.release()
+    camera.close()
+
+
+def test_a_picture_that_has_to_be_sized_is_made_when_it_is_asked_for(ring):
+    """Sizing in the camera's thread would keep the control process from its deadline."""
+    source = ScriptedSource()
+    camera = opened(source, ring, crop=(1, 0, 3, 3))
+    assert ring.newest == 0
+    assert ring.put(camera.read_latest().image) == 1
+    source.pictures.release()
+    camera.close()
+
+
+def test_a_crop_that_does_not_fit_is_refused_with_lent_memory_too(ring):
+    with pytest.raises(ConfigError, match=r"crop is \[0, 0, 40, 40\]"):
+        opened(ScriptedSource(), ring, crop=(0, 0, 40, 40), width_px=40, height_px=40)
+
+
+def test_memory_is_lent_before_a_camera_is_open_and_given_back_at_any_time(ring):
+    source = ScriptedSource()
+    camera = opened(source, ring)
+    with pytest.raises(RobotError, match="'front' is open; lend it memory before"):
+        camera.lend(ring)
+    camera.lend(None)
+    source.pictures.release()
+    wait_until(lambda: camera.stats.frames == 2)
+    assert ring.newest == 1
+    assert camera.read_latest().image.flags.writeable
+    source.pictures.release()
+    camera.close()
 
 
 def test_the_policys_cameras_are_accepted_and_others_refused():

@@ -1,5 +1,7 @@
 """A three-joint robot for the limiter and the loop; its numbers are not representable in binary on purpose."""
 
+import sys
+
 import pytest
 
 from roboalign.sdk.types import RobotSpec
@@ -24,3 +26,12 @@ def spec() -> RobotSpec:
         camera_names=("front",),
         image_size_px=16,
     )
+
+
+@pytest.fixture
+def often():
+    """Threads take turns a thousand times as often as they do otherwise."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

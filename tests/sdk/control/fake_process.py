@@ -8,7 +8,7 @@ import numpy as np
 
 from roboalign.sdk.control import FakeClock
 from roboalign.sdk.control.channels import Channels
-from roboalign.sdk.control.policy_process import write_chunk
+from roboalign.sdk.control.chunk_writer import ChunkWriter
 from roboalign.sdk.control.tick import LoopSettings, RealTimeLoop
 from roboalign.sdk.control.watchdog import Guard
 from roboalign.sdk.types import ActionChunk, Applied, Observation
@@ -72,12 +72,14 @@ class FakeProcess(FakeClock):
         super().__init__(100.0)
         self.channels, self.horizon, self.latency_s = channels, horizon, latency_s
         self.is_alive = self.is_beating = True
+        self.announced: list[float] = []
         self.asked: list[float] = []
         self.answer: Callable[[int], ActionChunk] = self.number
         self.spoil: Callable[[], None] = lambda: None
         self.events: list[tuple[float, Callable[[], object]]] = []
         self._due_s: float | None = None
-        self.seen = np.zeros(1, channels.observations.record)
+        self._seen = np.zeros(1, channels.observations.record)
+        self._chunks = ChunkWriter(channels.chunks)
         self.board = channels.board
         self.board["policy_beat_s"][0] = self.now()
 
@@ -87,9 +89,12 @@ class FakeProcess(FakeClock):
         actions[:, 0], actions[:, 1] = count * STEP / 10, np.arange(self.horizon) * STEP / 10
         return ActionChunk(actions=actions, rate_hz=10.0, source="flow", thought=f"thought {count}")
 
+    def announce(self) -> None:
+        self.announced.append(self.now())
+
     def ask(self) -> None:
         self.asked.append(self.now())
-        self.sequence = self.channels.observations.copy(self.seen)
+        self.sequence = self.channels.observations.copy(self._seen)
         self._due_s = self.now() + self.latency_s
         self.board["busy_since_s"][0] = self.now()
 
@@ -112,7 +117,7 @@ class FakeProcess(FakeClock):
         if is_running and self._due_s is not None and self._due_s <= time_s:
             super().sleep_until(self._due_s)
             self._due_s = None
-            write_chunk(self.channels, self.answer(len(self.asked)), self.sequence, self.seen)
+            self._chunks.put(self.answer(len(self.asked)), self.sequence, self._seen)
             self.spoil()
             self.board["busy_since_s"][0] = 0.0
             self.board["answered"][0] = self.sequence

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.sdk.control.fake_process import EchoRobot
 
-from roboalign.sdk.control import MonotonicClock
+from roboalign.sdk.control import MonotonicClock, policy_process
 from roboalign.sdk.control.channels import Channels
 from roboalign.sdk.control.policy_process import PolicyProcess, PolicyRecipe
 from roboalign.sdk.control.records import read_text
@@ -67,6 +67,58 @@ def test_a_policy_moves_an_arm_from_another_process(fast, channels):
     chunk = np.zeros(1, channels.chunks.record)
     assert channels.chunks.copy(chunk)
     assert bytes(chunk["thought"][0]) == b"saw 0.0 and push the cup"
+
+
+@pytest.fixture
+def urgent(monkeypatch):
+    """A control process with real-time priority, as far as announcements go."""
+    monkeypatch.setattr(policy_process, "is_real_time", lambda: True)
+
+
+def test_a_question_that_is_announced_and_does_not_come_is_not_answered(fast, channels, urgent):
+    process = opened(channels)
+    _, report = run(fast, channels, process, 50)
+    newest, pinned = channels.chunks.newest, channels.observations.newest
+    process.announce()
+    time.sleep(0.1)
+    assert (channels.chunks.newest, channels.board["question"][0]) == (newest, channels.board["answered"][0])
+    for _ in range(20):
+        channels.observations.begin()
+        channels.observations.commit()
+    assert not channels.observations.has(pinned), "a rehearsal lets go of what it looked at"
+    process.close()
+    assert report.chunks == newest
+
+
+def test_only_a_process_of_real_time_priority_announces_and_not_where_it_is_crowded(channels, monkeypatch):
+    strokes = []
+    process = PolicyProcess(PolicyRecipe(factory=STEADY), channels)
+    process._child.ring = strokes.append
+    process.announce()
+    assert strokes == []
+    monkeypatch.setattr(policy_process, "is_real_time", lambda: True)
+    process.announce()
+    assert strokes == [b"?"]
+    channels.board["crowded"][0] += 1
+    for _ in range(33):
+        process.announce()
+    assert strokes == [b"?"] * 2, "32 come unannounced"
+
+
+def test_a_rehearsal_that_another_program_interrupts_is_told(channels, monkeypatch):
+    times = iter((3, 3, 3, 4))
+    monkeypatch.setattr(policy_process, "_preempted", lambda: next(times))
+    desk = policy_process._Desk(channels, None, "push the cup")
+    for crowded in (0, 1):
+        desk.get_ready()
+        assert channels.board["crowded"][0] == crowded
+
+
+def test_a_policy_ends_by_itself_when_the_control_process_lets_go(channels):
+    process = opened(channels)
+    child = process._child._process
+    process.close()
+    assert child.returncode == 0
 
 
 def test_what_a_policy_thinks_is_in_shared_memory_while_it_thinks(fast, channels):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -65,6 +66,25 @@ def test_a_pinned_record_stays_and_the_writer_passes_over_it(ring):
     assert record["number"][0] != 1
 
 
+def test_a_record_is_written_and_read_as_its_bytes(ring):
+    given, into = np.zeros(1, RECORD), np.zeros(1, RECORD)
+    given["number"], given["values"] = 7, 9
+    assert ring.write(given.view(np.uint8), is_checked=True) == 1
+    assert ring.copy(into.view(np.uint8)) == 1
+    assert into == given
+    ring.records[1]["values"][0, 3] = 0
+    assert ring.copy(into.view(np.uint8)) == 0, "the checksum is of the bytes"
+
+
+def test_a_record_is_pinned_by_its_number(ring):
+    for number in range(1, 7):
+        write(ring, number)
+    assert ring.pin(2) == (0, None)
+    sequence, record = ring.pin(4)
+    write(ring, 7), write(ring, 8)
+    assert (sequence, record["number"][0], ring.has(4), ring.has(2)) == (4, 4, True, False)
+
+
 def test_a_checked_record_that_was_changed_is_refused(ring):
     into = np.zeros(1, RECORD)
     write(ring, 7, is_checked=True)
@@ -96,6 +116,22 @@ def test_a_ring_that_is_too_small_is_refused():
         Ring(RECORD, 3)
 
 
+def test_threads_that_use_rings_of_their_own_do_not_meet(often):
+    """All rings of a process once shared the lock that orders memory: a thread that came between two others raised."""
+    rings, asked = [Ring(RECORD, 4) for _ in range(5)], []
+
+    def ask(ring) -> None:
+        write(ring, 1)
+        asked.append(all(ring.has(1) for _ in range(50_000)))
+
+    threads = [Thread(target=ask, args=(ring,)) for ring in rings]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asked == [True] * 5
+
+
 READER = """
 import sys
 import numpy as np
@@ -103,7 +139,7 @@ from tests.sdk.control.test_rings import RECORD
 from roboalign.sdk.control.rings import Ring
 ring, into, torn, read = Ring(RECORD, 4, int(sys.argv[1])), np.zeros(1, RECORD), 0, 0
 for _ in range(20000):
-    if ring.copy(into):
+    if ring.copy(into if _ % 2 else into.view(np.uint8)):
         read += 1
         torn += not (into["values"] == into["number"]).all()
     _, record = ring.pin()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tests.sdk.control.fake_process import Bench
 
-from roboalign.sdk.control.policy_process import observation_of
 from roboalign.sdk.control.records import Reason
+from roboalign.sdk.control.sight import Sight
 from roboalign.sdk.control.watchdog import WatchSettings
 from roboalign.sdk.errors import CameraTimeout, ConfigError, LimitViolation, RobotError, RobotTimeout
 from roboalign.sdk.types import ActionChunk
@@ -29,6 +29,30 @@ def test_commands_go_out_at_absolute_deadlines_while_the_policy_computes(bench):
     assert report.rate_hz == pytest.approx(30 / 2.9, rel=0.01)
 
 
+def test_each_question_is_announced_before_the_robot_is_read(bench):
+    read = bench.robot.observe
+    seen = []
+    bench.robot.observe = lambda *args, **more: seen.append(len(bench.process.announced)) or read(*args, **more)
+    bench.run(30)
+    assert len(bench.process.asked) > 3
+    assert bench.process.announced == bench.process.asked
+    assert seen == [number + 1 for number in range(len(bench.process.asked))]
+
+
+def test_an_announcement_comes_before_the_command_where_there_is_time(bench):
+    """The policy's process has half a millisecond more to wake up, and no command is late for it."""
+    announce, sent = bench.process.announce, []
+    bench.process.announce = lambda: sent.append(len(bench.robot.log)) or announce()
+    report = bench.run(30, early_s=5e-4)
+    asked, announced = bench.process.asked[1:], bench.process.announced[1:]
+    assert len(asked) > 3
+    assert announced == pytest.approx([time_s - 5e-4 for time_s in asked])
+    assert all(
+        bench.robot.log[number][1] == pytest.approx(time_s) for number, time_s in zip(sent[1:], asked, strict=True)
+    )
+    assert report.lateness_s.max == pytest.approx(0.0, abs=1e-9)
+
+
 def test_the_arm_waits_for_the_first_answer_and_never_again(bench):
     report = bench.run(40)
     assert report.reasons == {"warming": 2}
@@ -37,10 +61,10 @@ def test_the_arm_waits_for_the_first_answer_and_never_again(bench):
 
 
 @pytest.mark.parametrize("commanded", [None, np.array([0.4, 0.1, 0.2, 0.3], np.float32)])
-def test_the_policy_is_shown_where_the_tool_was_sent_where_the_robot_says_so(bench, spec, commanded):
+def test_the_policy_is_shown_where_the_tool_was_sent_where_the_robot_says_so(bench, commanded):
     bench.robot.commanded = commanded
     bench.run(4)
-    shown = observation_of(bench.process.seen, spec, "lift").commanded
+    shown = Sight(bench.process.channels, "lift").look().commanded
     assert shown is None if commanded is None else np.array_equal(shown, commanded)
 
 
