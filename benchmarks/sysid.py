@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--recordings", type=Path, metavar="FOLDER", help="keeps wiggles, and plays none twice")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="PART", help="runs nothing; puts parts together")
     parser.add_argument("--out", type=Path, required=True)

@@ -1,7 +1,7 @@
 """Do policies gain from an identified arm? Twenty simulated SO-101 with hidden dynamics stand for real ones.
 
     python benchmarks/transfer.py arms                        # draws them: runs/transfer/arms
-    roboalign sysid --hidden runs/transfer/arms/arm-00.json --out runs/transfer/found/arm-00       # ... arm-19
+    roboalign sysid --seconds 60 --hidden runs/transfer/arms/arm-00.json --out runs/transfer/found/arm-00   # ... arm-19
     python benchmarks/transfer.py pool                        # wide.toml, and identified.toml from what sysid found
     roboalign collect --robot so101 --tasks place,push --episodes 970 --seed 1 --out DATA [--randomize TOML]
         [--state commanded]

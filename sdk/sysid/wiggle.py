@@ -35,7 +35,7 @@ _SPEED_SHARE = 0.99  # of the speed limit, so that the limiter has nothing to sa
 class WiggleConfig:
     """How far, how hard and how long."""
 
-    duration_s: float = 60.0
+    duration_s: float = 180.0
     """Time of the whole wiggle without the way to its first pose."""
     amplitude_rad: float = 0.3
     """How far each joint goes from the middle pose, at most."""

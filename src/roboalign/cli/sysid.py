@@ -31,7 +31,7 @@ def sysid(
     preset: Annotated[
         str, typer.Option("--preset", help="Randomisation of what is not identified, such as light and camera.")
     ] = "mild",
-    seconds: Annotated[float, typer.Option("--seconds", help="How long the arm is moved.")] = 60.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long the arm is moved.")] = 180.0,
     amplitude: Annotated[float, typer.Option("--amplitude", help="How far each joint goes, in rad.")] = 0.3,
     yes: Annotated[bool, typer.Option("--yes", help="With --robot: do not ask before it moves.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
