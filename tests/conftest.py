@@ -31,6 +31,7 @@ OPT_IN = {
     "edge_llm": "needs tensorrt-edgellm, in the environment of ROBOALIGN_EDGE_LLM_PYTHON",
     "modelopt": "needs nvidia-modelopt, in the environment of ROBOALIGN_MODELOPT_PYTHON",
     "browser": "needs headless Chromium (apt install chromium-headless-shell)",
+    "rerun": "needs rerun-sdk (pip install 'roboalign[rerun]')",
     "peers": "needs other projects' packages",
 }
 

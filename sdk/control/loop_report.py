@@ -115,9 +115,9 @@ class RunReport:
     granted: str = ""
     """What the operating system granted, and what it refused."""
     trace_lost: int = 0
-    """Periods that are missing in the trace."""
+    """Periods that are missing in what was written."""
     trace_problem: str = ""
-    """Why the trace is not complete; empty when it is."""
+    """Why trace or recording is not complete; empty when they are."""
     stopped_by: str = "max_ticks"
     """`max_ticks`, `until`, or the reason after the arm held for too long."""
 
@@ -138,7 +138,7 @@ class RunReport:
         lines += [f"changed, {reason}: {count}" for reason, count in _most(self.changes)]
         lines += [f"chunk refused, {reason}: {count}" for reason, count in _most(self.chunks_refused)]
         if self.trace_problem:
-            lines.append(f"the trace lacks {self.trace_lost} periods: {self.trace_problem}")
+            lines.append(f"what was written lacks {self.trace_lost} periods: {self.trace_problem}")
         return lines
 
 

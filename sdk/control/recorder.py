@@ -1,4 +1,4 @@
-"""The process that writes down and shows a run: the trace, the words in the terminal, the live page.
+"""The process that writes down and shows a run: trace, recording of rerun, words in the terminal, live page.
 
 It only reads the rings, so nothing that happens to it, to a disk, to a terminal or to a browser reaches the arm. What
 it cannot keep up with is counted as lost. It goes on until the control process has said how the run ended, or is gone.
@@ -25,6 +25,7 @@ from roboalign.sdk.control.live_page import LivePage, PageConfig
 from roboalign.sdk.control.live_state import LiveState
 from roboalign.sdk.control.loop_report import RunReport
 from roboalign.sdk.control.records import CHUNK, WORDS, Reason, read_text
+from roboalign.sdk.control.rerun_file import RerunFile
 from roboalign.sdk.control.rings import Records
 from roboalign.sdk.control.trace import TraceFile, chunk_line, header_line, tick_line
 from roboalign.sdk.errors import BackendError, ConfigError
@@ -45,6 +46,8 @@ class RecorderConfig:
 
     trace: Path | None = None
     """File of the trace; None writes none."""
+    rerun: Path | None = None
+    """File of the recording of rerun; None writes none."""
     page: PageConfig | None = None
     """Where the live page is served; None serves none."""
     policy: str = "the policy"
@@ -72,7 +75,8 @@ class Recorder:
         """Starts the process, and returns the address of the live page; empty when there is none.
 
         Raises:
-            ConfigError: The trace cannot be written, or the port is taken.
+            ConfigError: Trace or recording cannot be written, or the port is taken.
+            BackendError: rerun-sdk is not installed.
         """
         config, fds = self._config, self._channels.fds
         message = {
@@ -83,6 +87,7 @@ class Recorder:
             "policy": config.policy,
             "scene": config.scene,
             "trace": None if config.trace is None else str(config.trace),
+            "rerun": None if config.rerun is None else str(config.rerun),
             "page": None if config.page is None else asdict(config.page),
             "is_spoken": config.is_spoken,
         }
@@ -94,7 +99,7 @@ class Recorder:
             raise
 
     def finish(self, report: RunReport) -> tuple[int, str]:
-        """Hands the report over and ends the process; returns how many periods the trace lacks, and why. Once."""
+        """Hands the report over and ends the process; returns how many periods are missing, and why. Once."""
         if self._child.pid is None:
             return 0, ""
         self._child.tell({"report": asdict(report)})
@@ -153,6 +158,9 @@ class _Desk:
         self._page: LivePage | None = None
         if config["page"] is not None:
             self._page = LivePage(self.state, PageConfig(**cast(dict[str, object], config["page"])))  # type: ignore[arg-type]  # checked by itself
+        self._rerun: RerunFile | None = None
+        if config["rerun"] is not None:
+            self._rerun = RerunFile(Path(str(config["rerun"])), channels, config)
         if config["trace"] is not None:
             self._trace = _opened(Path(str(config["trace"])), header_line(config))
 
@@ -179,6 +187,8 @@ class _Desk:
             else:
                 self._lost += 1
             self._next_tick += 1
+        if self._rerun is not None:
+            self._rerun.follow()
         self._flush()
 
     def _follow_words(self) -> None:
@@ -202,6 +212,8 @@ class _Desk:
 
     def _take(self, tick: Records) -> None:
         self.state.take_tick(tick)
+        if self._rerun is not None:
+            self._rerun.take_tick(tick)
         self._tell_reason(tick)
         if self._trace is not None:
             self._lines.append(tick_line(tick))
@@ -219,6 +231,8 @@ class _Desk:
         if now == self._lasting:
             return
         self._lasting = now
+        if self._rerun is not None:
+            self._rerun.take_reason(tick, reason, note)
         index = int(tick["index"][0])
         if reason is not Reason.MOVING:
             self.say(f"{index:4d}  does not move, {reason.value}: {note}")
@@ -240,17 +254,24 @@ class _Desk:
             self.say(f"the trace is not complete: {self._problem}; the arm goes on")
 
     def close(self, report: Mapping[str, object] | None) -> tuple[int, str]:
-        """Ends the trace and the page; returns how many periods the trace lacks, and why."""
+        """Ends trace, recording and page; returns how many periods are missing, and why."""
         if self._trace is not None:
             last = {"report": report} if report is not None else {"ended": "the control process is gone"}
             self._lines.append(json.dumps(last))
             self._flush()
             with suppress(OSError):
                 self._trace.close()
+        if self._rerun is not None:
+            self._rerun.close("the control process is gone" if report is None else str(report["stopped_by"]))
         if self._page is not None:
             self._page.close()
-        problem = self._problem or ("the recorder could not keep up" if self._lost and self._trace else "")
-        return self._lost, problem
+        is_late = self._lost and (self._trace or self._rerun)
+        problems = (
+            self._problem,
+            "" if self._rerun is None else self._rerun.problem,
+            "the recorder could not keep up" if is_late and not self._problem else "",
+        )
+        return self._lost, "; ".join(filter(None, problems))
 
 
 def _opened(path: Path, header: str) -> TraceFile:

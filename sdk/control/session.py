@@ -1,4 +1,4 @@
-"""A run from end to end: the processes, the loop, the trace, the page, and the report that says how it went."""
+"""A run from end to end: the processes, the loop, what is written and shown, and the report that says how it went."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from roboalign.sdk.control.pictures import PictureRing
 from roboalign.sdk.control.policy_process import PolicyProcess, PolicyRecipe
 from roboalign.sdk.control.realtime import Granted, high_priority, quiet_memory
 from roboalign.sdk.control.recorder import Recorder, RecorderConfig
+from roboalign.sdk.control.rerun_file import require_rerun
 from roboalign.sdk.control.run_page import write_run_page
 from roboalign.sdk.control.tick import LoopSettings, RealTimeLoop
 from roboalign.sdk.control.watchdog import Guard
@@ -37,6 +38,8 @@ class SessionConfig:
     """File of the trace (JSON lines); None writes none."""
     report: Path | None = None
     """File of the report (HTML); None writes none."""
+    rerun: Path | None = None
+    """File of the recording of rerun (rrd); None writes none."""
     page: PageConfig | None = None
     """Where the live page is served; None serves none."""
     scene: Mapping[str, object] | None = None
@@ -47,6 +50,18 @@ class SessionConfig:
     def __post_init__(self) -> None:
         if not self.seconds > 0.0:
             raise ConfigError(f"seconds is {self.seconds}, expected more than 0")
+        if self.rerun is not None:
+            require_rerun(self.rerun)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether pictures are wanted where the policy asks for none."""
+        return self.page is not None or self.rerun is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the joints are wanted in every period."""
+        return self.trace is not None or self.rerun is not None
 
 
 def page_config(text: str, token: str | None) -> PageConfig:
@@ -98,12 +113,13 @@ def run_session(
         needs = policy.open(sentence)
         admit(needs)
         settings = LoopSettings.for_policy(
-            needs, policy.latency_s, is_shown=config.page is not None, is_traced=config.trace is not None
+            needs, policy.latency_s, is_shown=config.is_watched, is_traced=config.is_written
         )
         recorder = Recorder(
             channels,
             RecorderConfig(
                 trace=config.trace,
+                rerun=config.rerun,
                 page=config.page,
                 policy=config.policy,
                 scene=config.scene,

@@ -418,7 +418,7 @@ def test_hands_that_are_none_are_refused():
         (["--real-time", "--record", "x", "--takeover", "mouse"], "takeover"),
         (
             ["--real-time", "--record", "x", "--takeover", "keyboard", "--episodes", "2", "--trace", "t"],
-            "--trace and --report are of one run",
+            "--trace, --rerun and --report are of one run",
         ),
     ],
 )

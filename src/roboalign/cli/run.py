@@ -60,6 +60,10 @@ def run(
         Path | None,
         typer.Option("--trace", help="Of a robot or in real time: trace to write (jsonl).", show_default="none"),
     ] = None,
+    rerun: Annotated[
+        Path | None,
+        typer.Option("--rerun", help="Of a robot or in real time: recording for rerun (rrd).", show_default="none"),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option("--report", help="Of a robot or in real time: report to write (html).", show_default="none"),
@@ -98,15 +102,15 @@ def run(
         from roboalign.sdk.serving.wire import TOKEN_VARIABLE
 
         served = None if page is None else page_config(page, os.environ.get(TOKEN_VARIABLE))
-        config = SessionConfig(seconds=seconds, trace=trace, report=report, page=served)
+        config = SessionConfig(seconds=seconds, trace=trace, rerun=rerun, report=report, page=served)
     if (record is None) != (takeover is None):
         raise ConfigError("--record and --takeover go together: who corrects, and where it is written")
     if takeover is None and (episodes != 1 or leader is not None):
         raise ConfigError("--episodes and --leader are of a recording; add --record DATASET --takeover WHO")
     if record is not None and takeover is not None:
         require_real_time({"--record": record if robot is None and not real_time else None})
-        if episodes > 1 and (trace is not None or report is not None):
-            raise ConfigError("--trace and --report are of one run; leave them out, or record one episode")
+        if episodes > 1 and not (trace is None and rerun is None and report is None):
+            raise ConfigError("--trace, --rerun and --report are of one run; leave them out, or record one episode")
         hands = {"kind": takeover, "leader": leader, "gamepad": gamepad}
         ref = policy_ref(policy, actions=actions, think=think, backend=backend, thinking=chosen)
         wanted = {"out": record, "task": task, "episodes": episodes}
@@ -142,7 +146,7 @@ def run(
         run_ = run_simulated(task, recipe, config, print_note, seed=seed)
         print_result(f"success: {run_.success}", as_json=as_json, run=run_)
         return
-    require_real_time({"--trace": trace, "--report": report, "--page": page})
+    require_real_time({"--trace": trace, "--rerun": rerun, "--report": report, "--page": page})
     from roboalign.sdk.evaluation import PlayConfig, run_task
 
     ref = policy_ref(policy, actions=actions, think=think, backend=backend, thinking=chosen)
