@@ -36,8 +36,9 @@ from roboalign.sdk.backends.edge_llm import SERVER_VERSION, serve_command
 from roboalign.sdk.bundle import EDGE_LLM_NAME
 from roboalign.sdk.errors import BackendError, BundleError, CheckFailed, ConfigError
 from roboalign.sdk.fast import FAST_FILE, FastCodec
+from roboalign.sdk.types import STATE_NAMES
 from roboalign.trainer.backbone import load_processor
-from roboalign.trainer.backend import MAX_THOUGHT_TOKENS, codec_spec
+from roboalign.trainer.backend import CAMERA, MAX_THOUGHT_TOKENS, codec_spec
 from roboalign.trainer.checkpoint import Checkpoint, load_checkpoint
 from roboalign.trainer.folders import move_into_place, partial_dir
 
@@ -178,6 +179,8 @@ def _describe(config: EdgeLlmConfig, source: Checkpoint, version: str, work: Pat
         hidden_size=_hidden_size(config.run),
         max_thought_tokens=int(notes.get("thought_budget", MAX_THOUGHT_TOKENS)),
     )
+    meta = source.meta
+    spec = replace(spec, camera_names=(meta.camera or CAMERA,), state_names=meta.states or STATE_NAMES)
     record = {
         "name": name,
         "edge_llm": version,

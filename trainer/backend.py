@@ -24,7 +24,7 @@ from roboalign.trainer.backbone import DecoderState, HuggingFaceBackbone, Prompt
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint
 from roboalign.trainer.flow import FlowHead
 
-__all__ = ["MAX_TEXT_TOKENS", "MAX_THOUGHT_TOKENS", "TorchBackend", "checkpoint_spec", "codec_spec"]
+__all__ = ["CAMERA", "MAX_TEXT_TOKENS", "MAX_THOUGHT_TOKENS", "TorchBackend", "checkpoint_spec", "codec_spec"]
 
 MAX_TEXT_TOKENS = {"nano": 56, "chat": 104, "qwen": 256}
 """By prompt form: room for an instruction of about 40 words, the state and the flags; a chat spells digits."""

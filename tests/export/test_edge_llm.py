@@ -22,6 +22,7 @@ from roboalign.export.edge_llm import CHAT_TEMPLATE, EdgeLlmConfig, prepare
 from roboalign.sdk.bundle import EDGE_LLM_NAME, policy_spec_from_json
 from roboalign.sdk.errors import BackendError, BundleError, CheckFailed, ConfigError
 from roboalign.sdk.fast import FastCodec
+from roboalign.sdk.types import COMMANDED_STATE_NAMES
 from roboalign.trainer.checkpoint import CheckpointMeta, save_checkpoint
 
 TOOLS = ("tensorrt-edgellm-quantize", "tensorrt-edgellm-export")
@@ -93,7 +94,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     steps = np.random.default_rng(0).normal(size=(100, 4, 5)).astype(np.float32).cumsum(axis=1)
     codec = FastCodec.fit(steps * 0.01, rate_hz=10.0, vocab_size=64)
     member = tiny_qwen("qwen2_5_vl", num_actions=codec.vocab_size)
-    meta = CheckpointMeta(stage="sft", recipe="tiny", notes={"thought_budget": 20})
+    meta = CheckpointMeta(
+        stage="sft", recipe="tiny", notes={"thought_budget": 20}, camera="desk", state_names=COMMANDED_STATE_NAMES
+    )
     out = tmp_path_factory.mktemp("runs") / "sft-qwen"
     save_checkpoint(out, model=member.model, processor=member.processor, codec=codec, meta=meta)
     return out
@@ -121,6 +124,7 @@ def test_the_folder_holds_what_the_server_and_the_backend_read(config: EdgeLlmCo
     record = json.loads((out / EDGE_LLM_NAME).read_text())
     spec = policy_spec_from_json(record["policy"], "it")
     assert (spec.prompt.form, spec.max_thought_tokens, spec.has_head, spec.has_actions) == ("qwen", 20, False, True)
+    assert (spec.camera_names, spec.state_names) == (("desk",), COMMANDED_STATE_NAMES)
     assert lines[-1].strip().startswith(f"tensorrt-edgellm-serve {out}/model --served-model-name {record['name']}")
     assert "--host 127.0.0.1" in lines[-1]
     ((tool, source, target),) = environment.calls
