@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ _LEAST_STEP_RAD = 2e-6
 _HEAD_HEATS = tuple(np.geomspace(300.0, 2.5, 30).tolist())
 _PASSES = ((*np.geomspace(8.0, 1.0, 12).tolist(), 1.0), (*np.geomspace(4.0, 1.0, 5).tolist(), *[1.0] * 7))
 _KEPT = (2, 7)  # crowds of each pass that count
-_DOUBT, _DOUBT_OF_LOADS = 1.3, 3.0  # see `_doubts`
+_DOUBT, _DOUBT_OF_LOADS, _DOUBT_S = 1.3, 3.0, 60.0  # see `_doubts`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,12 +210,14 @@ def paced(recording: Recording, target: Target, crowd: Crowd, scale_rad: Float64
 def _doubts(model: JointModel) -> Float64Array:
     """Returns float64[J], by how much less a reading says than the noise alone would have it.
 
-    The model errs where a motor has no torque left, more so the more load a joint bears. Both constants are set such
-    that intervals hold the truth of simulated arms that no benchmark uses.
+    The model errs where a motor has no torque left, more so the more load a joint bears. The constants are set such
+    that intervals hold the truth of simulated arms that no benchmark uses, after `_DOUBT_S`. What the model errs by is
+    the same however long it is looked at, so a longer recording narrows an interval by the fourth root of its length.
     """
+    longer = max(1.0, math.sqrt(float(model.read_s[-1] - model.read_s[0]) / _DOUBT_S))
     if model.load_nm is None or model.force_nm is None:
-        return np.full(model.command_rad.shape[1], _DOUBT)
-    return np.asarray(_DOUBT + _DOUBT_OF_LOADS * np.sqrt((model.load_nm**2).mean(0)) / model.force_nm)
+        return np.full(model.command_rad.shape[1], longer * _DOUBT)
+    return longer * np.asarray(_DOUBT + _DOUBT_OF_LOADS * np.sqrt((model.load_nm**2).mean(0)) / model.force_nm)
 
 
 def _last(crowd: Crowd) -> NDArray[np.int64]:
