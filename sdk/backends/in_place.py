@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.backends.onnx_graph import OnnxGraph
 from roboalign.sdk.bundle import (
-    IN_PLACE_ROLES,
+    READ_CODES_ROLE,
     READ_ROLE,
     SEE_ROLE,
     WRITE_ACTIONS_ROLE,
@@ -77,10 +77,13 @@ class InPlaceBackend:
         self._bundle = bundle
         self.on_codes = prefers_codes(bundle) if on_codes is None else on_codes
         specs = bundle.manifest.graphs
+        roles = {role: role for role in (SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE, "flow") if role in specs}
+        if self.on_codes and READ_CODES_ROLE in specs:
+            roles[READ_ROLE] = READ_CODES_ROLE
+        # Bundles before there was `read_codes` have onnxruntime make its products on codes out of `read`.
         self._graphs = {
-            role: OnnxGraph(bundle, specs[role], threads, on_codes=self.on_codes and role == READ_ROLE)
-            for role in (*IN_PLACE_ROLES, "flow")
-            if role in specs
+            role: OnnxGraph(bundle, specs[name], threads, on_codes=self.on_codes and name == READ_ROLE)
+            for role, name in roles.items()
         }
         self._arrays: list[_Arrays] = []
         self._kept: _Prompt | None = None
