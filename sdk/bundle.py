@@ -32,6 +32,7 @@ from roboalign.sdk.errors import BundleError, RoboalignError
 from roboalign.sdk.manifest import (
     EXTEND_ROLE,
     IN_PLACE_ROLES,
+    READ_CODES_ROLE,
     READ_ROLE,
     SEE_ROLE,
     SINCE_VERSION_2,
@@ -55,6 +56,7 @@ __all__ = [
     "FORMAT_VERSION",
     "IN_PLACE_ROLES",
     "MANIFEST_NAME",
+    "READ_CODES_ROLE",
     "READ_ROLE",
     "SEE_ROLE",
     "SHIPPED_BUNDLES",

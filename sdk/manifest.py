@@ -11,6 +11,7 @@ from roboalign.sdk.prompt import PromptFormat
 __all__ = [
     "EXTEND_ROLE",
     "IN_PLACE_ROLES",
+    "READ_CODES_ROLE",
     "READ_ROLE",
     "SEE_ROLE",
     "SINCE_VERSION_2",
@@ -31,9 +32,11 @@ EXTEND_ROLE = "extend"
 """Role of graphs that read several tokens at once, followed by how many: in bundles before there was `read`."""
 
 SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE = "see", "read", "write", "write_actions"
-IN_PLACE_ROLES = (SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE)
+READ_CODES_ROLE = "read_codes"
+IN_PLACE_ROLES = (SEE_ROLE, READ_ROLE, READ_CODES_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE)
 """Roles of the graphs that onnxruntime decodes with on a CPU, in bundles for that: the picture's tokens, any number of
-tokens read into a cache that is written in place, scores of every token, and scores of action tokens alone."""
+tokens read into a cache that is written in place, the same on codes as they are, scores of every token, and scores of
+action tokens alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from roboalign.sdk.bundle import (
     EXTEND_ROLE,
+    READ_CODES_ROLE,
     READ_ROLE,
     SEE_ROLE,
     WRITE_ACTIONS_ROLE,
@@ -105,12 +106,14 @@ def _in_place_interfaces(read: GraphSpec | None) -> dict[str, tuple[set[str], se
     num_layers = 0 if read is None else sum(tensor.name.startswith("key_") for tensor in read.inputs)
     rows = {f"{part}_{index}" for part in ("key", "value") for index in range(num_layers)}
     head = ({"last"}, {"logits"})
+    reading = (
+        {"tokens", "given", "is_given", "last_place", "length", *rows},
+        {"last", "hidden", *(f"{name}_out" for name in rows)},
+    )
     return {
         SEE_ROLE: ({"input_ids", "pixel_values"}, {"rows", "places"}),
-        READ_ROLE: (
-            {"tokens", "given", "is_given", "last_place", "length", *rows},
-            {"last", "hidden", *(f"{name}_out" for name in rows)},
-        ),
+        READ_ROLE: reading,
+        READ_CODES_ROLE: reading,
         WRITE_ROLE: head,
         WRITE_ACTIONS_ROLE: head,
     }

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.backends.onnx_graph import OnnxGraph
 from roboalign.sdk.bundle import (
-    IN_PLACE_ROLES,
+    READ_CODES_ROLE,
     READ_ROLE,
     SEE_ROLE,
     WRITE_ACTIONS_ROLE,
@@ -34,10 +34,14 @@ from roboalign.sdk.bundle import (
 from roboalign.sdk.errors import BackendError
 from roboalign.sdk.types import FloatArray
 
-__all__ = ["WINDOWS", "InPlaceBackend", "prefers_codes"]
+__all__ = ["CODE_WINDOWS", "WINDOWS", "InPlaceBackend", "prefers_codes"]
 
-WINDOWS = (4, 16, 64)
-"""Tokens of a drafted thought that are read at once, one size after the other while they are right."""
+WINDOWS = (16, 48)
+"""Tokens of a drafted thought that are read at once, one size after the other while they are right. In float32 a pass
+costs as much as 12 to 15 tokens in it do, so that a smaller one saves nothing when it is wrong."""
+
+CODE_WINDOWS = (8, 24)
+"""The same where codes are multiplied: there a pass costs as much as 3 to 5 tokens do."""
 
 _BITS = {"int8": 8, "int4": 4}
 _CACHE_BYTES = 16 * 2**20
@@ -63,8 +67,6 @@ def prefers_codes(bundle: Bundle) -> bool:
 class InPlaceBackend:
     """The `Backend` of a bundle that has graphs for reading in place, on onnxruntime's CPU provider."""
 
-    windows = WINDOWS
-
     def __init__(self, bundle: Bundle, *, threads: int = 1, on_codes: bool | None = None) -> None:
         """Opens the graphs that decode.
 
@@ -76,11 +78,15 @@ class InPlaceBackend:
         """
         self._bundle = bundle
         self.on_codes = prefers_codes(bundle) if on_codes is None else on_codes
+        self.windows = CODE_WINDOWS if self.on_codes else WINDOWS
         specs = bundle.manifest.graphs
+        roles = {role: role for role in (SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE, "flow") if role in specs}
+        if self.on_codes and READ_CODES_ROLE in specs:
+            roles[READ_ROLE] = READ_CODES_ROLE
+        # Bundles before there was `read_codes` have onnxruntime make its products on codes out of `read`.
         self._graphs = {
-            role: OnnxGraph(bundle, specs[role], threads, on_codes=self.on_codes and role == READ_ROLE)
-            for role in (*IN_PLACE_ROLES, "flow")
-            if role in specs
+            role: OnnxGraph(bundle, specs[name], threads, on_codes=self.on_codes and name == READ_ROLE)
+            for role, name in roles.items()
         }
         self._arrays: list[_Arrays] = []
         self._kept: _Prompt | None = None
