@@ -71,7 +71,7 @@ def test_an_export_keeps_what_pytorch_answered_and_how_far_every_part_is_from_it
     manifest = read_bundle(bundle).manifest
     record = manifest.parity
     assert record is not None
-    assert set(record.part_errors) == {*PARTS, "portable", "window4", "window16", "window64"}
+    assert set(record.part_errors) == {*PARTS, "portable", "window16", "window48"}
     assert 0.0 < max(record.part_errors.values()) < 1e-4
     assert set(record.field_errors) == set(manifest.policy.action_names)
     assert manifest.files[VECTORS_NAME].num_bytes < 2**20
@@ -235,7 +235,7 @@ def test_windows_that_read_otherwise_than_steps_are_a_failure(
     extend = InPlaceBackend.extend
     monkeypatch.setattr(InPlaceBackend, "extend", lambda self, decoding, ids: extend(self, decoding, ids) + 1)
     receipt, _ = parity(bundle, tmp_path)
-    assert [fault[:46] for fault in receipt.faults] == ["parity failed: window4 differs from as many st"]
+    assert [fault[:46] for fault in receipt.faults] == ["parity failed: window16 differs from as many s"]
 
 
 def test_too_few_tokens_alike_is_a_failure(bundle: Path, tmp_path: Path) -> None:
