@@ -267,8 +267,8 @@ class _Writer:
         if bits == 4:
             codes = self._repacked(first, inputs, outputs)
         self._node("BitwiseXor", [codes, self._byte(8 + 8 * 16 if bits == 4 else 128)], f"{first}.unsigned")
-        shape = self._whole([outputs, inputs // block, block * bits // 8])
-        self._node("Reshape", [f"{first}.unsigned", shape], f"{first}.codes")
+        blocks = self._whole([outputs, inputs // block, block * bits // 8])
+        self._node("Reshape", [f"{first}.unsigned", blocks], f"{first}.codes")
         self._node("Transpose", [self._side_by_side(scales, axis=1)], f"{first}.scales", perm=[1, 0])
         self._node(
             "MatMulNBits",
