@@ -288,7 +288,7 @@ def test_a_collapsed_policy_loses_against_its_start_and_stops_the_run(taught, tm
         return replace(now, greedy=replace(now.greedy, error=halved), sampled=replace(now.sampled, error=halved))
 
     monkeypatch.setattr(AlignWatch, "measure", measure)
-    config = _config(taught, tmp_path / "align", keep="best", keep_variety=0.8, stop_variety=0.5)
+    config = _config(taught, tmp_path / "align", keep="best", keep_variety=0.8, stop_variety=0.7)
     metrics = load_checkpoint(align(config)).meta.metrics
     assert (metrics["kept_step"], metrics["last_step"]) == (0, 2)
     assert metrics["start"]["greedy"]["distinct"] > 0.2
