@@ -115,8 +115,8 @@ def pool(out: Path) -> None:
         least, most = (low, high) if known is None else _ends(known)
         low, high = max(low, least), min(high, most)
         whole = known.get("choice") if isinstance(known, Mapping) else None
-        is_drawn = {"uniform": [low, high]} if whole is None else {"choice": [n for n in whole if low <= n <= high]}
-        around.setdefault(concern, {})[name] = is_drawn
+        drawn = {"uniform": [low, high]} if whole is None else {"choice": [n for n in whole if low <= n <= high]}
+        around.setdefault(concern, {})[name] = drawn
     _write_ranges(out / "wide.toml", "wide", WIDE)
     _write_ranges(out / "identified.toml", f"around {len(found)} arms", around)
 

@@ -154,7 +154,7 @@ class Observation:
                 )
         if self.commanded is not None:
             commanded = np.asarray(self.commanded, dtype=np.float32)
-            if commanded.shape != (4,) or not np.isfinite(commanded).all():
+            if commanded.shape != (4,) or not all(map(math.isfinite, commanded.tolist())):
                 raise DataError(f"observation commanded is {commanded}, expected 4 finite numbers: x, y, z and yaw")
             object.__setattr__(self, "commanded", commanded)
         object.__setattr__(self, "state", state)

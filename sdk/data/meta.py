@@ -11,7 +11,7 @@ from typing import Any
 from roboalign.sdk.data import layout
 from roboalign.sdk.data.arrow import import_pyarrow, open_parquet_error
 from roboalign.sdk.errors import DataError
-from roboalign.sdk.types import ACTION_NAMES, COMMANDED_STATE_NAMES, STATE_NAMES
+from roboalign.sdk.types import ACTION_NAMES, STATE_NAMES, STATES
 
 __all__ = ["DatasetInfo", "Span", "VideoSpan", "read_info", "read_spans", "read_stats", "read_task_names"]
 
@@ -70,9 +70,9 @@ class DatasetInfo:
 
     def require_trainable(self, path: Path) -> None:
         """Raises DataError unless states and actions are the five numbers that roboalign learns."""
-        is_commanded = self.state_names == COMMANDED_STATE_NAMES
+        states = self.state_names if self.state_names in STATES.values() else STATE_NAMES
         for key, found, expected in (
-            (layout.STATE_KEY, self.state_names, COMMANDED_STATE_NAMES if is_commanded else STATE_NAMES),
+            (layout.STATE_KEY, self.state_names, states),
             (layout.ACTION_KEY, self.action_names, ACTION_NAMES),
         ):
             if found != expected:
