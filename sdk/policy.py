@@ -235,19 +235,22 @@ class Policy:
         return replace(turn.chunk(actions, self._actions), thought_use=use)
 
     def _act_beside(self, observation: Observation, noise: FloatArray, committed: Committed | None) -> ActionChunk:
-        """Acts on the newest finished thought, and lets the next one begin."""
+        """Acts on the newest finished thought, and lets the next one begin; the first one is waited for."""
         turn, seen_s = self._turn(), self._clock()
         with self._alone():
             turn.lap("wait")
             thought, use = self._thinker.use(observation.instruction, self._clock())
+            waits = self._thinking.waits_for_first and use.status in ("none", "instruction_changed")
             try:
-                turn.read(observation, think=thought is not None)
+                turn.read(observation, think=thought is not None or waits)
                 if thought is not None:
                     turn.write_words(thought.words)
+                elif waits:
+                    use = self._thinker.write_now(turn, observation, seen_s=seen_s)
                 chunk = turn.chunk(self._actions_of(turn, observation, noise, committed), self._actions)
             except NoAnswerError as problem:
                 chunk = turn.hold(str(problem))
-            if self._thinker.wants(observation.instruction):
+            if not waits and self._thinker.wants(observation.instruction):
                 # Without a thought the prompt was another one (`<quick>`), so the thinker has to read its own.
                 prompt = turn.give_prompt() if thought is not None else None
                 self._thinker.begin(observation, seen_s=seen_s, prompt=prompt)

@@ -38,6 +38,9 @@ class Thinking:
     max_age_s: float = 2.0
     """Beside: age of the picture that a thought is about, above which it is dropped. Heads learn from thoughts up to
     1.6 s old unless they are trained otherwise (`HeadConfig.max_age`)."""
+    waits_for_first: bool = True
+    """Beside: the first thought about a sentence is written before the action, while the arm stands; otherwise what is
+    done meanwhile is done without a thought."""
     budget_tokens: int | None = None
     """Words after which a thought is closed; None is the bundle's own limit, and none may be larger."""
     budget_s: float | None = None
@@ -153,6 +156,25 @@ class Thinker:
             self._fail(f"{type(err).__name__}: {err}")
         return True
 
+    def write_now(self, turn: Turn, observation: Observation, *, seen_s: float) -> ThoughtUse:
+        """Writes a thought in one go, in a turn that has read its prompt; drops the one that was being written.
+
+        Raises:
+            NoAnswerError: It cannot be written; the next action does without.
+        """
+        self._instruction, self._passes = observation.instruction, None
+        try:
+            for _ in self._written_in(turn, observation, seen_s):
+                pass
+        except NoAnswerError as problem:
+            self.newest = None
+            self._fail(str(problem))
+            raise
+        assert self.newest is not None
+        self._used_id = self.newest.id
+        image_age_s = self.newest.finished_s - seen_s  # waited for, so it is used however old it is
+        return ThoughtUse(status="fresh", id=self.newest.id, age_s=0.0, image_age_s=image_age_s)
+
     def use(self, instruction: str, now_s: float) -> tuple[Thought | None, ThoughtUse]:
         """Returns the thought to act on, and what became of the newest one."""
         newest, failure = self.newest, self.failure
@@ -173,13 +195,16 @@ class Thinker:
         return newest if note.is_used else None, note
 
     def _write(self, observation: Observation, seen_s: float, prompt: Decoding | None) -> Iterator[None]:
-        number = self._num_thoughts + 1
         turn = self._make_turn()
         if prompt is None:
             turn.read(observation, think=True)
             yield
         else:
             turn.resume(prompt)
+        yield from self._written_in(turn, observation, seen_s)
+
+    def _written_in(self, turn: Turn, observation: Observation, seen_s: float) -> Iterator[None]:
+        number = self._num_thoughts + 1
         drafted = self.newest.words if self.newest is not None else ()
         yield from turn.thought_passes(self._settings.writing(self._max_tokens, number), drafted)
         self._num_thoughts, self.failure = number, None

@@ -18,7 +18,8 @@ from roboalign.sdk.policy import Policy
 from roboalign.sdk.thinking import Aside, Thinking
 from roboalign.sdk.types import FloatArray, Observation
 
-BESIDE = Thinking(mode="beside", max_age_s=20.0)
+BESIDE = Thinking(mode="beside", max_age_s=20.0, waits_for_first=False)
+WAITING = Thinking(mode="beside", max_age_s=20.0)
 
 
 class TalkingBackend:
@@ -119,6 +120,54 @@ def test_before_the_first_thought_it_acts_as_without_one_and_says_so(policy, obs
     chunk = policy.act(seen(observation, 0))
     assert (chunk.thought_use.status, chunk.thought_use.id, chunk.thought) == ("none", None, None)
     assert tuple(chunk.actions[0, :2]) == (0.0, 0.0)
+
+
+def test_the_first_thought_is_waited_for_and_no_other(backend, clock, observation):
+    """Prompt, `<think>`, three words and the end take 6 s; what the thought is about needs no second one."""
+    policy = Policy(backend, thinking=WAITING, clock=clock.now, is_driven=True)
+    chunk = policy.act(seen(observation, 2))
+    use = chunk.thought_use
+    assert (chunk.thought, tuple(chunk.actions[0, :2])) == ("ccc", (5.0, 1.0))
+    assert (use.status, use.id, use.age_s, use.image_age_s) == ("fresh", 1, 0.0, 6.0)
+    assert backend.passes.count("prompt") == 1
+    assert not policy.think_on()
+    held = policy.act(seen(observation, 3))
+    assert (held.thought, held.thought_use.status, held.thought_use.id) == ("ccc", "held", 1)
+    policy.think_on()
+    assert policy.act(seen(observation, 4)).thought == "ccc", "the second one is still being written"
+    think_to_the_end(policy)
+    assert policy.act(seen(observation, 5)).thought == "ddd"
+
+
+def test_the_first_thought_about_a_new_instruction_is_waited_for_too(backend, clock, observation):
+    policy = Policy(backend, thinking=WAITING, clock=clock.now, is_driven=True)
+    policy.act(seen(observation, 2))
+    policy.act(seen(observation, 3))
+    policy.think_on()
+    chunk = policy.act(seen(observation, 4, "stop"))
+    assert (chunk.thought, chunk.thought_use.status, chunk.thought_use.id) == ("eee", "fresh", 2)
+    assert not policy.think_on(), "the thought about the old instruction was dropped"
+
+
+def test_a_thought_that_was_waited_for_is_used_however_old_it_is_once(backend, clock, observation):
+    policy = Policy(backend, thinking=replace(WAITING, max_age_s=3.0), clock=clock.now, is_driven=True)
+    chunk = policy.act(seen(observation, 2))
+    assert (chunk.thought, chunk.thought_use.status, chunk.thought_use.image_age_s) == ("ccc", "fresh", 6.0)
+    chunk = policy.act(seen(observation, 3))
+    assert (chunk.thought_use.status, chunk.thought) == ("expired", None)
+    assert policy.think_on()
+
+
+def test_a_first_thought_that_cannot_be_written_is_a_hold_and_the_next_action_does_without(backend, clock, observation):
+    policy = Policy(backend, thinking=WAITING, clock=clock.now, is_driven=True)
+    scores = backend._logits
+    backend._logits = lambda cache: np.full(len(backend.ids), np.nan, np.float32)
+    assert "not finite" in policy.act(seen(observation, 2)).reason
+    backend._logits = scores
+    chunk = policy.act(seen(observation, 3))
+    assert (chunk.source, chunk.thought, chunk.thought_use.status) == ("flow", None, "failed")
+    think_to_the_end(policy)
+    assert policy.act(seen(observation, 4)).thought == "ddd"
 
 
 def test_it_acts_on_the_newest_finished_thought_and_says_how_old_it_is(policy, backend, clock, observation):
