@@ -3,8 +3,8 @@
 The controller keeps the target of the tool (where it was last asked to be), not the measured pose, so that errors of
 the arm's own controller do not add up. It holds no port and does not move anything: a robot sends what it returns.
 
-A command allocates three arrays, those of the `Applied` that is returned. They belong to the caller, who may keep them
-for as long as it likes, as recordings do, so they cannot be lent from a stock; everything else was made in advance.
+Everything that a command needs was made in advance. The three arrays of the `Applied` that is returned belong to the
+caller, who may keep them, as recordings do; those that nobody holds any more are used again (`sdk/control/stock.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from roboalign.sdk.control.kinematics import Kinematics, pose_from_state, state_from_pose
 from roboalign.sdk.control.limiter import Limiter
+from roboalign.sdk.control.stock import Stock
 from roboalign.sdk.errors import ConfigError, RobotError
 from roboalign.sdk.types import STATE_NAMES, Applied, FloatArray, RobotSpec
 
@@ -44,6 +45,8 @@ class CartesianController:
         self._spare_target: FloatArray = np.zeros(spec.num_joints, np.float32)
         self._state: FloatArray = np.zeros(len(STATE_NAMES), np.float32)
         self._solution, self._pose = np.zeros(spec.num_joints), np.zeros((4, 4))
+        self._asked_actions, self._sent_actions = Stock(len(spec.action_names)), Stock(len(spec.action_names))
+        self._targets = Stock(spec.num_joints)
 
     @property
     def tool_target(self) -> FloatArray:
@@ -103,7 +106,7 @@ class CartesianController:
             LimitViolation: A vector has the wrong shape.
         """
         target = self._target()
-        sent, reasons = self.limiter.limit_action(action, target)
+        sent, reasons = self.limiter.limit_action(action, target, self._sent_actions.take())
         if any(reason.startswith("hold: ") for reason in reasons):
             return self.hold(requested=action, reasons=reasons)
         wanted = [was + change for was, change in zip(target[:4], sent.tolist(), strict=False)]
@@ -131,7 +134,7 @@ class CartesianController:
         width = self._target()[4]
         self._joint_step.fill(0.0)
         self._tool_target = [*self._tool_where_sent(width)[:4], width]
-        sent = self.limiter.hold_action(self._tool_target)
+        sent = self.limiter.hold_action(self._tool_target, self._sent_actions.take())
         return self._applied(sent if requested is None else requested, sent, reasons)
 
     def _tool_where_sent(self, width_m: float) -> list[float]:
@@ -141,9 +144,14 @@ class CartesianController:
         return numbers
 
     def _applied(self, requested: ArrayLike, sent: FloatArray, reasons: tuple[str, ...]) -> Applied:
+        given, asked, target = np.asarray(requested), self._asked_actions.take(), self._targets.take()
         with np.errstate(over="ignore"):  # what was asked may be any number; it is only reported
-            asked = np.array(requested, dtype=np.float32)
-        return Applied(requested=asked, sent=sent, joint_target_rad=self._joint_target.copy(), reasons=reasons)
+            if given.shape == asked.shape:
+                np.copyto(asked, given, casting="unsafe")
+            else:
+                asked = np.array(given, dtype=np.float32)
+        np.copyto(target, self._joint_target)
+        return Applied(requested=asked, sent=sent, joint_target_rad=target, reasons=reasons)
 
     def _target(self) -> list[float]:
         if self._tool_target is None:

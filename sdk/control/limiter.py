@@ -8,8 +8,8 @@ It knows joint positions, speeds, how fast speeds may rise, and the workspace of
 collisions, or what stands on the table; a robot's own controller must.
 
 It reckons one field and one joint after the other in Python's floats, which are float64: with five to seven of them
-that is as fast as arrays, and it allocates none but the one that is returned. What is sent is float32, so every result
-is rounded to one (`_float32`) before it is compared with a limit for the last time.
+that is as fast as arrays, and it allocates none but the one that is returned, and not that where it is given one. What
+is sent is float32, so every result is rounded to one (`_float32`) before it is compared with a limit for the last time.
 """
 
 from __future__ import annotations
@@ -53,17 +53,25 @@ class Limiter:
         self._speed = [float(speed) for speed in spec.joint_max_speed_rad_s]
         self._acceleration = [float(a) for a in spec.joint_max_accel_rad_s2] or [math.inf] * spec.num_joints
 
-    def hold_action(self, tool_target_now: ArrayLike) -> FloatArray:
+    def hold_action(self, tool_target_now: ArrayLike, out: FloatArray | None = None) -> FloatArray:
         """Returns the action that changes nothing: no displacement, and the gripper command of `tool_target_now`.
+
+        Args:
+            tool_target_now: see `limit_action`.
+            out: float32[A] that takes the result, instead of a new array.
 
         Raises:
             LimitViolation: `tool_target_now` is not a finite vector in the order of `STATE_NAMES`.
         """
-        action = np.zeros(len(self.spec.action_names), np.float32)
-        action[4] = _clip(self._target(tool_target_now)[4] / self.spec.gripper_max_width_m, 0.0, 1.0)
+        width_m = self._target(tool_target_now)[4]
+        action = np.empty(len(self.spec.action_names), np.float32) if out is None else out
+        action.fill(0.0)
+        action[4] = _clip(width_m / self.spec.gripper_max_width_m, 0.0, 1.0)
         return action
 
-    def limit_action(self, action: ArrayLike, tool_target_now: ArrayLike) -> tuple[FloatArray, tuple[str, ...]]:
+    def limit_action(
+        self, action: ArrayLike, tool_target_now: ArrayLike, out: FloatArray | None = None
+    ) -> tuple[FloatArray, tuple[str, ...]]:
         """Clamps one action to the step sizes, the gripper range and the workspace.
 
         A tool that already is outside the workspace may stay or come back, but is not driven: all that is ever sent is
@@ -73,6 +81,7 @@ class Limiter:
             action: float[A] in the order of `RobotSpec.action_names`.
             tool_target_now: float[5] in the order of `STATE_NAMES`: the target of the tool that the action displaces,
                 and the gripper width commanded now.
+            out: float32[A] that takes the result, instead of a new array.
 
         Returns:
             float32[A] to send, and one reason for each change (`dz_m: below the workspace`).
@@ -85,8 +94,8 @@ class Limiter:
         asked = _vector(action, len(names), "action")
         bad = [name for name, value in zip(names, asked, strict=True) if not math.isfinite(value)]
         if bad:
-            return self.hold_action(tool_target_now), (f"hold: {', '.join(bad)} not finite",)
-        sent = np.empty(len(asked), np.float32)
+            return self.hold_action(tool_target_now, out), (f"hold: {', '.join(bad)} not finite",)
+        sent = np.empty(len(asked), np.float32) if out is None else out
         shortened: list[str] = []
         stopped: list[str] = []
         for index, most in enumerate(self._step):
