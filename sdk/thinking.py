@@ -173,7 +173,7 @@ class Thinker:
         assert self.newest is not None
         self._used_id = self.newest.id
         image_age_s = self.newest.finished_s - seen_s  # waited for, so it is used however old it is
-        return ThoughtUse(status="fresh", id=self.newest.id, age_s=0.0, image_age_s=image_age_s)
+        return ThoughtUse(status="awaited", id=self.newest.id, age_s=0.0, image_age_s=image_age_s)
 
     def use(self, instruction: str, now_s: float) -> tuple[Thought | None, ThoughtUse]:
         """Returns the thought to act on, and what became of the newest one."""

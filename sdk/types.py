@@ -179,9 +179,10 @@ class Observation:
         return np.append(self.commanded, self.state[4:])
 
 
-THOUGHT_STATUSES = ("fresh", "held", "expired", "instruction_changed", "none", "failed")
-"""What became of the newest thought: `fresh` and `held` were acted on, the first time and again; `expired` and
-`instruction_changed` were dropped; `none` is finished yet; `failed` says that the thinker could not write one."""
+THOUGHT_STATUSES = ("awaited", "fresh", "held", "expired", "instruction_changed", "none", "failed")
+"""What became of the newest thought: `awaited`, `fresh` and `held` were acted on: the answer waited for it (thinking
+beside), for the first time, and again; `expired` and `instruction_changed` were dropped; `none` is finished yet;
+`failed` says that the thinker could not write one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +207,7 @@ class ThoughtUse:
     @property
     def is_used(self) -> bool:
         """Whether the actions are conditioned on a thought."""
-        return self.status in ("fresh", "held")
+        return self.status in ("awaited", "fresh", "held")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -254,7 +254,8 @@ class LatePace:
             self._policy.commit(Committed(actions=queue.left, delay=delay))
         chunk = run.ask()
         self._has_worked = False
-        self._delay.add(self._clock.now() - now_s)
+        if chunk.thought_use is None or chunk.thought_use.status != "awaited":  # the answers behind it do not wait
+            self._delay.add(self._clock.now() - now_s)
         return _Asked(chunk=chunk, made_at=queue.count, ready_s=self._clock.now())
 
     def _think_until(self, time_s: float) -> None:

@@ -128,7 +128,7 @@ def test_the_first_thought_is_waited_for_and_no_other(backend, clock, observatio
     chunk = policy.act(seen(observation, 2))
     use = chunk.thought_use
     assert (chunk.thought, tuple(chunk.actions[0, :2])) == ("ccc", (5.0, 1.0))
-    assert (use.status, use.id, use.age_s, use.image_age_s) == ("fresh", 1, 0.0, 6.0)
+    assert (use.status, use.id, use.age_s, use.image_age_s) == ("awaited", 1, 0.0, 6.0)
     assert backend.passes.count("prompt") == 1
     assert not policy.think_on()
     held = policy.act(seen(observation, 3))
@@ -145,14 +145,14 @@ def test_the_first_thought_about_a_new_instruction_is_waited_for_too(backend, cl
     policy.act(seen(observation, 3))
     policy.think_on()
     chunk = policy.act(seen(observation, 4, "stop"))
-    assert (chunk.thought, chunk.thought_use.status, chunk.thought_use.id) == ("eee", "fresh", 2)
+    assert (chunk.thought, chunk.thought_use.status, chunk.thought_use.id) == ("eee", "awaited", 2)
     assert not policy.think_on(), "the thought about the old instruction was dropped"
 
 
 def test_a_thought_that_was_waited_for_is_used_however_old_it_is_once(backend, clock, observation):
     policy = Policy(backend, thinking=replace(WAITING, max_age_s=3.0), clock=clock.now, is_driven=True)
     chunk = policy.act(seen(observation, 2))
-    assert (chunk.thought, chunk.thought_use.status, chunk.thought_use.image_age_s) == ("ccc", "fresh", 6.0)
+    assert (chunk.thought, chunk.thought_use.status, chunk.thought_use.image_age_s) == ("ccc", "awaited", 6.0)
     chunk = policy.act(seen(observation, 3))
     assert (chunk.thought_use.status, chunk.thought) == ("expired", None)
     assert policy.think_on()

@@ -23,14 +23,14 @@ from roboalign.sdk.evaluation.results import (
 )
 from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.thinking import Thinking
-from roboalign.sdk.types import ActionChunk
+from roboalign.sdk.types import ActionChunk, ThoughtUse
 
 
 class SlowWalk:
     """Takes `act_s` for a chunk of eight; says in each action the number of its call and its place in the chunk."""
 
-    def __init__(self, act_s: float, strategy: str, *, hold_at: int = 0, thoughts: int = 0) -> None:
-        self.clock, self.act_s, self.hold_at = FakeClock(), act_s, hold_at
+    def __init__(self, act_s: float, strategy: str, *, hold_at: int = 0, thoughts: int = 0, first_s: float = 0) -> None:
+        self.clock, self.act_s, self.hold_at, self.first_s = FakeClock(), act_s, hold_at, first_s
         self.asked_s: list[float] = []
         self.told: list[str] = []
         self.committed = []
@@ -53,13 +53,15 @@ class SlowWalk:
     def act(self, observation) -> ActionChunk:
         self.asked_s.append(round(self.clock.now(), 6))
         self.told.append(observation.instruction)
-        self.clock.advance(self.act_s)
+        awaits = self.first_s > 0.0 and len(self.asked_s) == 1
+        self.clock.advance(self.first_s if awaits else self.act_s)
         if len(self.asked_s) == self.hold_at:
             return ActionChunk.hold("nothing to say", rate_hz=10.0)
         actions = np.zeros((8, 5), np.float32)
         actions[:, 0] = 1e-6
         actions[:, 1], actions[:, 2] = len(self.asked_s), np.arange(8)
-        return ActionChunk(actions=actions, rate_hz=10.0, source="flow")
+        use = ThoughtUse(status="awaited" if awaits else "fresh")
+        return ActionChunk(actions=actions, rate_hz=10.0, source="flow", thought_use=use)
 
     def close(self) -> None:
         pass
@@ -141,6 +143,15 @@ def test_a_delay_beyond_the_chunk_is_refused():
     assert play(SlowWalk(0.85, "wait"))[0].stood == 9 + 3
 
 
+def test_an_answer_that_waits_for_its_thought_says_nothing_of_the_delay_of_others():
+    """1.2 s would be more than a chunk of eight covers; the others take 0.15 s, which is two steps."""
+    policy = SlowWalk(0.15, "rtc", first_s=1.2)
+    _, rows = play(policy)
+    assert rows[:12] == [None] * 12
+    assert None not in rows[12:]
+    assert [committed.delay for committed in policy.committed][:4] == [0, 0, 2, 2]
+
+
 def test_a_new_sentence_drops_what_is_there_and_what_is_on_its_way():
     class Told(LineEnv):
         @property
@@ -187,6 +198,8 @@ def test_the_shipped_policy_thinks_beside_its_actions_and_repeats_itself(scene):
     assert first.state_hash == again.state_hash
     assert first.thought_statuses == again.thought_statuses
     assert first.thought_statuses["fresh"] > 1
+    assert first.thought_statuses["awaited"] == 1
+    assert "none" not in first.thought_statuses
     ages = first.latency_s["thought_age"]
     assert 0.1 < min(ages) < max(ages) <= 3.0
 
