@@ -31,7 +31,9 @@ from roboalign.sdk.bundle_check import (
 from roboalign.sdk.errors import BundleError, RoboalignError
 from roboalign.sdk.manifest import (
     EXTEND_ROLE,
+    HEAR_ROLE,
     IN_PLACE_ROLES,
+    LOOK_ROLE,
     READ_CODES_ROLE,
     READ_ROLE,
     SEE_ROLE,
@@ -54,7 +56,9 @@ __all__ = [
     "EDGE_LLM_NAME",
     "EXTEND_ROLE",
     "FORMAT_VERSION",
+    "HEAR_ROLE",
     "IN_PLACE_ROLES",
+    "LOOK_ROLE",
     "MANIFEST_NAME",
     "READ_CODES_ROLE",
     "READ_ROLE",

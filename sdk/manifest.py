@@ -10,7 +10,9 @@ from roboalign.sdk.prompt import PromptFormat
 
 __all__ = [
     "EXTEND_ROLE",
+    "HEAR_ROLE",
     "IN_PLACE_ROLES",
+    "LOOK_ROLE",
     "READ_CODES_ROLE",
     "READ_ROLE",
     "SEE_ROLE",
@@ -31,12 +33,14 @@ __all__ = [
 EXTEND_ROLE = "extend"
 """Role of graphs that read several tokens at once, followed by how many: in bundles before there was `read`."""
 
-SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE = "see", "read", "write", "write_actions"
-READ_CODES_ROLE = "read_codes"
-IN_PLACE_ROLES = (SEE_ROLE, READ_ROLE, READ_CODES_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE)
-"""Roles of the graphs that onnxruntime decodes with on a CPU, in bundles for that: the picture's tokens, any number of
-tokens read into a cache that is written in place, the same on codes as they are, scores of every token, and scores of
-action tokens alone."""
+HEAR_ROLE, LOOK_ROLE, SEE_ROLE = "hear", "look", "see"
+READ_ROLE, READ_CODES_ROLE = "read", "read_codes"
+WRITE_ROLE, WRITE_ACTIONS_ROLE = "write", "write_actions"
+IN_PLACE_ROLES = (HEAR_ROLE, LOOK_ROLE, SEE_ROLE, READ_ROLE, READ_CODES_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE)
+"""Roles of the graphs that onnxruntime decodes with on a CPU, in bundles for that: what each word says to who looks at
+the picture, the picture's tokens, both in one (in bundles before there was `hear`), any number of tokens read into a
+cache that is written in place, the same on codes as they are, scores of every token, and scores of action tokens
+alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from roboalign.sdk.bundle import (
     EXTEND_ROLE,
+    HEAR_ROLE,
+    LOOK_ROLE,
     READ_CODES_ROLE,
     READ_ROLE,
     SEE_ROLE,
@@ -111,6 +113,8 @@ def _in_place_interfaces(read: GraphSpec | None) -> dict[str, tuple[set[str], se
         {"last", "hidden", *(f"{name}_out" for name in rows)},
     )
     return {
+        HEAR_ROLE: ({"tokens"}, {"heard"}),
+        LOOK_ROLE: ({"pixel_values", "summary"}, {"rows"}),
         SEE_ROLE: ({"input_ids", "pixel_values"}, {"rows", "places"}),
         READ_ROLE: reading,
         READ_CODES_ROLE: reading,

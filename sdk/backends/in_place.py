@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.backends.onnx_graph import OnnxGraph
+from roboalign.sdk.backends.sight import SIGHT_ROLES, ClosedSight, Sight, make_sight
 from roboalign.sdk.bundle import (
     READ_CODES_ROLE,
     READ_ROLE,
-    SEE_ROLE,
     WRITE_ACTIONS_ROLE,
     WRITE_ROLE,
     Bundle,
@@ -71,7 +71,7 @@ class InPlaceBackend:
         """Opens the graphs that decode.
 
         Args:
-            bundle: with the roles `see`, `read` and `write`.
+            bundle: with the roles `read` and `write`, and those to see with.
             threads: CPU threads.
             on_codes: multiply codes as they are, and round activations to 8 bits for that; None decides by
                 `prefers_codes`.
@@ -80,7 +80,8 @@ class InPlaceBackend:
         self.on_codes = prefers_codes(bundle) if on_codes is None else on_codes
         self.windows = CODE_WINDOWS if self.on_codes else WINDOWS
         specs = bundle.manifest.graphs
-        roles = {role: role for role in (SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE, "flow") if role in specs}
+        used = (*SIGHT_ROLES, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE, "flow")
+        roles = {role: role for role in used if role in specs}
         if self.on_codes and READ_CODES_ROLE in specs:
             roles[READ_ROLE] = READ_CODES_ROLE
         # Bundles before there was `read_codes` have onnxruntime make its products on codes out of `read`.
@@ -88,6 +89,7 @@ class InPlaceBackend:
             role: OnnxGraph(bundle, specs[name], threads, on_codes=self.on_codes and name == READ_ROLE)
             for role, name in roles.items()
         }
+        self._sight: Sight = make_sight(self._graphs, self.spec)
         self._arrays: list[_Arrays] = []
         self._kept: _Prompt | None = None
 
@@ -119,16 +121,15 @@ class InPlaceBackend:
         shared = 0 if kept is None else kept.shared_with(ids, pixel_values)
         arrays = self._borrow(shared)
         count = len(ids) - shared
-        if kept is not None and shared > kept.first_image and kept.last_image < shared:
-            arrays.is_given[:, :count] = False
+        arrays.is_given[:, :count] = False
+        if kept is not None and kept.last_image < shared:
             first, last = kept.first_image, kept.last_image
         else:
-            padded = np.zeros((1, self.spec.max_prompt_tokens), np.int64)
-            padded[0, : len(ids)] = ids
-            rows, places = self._graph(SEE_ROLE).run({"input_ids": padded, "pixel_values": pixel_values[None]})
-            arrays.given[0, :count] = rows[0, shared : len(ids)]
-            arrays.is_given[:, :count] = True
-            first, last = int(places[0]), int(places[1])
+            first, rows = self._sight.see(ids, pixel_values)
+            last = first + len(rows) - 1
+            begin = max(first, shared)
+            arrays.given[0, begin - shared : last + 1 - shared] = rows[begin - first :]
+            arrays.is_given[0, begin - shared : last + 1 - shared] = True
         sequence = _Sequence(arrays)
         decoding = Decoding(logits=arrays.logits[0, 0], length=shared, cache=sequence)
         self._read(decoding, ids[shared:])
@@ -143,6 +144,7 @@ class InPlaceBackend:
     def forget(self) -> None:
         """Reads the next prompt whole, whatever the last one was."""
         self._kept = None
+        self._sight.forget()
 
     def step(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token."""
@@ -191,6 +193,7 @@ class InPlaceBackend:
     def close(self) -> None:
         """Frees the sessions and all arrays."""
         self._graphs, self._arrays, self._kept = {}, [], None
+        self._sight = ClosedSight(self._bundle.path)
 
     def _step(self, decoding: Decoding, token_id: int) -> _Arrays:
         arrays, place = _arrays_of(decoding), decoding.length

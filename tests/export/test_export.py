@@ -67,7 +67,7 @@ def test_the_manifest_states_what_a_robot_needs(bundle):
     manifest = read_bundle(bundle).manifest
     assert (manifest.target, manifest.built, manifest.precision, manifest.next_command) == ("cpu", True, "fp16", "")
     assert manifest.policy.max_thought_tokens == 12
-    assert set(manifest.graphs) == {"prefill", "step", "flow", "see", "read", "write", "write_actions"}
+    assert set(manifest.graphs) == {"prefill", "step", "flow", "hear", "look", "read", "write", "write_actions"}
     state = next(tensor for tensor in manifest.graphs["flow"].inputs if tensor.name == "state")
     assert (state.shape, state.fields) == ((1, 5), manifest.policy.state_names)
     assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
@@ -110,7 +110,7 @@ def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundl
 
 def test_portable_graphs_say_the_same_or_the_export_stops(bundle, monkeypatch):
     error = check_portable(bundle, 1e-4)
-    assert 0.0 < error < 1e-5
+    assert 0.0 < error < 5e-5
     assert read_bundle(bundle).manifest.parity.part_errors["portable"] == error
     step = InPlaceBackend.step
     monkeypatch.setattr(InPlaceBackend, "step", lambda self, decoding, token: step(self, decoding, token + 1))
@@ -138,7 +138,7 @@ def test_every_weight_is_stored_once_and_all_graphs_point_at_it(bundle):
     stored = {name: load_file(bundle / name) for name in ("model.safetensors", "head.safetensors")}
     assert len(places) == sum(map(len, stored.values()))
     own = {path.name for path in bundle.glob("*.onnx")} - {f"{role}.onnx" for role in ("prefill", "step", "flow")}
-    assert own == {"see.onnx", "read.onnx", "write.onnx", "write_actions.onnx"}
+    assert own == {"hear.onnx", "look.onnx", "read.onnx", "write.onnx", "write_actions.onnx"}
     assert max((bundle / name).stat().st_size for name in own) < 65536
     assert all(array.dtype == np.float16 for arrays in stored.values() for array in arrays.values())
 
@@ -176,7 +176,7 @@ def test_weights_of_few_bits_pass_the_same_parity(run, bundle, observations, tmp
     graphs = {path.stem: onnx.load(path, load_external_data=False).graph for path in out.glob("*.onnx")}
     nodes = [node for graph in graphs.values() for node in graph.node]
     decoders = [node for node in nodes if node.op_type == "DequantizeLinear"]
-    portable = [node for role in ("prefill", "step", "flow", "see") for node in graphs[role].node]
+    portable = [node for role in ("prefill", "step", "flow", "look") for node in graphs[role].node]
     assert {node.domain for node in portable} <= {"", "ai.onnx"}
     assert len(decoders) > 20
     used = {name for node in nodes for name in node.input}

@@ -159,9 +159,9 @@ def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_it_differs(
     backend.prefill(*prompt_of(backend, seen))
     num_read: list[int] = []
     num_seen: list[int] = []
-    read, see = backend._read, backend._graphs["see"].run
+    read, look = backend._read, backend._graphs["look"].run
     monkeypatch.setattr(backend, "_read", lambda decoding, ids: (num_read.append(len(ids)), read(decoding, ids))[1])
-    monkeypatch.setattr(backend._graphs["see"], "run", lambda feed: (num_seen.append(1), see(feed))[1])
+    monkeypatch.setattr(backend._graphs["look"], "run", lambda feed: (num_seen.append(1), look(feed))[1])
     prompt = prompt_of(backend, changed(seen, **change))
     assert np.allclose(write(backend, prompt, WORDS), fresh(prompt, WORDS), atol=1e-4)
     assert len(num_seen) == looks
