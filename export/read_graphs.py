@@ -1,22 +1,26 @@
 """The decoder of a bundle for the CPU as onnxruntime runs it fastest: fused operators, any number of tokens, in place.
 
-`read` reads tokens behind those that the cache holds, `write` scores what may follow, and `write_actions` scores action
-tokens alone, which are all that may follow inside an action span. `export/see_graphs.py` has those that see. All share
-the weight files with the portable graphs, which TensorRT and other providers run.
+`lower` reads tokens behind those that the cache holds, as far as the layer that the action head sees; `upper` has the
+layers above it and scores what may follow the last of these tokens; `write_actions` scores action tokens alone, which
+are all that may follow inside an action span. What only the action head will see needs `lower` alone.
+`export/see_graphs.py` has the graphs that see. All share the weight files with the portable graphs, which TensorRT and
+other providers run.
 
-`read` departs from the rules of those on purpose. Its operators are onnxruntime's own (GroupQueryAttention writes keys
-and values to their places, so no mask is computed and no cache copied), and its number of tokens is not fixed: one
-session then serves a prompt, the rest of a prompt, a drafted thought and a single token, with one copy of the weights.
-Products of the same values are one product: query, key and value, and the two halves of the gate. Their weights are
-put side by side by nodes that onnxruntime runs once, when it loads the graph, so that the file stores each once.
+`lower` and `upper` depart from the rules of those on purpose. Their operators are onnxruntime's own
+(GroupQueryAttention writes keys and values to their places, so no mask is computed and no cache copied), and their
+number of tokens is not fixed: one session then serves a prompt, the rest of a prompt, a drafted thought and a single
+token, with one copy of the weights. Products of the same values are one product: query, key and value, and the two
+halves of the gate. Their weights are put side by side by nodes that onnxruntime runs once, when it loads the graph, so
+that the file stores each once.
 
-`read_codes` is `read` with products on the codes themselves (MatMulNBits, activations rounded to 8 bits in blocks).
-That operator wants codes in another order than the standard one, which is also made by nodes that are run once.
+`lower_codes` and `upper_codes` are the same with products on the codes themselves (MatMulNBits, activations rounded to
+8 bits in blocks). That operator wants codes in another order than the standard one, which is also made by nodes that
+are run once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,12 +35,14 @@ from roboalign.export.node_writer import NodeWriter, tensor_spec
 from roboalign.export.onnx_files import CODES_OPSET
 from roboalign.export.weights import StoredTensor
 from roboalign.sdk.bundle import (
-    READ_CODES_ROLE,
-    READ_ROLE,
+    LOWER_CODES_ROLE,
+    LOWER_ROLE,
+    UPPER_CODES_ROLE,
+    UPPER_ROLE,
     WRITE_ACTIONS_ROLE,
-    WRITE_ROLE,
     GraphSpec,
     PolicySpec,
+    TensorSpec,
 )
 from roboalign.sdk.quantized import SCALE_SUFFIX
 
@@ -45,6 +51,7 @@ __all__ = ["ActionRows", "write_read_graphs"]
 ActionRows = tuple[int, int]
 """Id of the first action token, and how many there are."""
 
+_TO_THE_END = 2**62
 _EIGHT_BIT_ACTIVATIONS = 4
 """`accuracy_level` of MatMulNBits: the only one whose products are fast."""
 
@@ -58,7 +65,7 @@ def write_read_graphs(
     *,
     action_rows: ActionRows | None,
 ) -> dict[str, GraphSpec]:
-    """Writes `read`, `write` and, where there are codes or action tokens, what is for these; returns them by role.
+    """Writes `lower`, `upper` and, where there are codes or action tokens, what is for these; returns them by role.
 
     Args:
         model: with a Llama decoder.
@@ -69,9 +76,10 @@ def write_read_graphs(
         action_rows: ids of the action tokens; None where there are none.
     """
     writer = _Writer(model, spec, table, folder)
-    graphs = {READ_ROLE: writer.read(layer), WRITE_ROLE: writer.write()}
+    graphs = {LOWER_ROLE: writer.lower(layer), UPPER_ROLE: writer.upper(layer)}
     if writer.opset == CODES_OPSET:
-        graphs[READ_CODES_ROLE] = writer.read_codes(layer)
+        graphs[LOWER_CODES_ROLE] = writer.on_codes(writer.lower, layer)
+        graphs[UPPER_CODES_ROLE] = writer.on_codes(writer.upper, layer)
     if action_rows is not None and table["lm_head.weight"].layout is None:
         graphs[WRITE_ACTIONS_ROLE] = writer.write_actions(*action_rows)
     return graphs
@@ -88,52 +96,90 @@ class _Writer(NodeWriter):
         self._shape: DecoderShape = decoder_shape(model)
         self._on_codes = False
 
-    def read_codes(self, layer: int) -> GraphSpec:
-        """The same as `read`, with products on codes where weights are codes."""
+    def on_codes(self, write: Callable[[int], GraphSpec], layer: int) -> GraphSpec:
+        """The same graph, with products on codes where weights are codes."""
         self._on_codes = True
-        graph = self.read(layer)
+        graph = write(layer)
         self._on_codes = False
         return graph
 
-    def read(self, layer: int) -> GraphSpec:
-        """Tokens, or rows that are given in their place -> last hidden states, those of the tapped layer, new rows."""
-        shape, spec = self._shape, self._spec
-        most = spec.max_prompt_tokens
+    def lower(self, layer: int) -> GraphSpec:
+        """Tokens, or rows that are given in their place -> hidden states of the tapped layer, new rows."""
         inputs = [
-            tensor_spec("tokens", (1, most), "int64", "token ids"),
-            tensor_spec("given", (1, most, shape.hidden_size), "float32", "rows in place of a token's embedding"),
-            tensor_spec("is_given", (1, most, 1), "bool", "which rows to take"),
-            tensor_spec("last_place", (1,), "int32", "place of the last of these tokens in the sequence"),
-            tensor_spec("length", (1,), "int32", "tokens read, these included"),
+            self._rows("tokens", "int64", "token ids", ()),
+            self._rows("given", "float32", "rows in place of a token's embedding"),
+            self._rows("is_given", "bool", "which rows to take", (1,)),
         ]
-        states = (most, shape.hidden_size)
-        outputs = [
-            tensor_spec("last", (1, *states), "float32", "last hidden states, normalised"),
-            tensor_spec("hidden", (1, *states), "float32", "hidden states of the tapped layer"),
-        ]
-        self._angles()
+        outputs = [self._rows("hidden", "float32", "hidden states of the tapped layer")]
         self.node("Gather", [self.weight("model.language_model.embed_tokens.weight"), "tokens"], "words")
         self.node("Where", ["is_given", "given", "words"], "x0")
-        normed, added = self._norm("x0", "model.language_model.layers.0.input_layernorm.weight"), "x0"
-        for index in range(shape.num_layers):
+        self._layers(range(layer), "x0", "hidden")
+        role = LOWER_CODES_ROLE if self._on_codes else LOWER_ROLE
+        return self._save_reading(role, range(layer), inputs, outputs, ("tokens", "given", "is_given", "hidden"))
+
+    def upper(self, layer: int) -> GraphSpec:
+        """Hidden states of the tapped layer -> last ones, scores of what follows the last of these tokens, new rows."""
+        inputs = [
+            self._rows("hidden", "float32", "hidden states of the tapped layer"),
+            tensor_spec("first_scored", (1,), "int64", "which of these tokens is the first that is scored"),
+        ]
+        outputs = [
+            self._rows("last", "float32", "last hidden states, normalised"),
+            self._rows("logits", "float32", "scores of what follows each token", (self._shape.vocab_size,)),
+        ]
+        layers = range(layer, self._shape.num_layers)
+        self._layers(layers, "hidden", "total")
+        self._norm("total" if layers else "hidden", "model.language_model.norm.weight", "last")
+        ends = [self.whole([_TO_THE_END]), self.whole([1])]
+        self.node("Slice", ["last", "first_scored", *ends], "scored")
+        self.node("Transpose", [self.weight("lm_head.weight")], "columns", perm=[1, 0])
+        self.node("MatMul", ["scored", "columns"], "logits")
+        role = UPPER_CODES_ROLE if self._on_codes else UPPER_ROLE
+        return self._save_reading(role, layers, inputs, outputs, ("hidden", "last"), ("logits",))
+
+    def _layers(self, layers: range, value: str, out: str) -> None:
+        """Puts layers one behind the other; each adds to what goes in."""
+        if not layers:
+            return
+        self._angles()
+        first = f"model.language_model.layers.{layers[0]}.input_layernorm.weight"
+        normed, added = self._norm(value, first, f"{first}.out"), value
+        for index in layers:
             where = f"model.language_model.layers.{index}"
-            is_last = index + 1 == shape.num_layers
-            after = "model.language_model.norm.weight" if is_last else f"model.language_model.layers.{index + 1}"
             mixed = self._attention(f"{where}.self_attn", normed, index)
             normed, added = self._add_norm(added, mixed, f"{where}.post_attention_layernorm.weight")
             fed = self._feed_forward(f"{where}.mlp", normed)
-            name = after if is_last else f"{after}.input_layernorm.weight"
-            normed, added = self._add_norm(added, fed, name, is_tapped=index + 1 == layer, is_last=is_last)
-            rows = (1, shape.num_kv_heads, spec.max_tokens, shape.head_dim)
+            if index == layers[-1]:
+                self.node("Add", [added, fed], out)
+            else:
+                after = f"model.language_model.layers.{index + 1}.input_layernorm.weight"
+                normed, added = self._add_norm(added, fed, after)
+
+    def _rows(self, name: str, dtype: str, unit: str, width: tuple[int, ...] | None = None) -> TensorSpec:
+        width = (self._shape.hidden_size,) if width is None else width
+        return tensor_spec(name, (1, self._spec.max_prompt_tokens, *width), dtype, unit)
+
+    def _save_reading(
+        self,
+        role: str,
+        layers: range,
+        inputs: list[TensorSpec],
+        outputs: list[TensorSpec],
+        *open_ended: tuple[str, ...],
+    ) -> GraphSpec:
+        """Writes a graph with the cache of its layers."""
+        if layers:
+            inputs = [
+                *inputs,
+                tensor_spec("last_place", (1,), "int32", "place of the last of these tokens in the sequence"),
+                tensor_spec("length", (1,), "int32", "tokens read, these included"),
+            ]
+        rows = (1, self._shape.num_kv_heads, self._spec.max_tokens, self._shape.head_dim)
+        for index in layers:
             for part in ("key", "value"):
                 inputs.append(tensor_spec(f"{part}_{index}", rows, "float32", "of the tokens read"))
                 outputs.append(tensor_spec(f"{part}_{index}_out", rows, "float32", "the same array, with new rows"))
-        role = READ_CODES_ROLE if self._on_codes else READ_ROLE
-        return self.save(role, inputs, outputs, tuple(tensor.name for tensor in (*inputs[:3], *outputs[:2])))
-
-    def write(self) -> GraphSpec:
-        """Last hidden states -> scores of every token."""
-        return self._head(WRITE_ROLE, self.weight("lm_head.weight"), self._shape.vocab_size)
+        return self.save(role, inputs, outputs, *open_ended)
 
     def write_actions(self, first: int, count: int) -> GraphSpec:
         """Last hidden states -> scores of action tokens."""
@@ -145,15 +191,11 @@ class _Writer(NodeWriter):
             num_bytes=count * row_bytes,
             shape=(count, *whole.shape[1:]),
         )
-        return self._head(WRITE_ACTIONS_ROLE, self.part("lm_head.rows", part), count)
-
-    def _head(self, role: str, weight: str, width: int) -> GraphSpec:
-        most = self._spec.max_prompt_tokens
-        inputs = [tensor_spec("last", (1, most, self._shape.hidden_size), "float32", "last hidden states, normalised")]
-        outputs = [tensor_spec("logits", (1, most, width), "float32", "scores of what follows each token")]
-        self.node("Transpose", [weight], "columns", perm=[1, 0])
+        inputs = [self._rows("last", "float32", "last hidden states, normalised")]
+        outputs = [self._rows("logits", "float32", "scores of what follows each token", (count,))]
+        self.node("Transpose", [self.part("lm_head.rows", part)], "columns", perm=[1, 0])
         self.node("MatMul", ["last", "columns"], "logits")
-        return self.save(role, inputs, outputs, ("last", "logits"))
+        return self.save(WRITE_ACTIONS_ROLE, inputs, outputs, ("last", "logits"))
 
     def _angles(self) -> None:
         frequencies = self._model.model.language_model.rotary_emb.inv_freq.float()
@@ -259,23 +301,20 @@ class _Writer(NodeWriter):
         self.node("BitwiseOr", [f"{first}.even", f"{first}.raised"], f"{first}.repacked")
         return f"{first}.repacked"
 
-    def _norm(self, value: str, weight: str) -> str:
-        """The first norm, which follows no sum: written out, and fused when it is loaded."""
-        self.node("Pow", [value, self.constant("two", np.array(2.0, np.float32))], "norm.square")
+    def _norm(self, value: str, weight: str, out: str) -> str:
+        """A norm that follows no sum of the same graph: written out, and fused when it is loaded."""
+        self.node("Pow", [value, self.constant("two", np.array(2.0, np.float32))], f"{out}.square")
         axes, epsilon = self.whole([-1]), self.constant("epsilon", np.array(self._epsilon, np.float32))
-        self.node("ReduceMean", ["norm.square", axes], "norm.mean", keepdims=1)
-        self.node("Add", ["norm.mean", epsilon], "norm.raised")
-        self.node("Sqrt", ["norm.raised"], "norm.root")
-        self.node("Div", [value, "norm.root"], "norm.unit")
-        self.node("Mul", ["norm.unit", self.weight(weight)], "norm.out")
-        return "norm.out"
+        self.node("ReduceMean", [f"{out}.square", axes], f"{out}.mean", keepdims=1)
+        self.node("Add", [f"{out}.mean", epsilon], f"{out}.raised")
+        self.node("Sqrt", [f"{out}.raised"], f"{out}.root")
+        self.node("Div", [value, f"{out}.root"], f"{out}.unit")
+        self.node("Mul", [f"{out}.unit", self.weight(weight)], out)
+        return out
 
-    def _add_norm(
-        self, value: str, added: str, weight: str, *, is_tapped: bool = False, is_last: bool = False
-    ) -> tuple[str, str]:
+    def _add_norm(self, value: str, added: str, weight: str) -> tuple[str, str]:
         """Returns the norm of a sum, and the sum."""
-        normed = "last" if is_last else f"{weight}.out"
-        total = "hidden" if is_tapped else f"{weight}.sum"
+        normed, total = f"{weight}.out", f"{weight}.sum"
         self.node(
             "SkipSimplifiedLayerNormalization",
             [value, added, self.weight(weight)],

@@ -85,6 +85,7 @@ class Policy:
         _check_abilities(backend, actions)
         self._backend = backend
         self._actions = actions
+        self._is_flow = actions == "flow"
         self._thinking = resolve_thinking(think, thinking)
         self._think = self._thinking.mode != "off"
         self._thinking.check_budget(backend.spec.max_thought_tokens)
@@ -222,7 +223,7 @@ class Policy:
         use: ThoughtUse | None = None
         try:
             given = words if thought_about is None else self._thought_about(thought_about)
-            turn.read(observation, think=self._think)
+            turn.read(observation, think=self._think, for_head=self._is_flow and not self._think)
             if self._think and given is not None:
                 turn.write_words(given)
             elif self._think:
@@ -240,14 +241,16 @@ class Policy:
         with self._alone():
             turn.lap("wait")
             thought, use = self._thinker.use(observation.instruction, self._clock())
+            wants = self._thinker.wants(observation.instruction)
             try:
-                turn.read(observation, think=thought is not None)
+                # The thinker goes on behind a prompt that it is given, which needs all layers; the head does not.
+                turn.read(observation, think=thought is not None, for_head=self._is_flow and not (wants and thought))
                 if thought is not None:
-                    turn.write_words(thought.words)
+                    turn.write_words(thought.words, for_head=self._is_flow)
                 chunk = turn.chunk(self._actions_of(turn, observation, noise, committed), self._actions)
             except NoAnswerError as problem:
                 chunk = turn.hold(str(problem))
-            if self._thinker.wants(observation.instruction):
+            if wants:
                 # Without a thought the prompt was another one (`<quick>`), so the thinker has to read its own.
                 prompt = turn.give_prompt() if thought is not None else None
                 self._thinker.begin(observation, seen_s=seen_s, prompt=prompt)

@@ -24,8 +24,8 @@ GRAPHS = (
     "step.onnx",
     "hear.onnx",
     "look.onnx",
-    "read.onnx",
-    "write.onnx",
+    "lower.onnx",
+    "upper.onnx",
     "write_actions.onnx",
     "flow.onnx",
 )
