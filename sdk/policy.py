@@ -99,7 +99,7 @@ class Policy:
         self._vocabulary = Vocabulary(backend)
         self._thinker = Thinker(self._turn, self._thinking, backend.spec.max_thought_tokens, clock)
         self._guided_head: GuidedHead | None = None
-        self._aside = None if is_driven else Aside(self._thinker)
+        self._aside = None if is_driven else Aside(self._thinker, self._thinking.share)
 
     @classmethod
     def load(
