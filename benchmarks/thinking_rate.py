@@ -23,7 +23,7 @@ from typing import cast
 import numpy as np
 
 from roboalign.sdk import Observation, Policy, Thinking
-from roboalign.sdk.backends import Backend, Decoding, find_backend
+from roboalign.sdk.backends import Backend, Decoding, SkimmingBackend, find_backend
 from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.bundle import find_bundle
 from roboalign.sdk.turn import Vocabulary
@@ -39,6 +39,8 @@ class EndlessBackend:
         self._backend, self._closing = cast(OnnxBackend, backend), Vocabulary(backend).think_close
         self.spec, self.folder, self.windows = backend.spec, backend.folder, self._backend.windows
         self.rewind, self.flow, self.close = self._backend.rewind, self._backend.flow, self._backend.close
+        if isinstance(backend, SkimmingBackend):
+            self.skim_prompt, self.skim = backend.skim_prompt, backend.skim
 
     def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
         """Reads a prompt and a picture."""

@@ -45,7 +45,6 @@ from roboalign.export.window_parity import check_portable, check_windows
 from roboalign.sdk.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
-    READ_ROLE,
     Manifest,
     ParityRecord,
     PolicySpec,
@@ -208,7 +207,7 @@ def _measure_parity(
     for role, error in windows.items():
         say(f"parity of {role} with steps: {error:.1e} of the largest values")
     portable: dict[str, float] = {}
-    if READ_ROLE in read_bundle(work).manifest.graphs:
+    if read_bundle(work).manifest.reads_in_place:
         portable["portable"] = check_portable(work, bar.part_tolerance, threads=config.threads)
         say(f"parity of the portable graphs with those that read in place: {portable['portable']:.1e}")
     record = replace(record, field_errors=errors.fields, part_errors={**errors.parts, **windows, **portable})

@@ -25,10 +25,11 @@ from roboalign.export.graph_part import (
 from roboalign.export.graphs import FlowGraph, PrefillGraph, StepGraph
 from roboalign.export.onnx_files import shorten_names, write_graph
 from roboalign.export.products import Products
-from roboalign.export.read_graphs import ActionRows, SeeGraph, write_read_graphs
+from roboalign.export.read_graphs import ActionRows, write_read_graphs
 from roboalign.export.rounding import QuantizedWeight
+from roboalign.export.see_graphs import look_part, write_hear
 from roboalign.export.weights import write_weights
-from roboalign.sdk.bundle import SEE_ROLE, GraphSpec, PolicySpec, TensorSpec
+from roboalign.sdk.bundle import LOOK_ROLE, GraphSpec, PolicySpec, TensorSpec
 from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.trainer.flow import FlowHead
 
@@ -79,8 +80,8 @@ def write_graphs(
     }
     make = graph_maker(str(model.config.model_type))
     layer = head.config.layer
-    see = {SEE_ROLE: _see_part(model, spec)} if reads_in_place else {}
-    parts = {**make(model, spec, layer), **see, "flow": _flow_part(head, spec)}
+    look = {LOOK_ROLE: look_part(model, spec, _pixels(spec))} if reads_in_place else {}
+    parts = {**make(model, spec, layer), **look, "flow": _flow_part(head, spec)}
     graphs: dict[str, GraphSpec] = {}
     used: set[str] = set()
     for role, part in parts.items():
@@ -95,6 +96,7 @@ def write_graphs(
         _shorten_names(path)
         used |= names
     if reads_in_place:
+        graphs |= write_hear(model, spec, folder, tables["model"])
         graphs |= write_read_graphs(model, spec, layer, folder, tables["model"], action_rows=action_rows)
     unused = [
         f"{s.file}:{name}" for t in tables.values() for name, s in t.items() if f"{s.file}:{s.offset}" not in used
@@ -150,16 +152,6 @@ def nano_parts(model: PreTrainedModel, spec: PolicySpec, layer: int) -> dict[str
         "prefill": GraphPart(module=prefill, weights="model", inputs=inputs, outputs=prefill_outputs(model, spec)),
         "step": step_part(StepGraph(model, layer), model, spec, has_position=False),
     }
-
-
-def _see_part(model: PreTrainedModel, spec: PolicySpec) -> GraphPart:
-    ids = _example_prompt(model, spec)
-    inputs = [(describe("input_ids", ids, "token ids, padded on the right"), ids), _pixels(spec)]
-    outputs = [
-        make_output("rows", (1, spec.max_prompt_tokens, spec.hidden_size), "what the decoder reads at each place"),
-        TensorSpec(name="places", shape=(2,), dtype="int64", unit="of the first and the last token of the picture"),
-    ]
-    return GraphPart(module=SeeGraph(model), weights="model", inputs=inputs, outputs=outputs)
 
 
 def _example_prompt(model: PreTrainedModel, spec: PolicySpec) -> torch.Tensor:

@@ -10,11 +10,17 @@ from roboalign.sdk.prompt import PromptFormat
 
 __all__ = [
     "EXTEND_ROLE",
+    "HEAR_ROLE",
     "IN_PLACE_ROLES",
+    "LOOK_ROLE",
+    "LOWER_CODES_ROLE",
+    "LOWER_ROLE",
     "READ_CODES_ROLE",
     "READ_ROLE",
     "SEE_ROLE",
     "SINCE_VERSION_2",
+    "UPPER_CODES_ROLE",
+    "UPPER_ROLE",
     "WRITE_ACTIONS_ROLE",
     "WRITE_ROLE",
     "FileRecord",
@@ -31,12 +37,21 @@ __all__ = [
 EXTEND_ROLE = "extend"
 """Role of graphs that read several tokens at once, followed by how many: in bundles before there was `read`."""
 
-SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE = "see", "read", "write", "write_actions"
-READ_CODES_ROLE = "read_codes"
-IN_PLACE_ROLES = (SEE_ROLE, READ_ROLE, READ_CODES_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE)
-"""Roles of the graphs that onnxruntime decodes with on a CPU, in bundles for that: the picture's tokens, any number of
-tokens read into a cache that is written in place, the same on codes as they are, scores of every token, and scores of
-action tokens alone."""
+HEAR_ROLE, LOOK_ROLE, SEE_ROLE = "hear", "look", "see"
+READ_ROLE, READ_CODES_ROLE = "read", "read_codes"
+LOWER_ROLE, LOWER_CODES_ROLE = "lower", "lower_codes"
+UPPER_ROLE, UPPER_CODES_ROLE = "upper", "upper_codes"
+WRITE_ROLE, WRITE_ACTIONS_ROLE = "write", "write_actions"
+IN_PLACE_ROLES = (
+    *(HEAR_ROLE, LOOK_ROLE, SEE_ROLE),
+    *(LOWER_ROLE, LOWER_CODES_ROLE, UPPER_ROLE, UPPER_CODES_ROLE, READ_ROLE, READ_CODES_ROLE),
+    *(WRITE_ROLE, WRITE_ACTIONS_ROLE),
+)
+"""Roles of the graphs that onnxruntime decodes with on a CPU, in bundles for that: what each word says to who looks at
+the picture, the picture's tokens, and both in one (in bundles before there was `hear`); the layers up to the one that
+the action head sees and those above it, with the scores of every token, for any number of tokens read into a cache that
+is written in place, the same on codes as they are, and all layers in one, their scores apart (before there was
+`lower`); scores of action tokens alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,8 +225,8 @@ class Manifest:
     policy: PolicySpec
     """How to act with it."""
     graphs: Mapping[str, GraphSpec]
-    """By role: `prefill`, `step`, `flow`; `vision` where it is apart; `see`, `read`, `write` and `write_actions` in
-    bundles for the CPU, where the first dimension that states more than one token is the most there may be."""
+    """By role: `prefill`, `step`, `flow`; `vision` where it is apart; `IN_PLACE_ROLES` in bundles for the CPU, where
+    the first dimension that states more than one token is the most there may be."""
     files: Mapping[str, FileRecord]
     """Every file except the manifest."""
     parity: ParityRecord | None = None
@@ -223,6 +238,11 @@ class Manifest:
     arithmetic: str = "float32"
     """What the graphs compute in; where it is `float16`, what that would spoil is float32 all the same. With `int8` and
     `fp8` the products of some layers are, and everything else is as with `float16`."""
+
+    @property
+    def reads_in_place(self) -> bool:
+        """Whether there are graphs that onnxruntime decodes with on a CPU."""
+        return LOWER_ROLE in self.graphs or READ_ROLE in self.graphs
 
 
 SINCE_VERSION_2: Mapping[type, frozenset[str]] = {

@@ -85,6 +85,7 @@ class Policy:
         _check_abilities(backend, actions)
         self._backend = backend
         self._actions = actions
+        self._is_flow = actions == "flow"
         self._thinking = resolve_thinking(think, thinking)
         self._think = self._thinking.mode != "off"
         self._thinking.check_budget(backend.spec.max_thought_tokens)
@@ -98,7 +99,7 @@ class Policy:
         self._vocabulary = Vocabulary(backend)
         self._thinker = Thinker(self._turn, self._thinking, backend.spec.max_thought_tokens, clock)
         self._guided_head: GuidedHead | None = None
-        self._aside = None if is_driven else Aside(self._thinker)
+        self._aside = None if is_driven else Aside(self._thinker, self._thinking.share)
 
     @classmethod
     def load(
@@ -222,7 +223,7 @@ class Policy:
         use: ThoughtUse | None = None
         try:
             given = words if thought_about is None else self._thought_about(thought_about)
-            turn.read(observation, think=self._think)
+            turn.read(observation, think=self._think, for_head=self._is_flow and not self._think)
             if self._think and given is not None:
                 turn.write_words(given)
             elif self._think:
@@ -241,16 +242,19 @@ class Policy:
             turn.lap("wait")
             thought, use = self._thinker.use(observation.instruction, self._clock())
             waits = self._thinking.waits_for_first and use.status in ("none", "instruction_changed")
+            wants = not waits and self._thinker.wants(observation.instruction)
+            # A thought that is written now, or goes on behind this prompt, needs all layers; the head does not.
+            for_head = self._is_flow and not waits and not (wants and thought is not None)
             try:
-                turn.read(observation, think=thought is not None or waits)
+                turn.read(observation, think=thought is not None or waits, for_head=for_head)
                 if thought is not None:
-                    turn.write_words(thought.words)
+                    turn.write_words(thought.words, for_head=self._is_flow)
                 elif waits:
                     use = self._thinker.write_now(turn, observation, seen_s=seen_s)
                 chunk = turn.chunk(self._actions_of(turn, observation, noise, committed), self._actions)
             except NoAnswerError as problem:
                 chunk = turn.hold(str(problem))
-            if not waits and self._thinker.wants(observation.instruction):
+            if wants:
                 # Without a thought the prompt was another one (`<quick>`), so the thinker has to read its own.
                 prompt = turn.give_prompt() if thought is not None else None
                 self._thinker.begin(observation, seen_s=seen_s, prompt=prompt)

@@ -2,8 +2,9 @@
 
 A thinker writes one thought after another, one pass of the model at a time, on a sequence of its own. It begins where
 an action has just read its prompt: that part of the sequence is handed over instead of being read again. In real time a
-thread makes the passes whenever nobody acts (`Aside`); an action waits for the pass that is being made, and each action
-leaves room for one, so neither starves the other. On a simulated clock whoever moves the clock makes the passes.
+thread makes the passes whenever nobody acts (`Aside`); an action waits for the pass that is being made. Where actions
+follow one another without pause, thoughts get their share of the time (`Thinking.share`), so neither starves the other.
+On a simulated clock whoever moves the clock makes the passes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -27,6 +29,10 @@ __all__ = ["THINKING_MODES", "Aside", "Thinker", "Thinking", "Thought", "resolve
 THINKING_MODES = ("off", "before_every_chunk", "beside")
 """`off` writes no thought; `before_every_chunk` acts when the thought is written; `beside` acts on the newest one that
 is finished."""
+
+
+_MOST_EARNED_S = 0.1
+"""Time that is kept for later, at most: thoughts that rested are not made up for at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +55,9 @@ class Thinking:
     """0 writes the best word each time, as in training of the head; above, words are drawn."""
     seed: int = 0
     """Of the words that are drawn; each thought of an episode has a stream of its own."""
+    share: float = 0.2
+    """Beside: of the time that the model works, the part that thoughts get while answers are asked for without pause.
+    Where the model would rest, it thinks."""
 
     def __post_init__(self) -> None:
         if self.mode not in THINKING_MODES:
@@ -61,6 +70,8 @@ class Thinking:
             raise ConfigError(f"Thinking.budget_tokens is {self.budget_tokens}, expected at least 1")
         if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
             raise ConfigError(f"Thinking.temperature is {self.temperature}, expected 0 or more")
+        if not 0.0 < self.share < 1.0:
+            raise ConfigError(f"Thinking.share is {self.share}, expected between 0 and 1")
         if self.seed < 0:
             raise ConfigError(f"Thinking.seed is {self.seed}, expected 0 or more")
 
@@ -222,11 +233,17 @@ class Thinker:
 
 
 class Aside:
-    """Lets a thread work while nobody acts. The thread lives as long as there is work, so an idle policy has none."""
+    """Lets a thread work while nobody acts. The thread lives as long as there is work, so an idle policy has none.
 
-    def __init__(self, thinker: Thinker) -> None:
-        """Stores the thinker; no thread yet."""
-        self._thinker = thinker
+    Actions that follow one another without pause leave it `share` of the time: each earns the thinker some, and the
+    passes that an action waits for spend it. An action begins at once while there is none left.
+    """
+
+    def __init__(self, thinker: Thinker, share: float, clock: Callable[[], float] = perf_counter) -> None:
+        """Stores the thinker, its share of the time, and a clock in seconds; no thread yet."""
+        self._thinker, self._clock = thinker, clock
+        self._earned_per_s = share / (1.0 - share)
+        self._earned_s = 0.0
         self._turn = threading.Condition()
         self._is_taken = False
         self._num_waiting = 0
@@ -244,13 +261,16 @@ class Aside:
             finally:
                 self._num_waiting -= 1
             self._is_taken = True
+        began_s = self._clock()
         try:
             yield
         finally:
             with self._turn:
                 self._is_taken = False
+                earned_s = self._earned_s + (self._clock() - began_s) * self._earned_per_s
+                self._earned_s = min(earned_s, _MOST_EARNED_S)
                 if self._thinker.is_busy and not self._is_closed:
-                    self._owes_pass = True
+                    self._owes_pass = self._earned_s > 0.0
                     self._start()
                 self._turn.notify_all()
 
@@ -270,10 +290,13 @@ class Aside:
 
     def _run(self) -> None:
         while self._take():
+            began_s = self._clock()
             try:
                 self._thinker.work()
             finally:
                 with self._turn:
+                    if self._owes_pass or self._num_waiting:
+                        self._earned_s -= self._clock() - began_s
                     self._is_taken = self._owes_pass = False
                     self._turn.notify_all()
 

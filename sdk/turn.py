@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from roboalign.sdk.backends import ActionScoreBackend, Backend, Decoding, InspectableBackend, WindowBackend
+from roboalign.sdk.backends import (
+    ActionScoreBackend,
+    Backend,
+    Decoding,
+    InspectableBackend,
+    SkimmingBackend,
+    WindowBackend,
+)
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.draft import Draft
 from roboalign.sdk.errors import BundleError, ConfigError, DataError, missing_extra
@@ -124,8 +131,8 @@ class Turn:
         self.written: tuple[int, ...] = ()
         """Words of the thought."""
 
-    def read(self, observation: Observation, *, think: bool) -> None:
-        """Reads the prompt and the picture."""
+    def read(self, observation: Observation, *, think: bool, for_head: bool = False) -> None:
+        """Reads the prompt and the picture; `for_head` alone where that is less, and nothing is written behind it."""
         name = self._spec.camera_names[0]
         if name not in observation.images:
             has = ", ".join(sorted(observation.images)) or "none"
@@ -142,7 +149,11 @@ class Turn:
                 f"the instruction makes a prompt of {len(ids)} tokens, at most {self._spec.max_prompt_tokens} fit; "
                 "say it shorter"
             )
-        self.resume(self._backend.prefill(ids, prompt.pixel_values(observation.images[name])))
+        backend, pixels = self._backend, prompt.pixel_values(observation.images[name])
+        if for_head and isinstance(backend, SkimmingBackend):
+            self.resume(backend.skim_prompt(ids, pixels))
+        else:
+            self.resume(backend.prefill(ids, pixels))
         self.lap("vision_prompt")
 
     def resume(self, decoding: Decoding) -> None:
@@ -196,11 +207,20 @@ class Turn:
         if self._hear is not None:
             self._hear(self.thought or "")
 
-    def write_words(self, given: Sequence[int]) -> None:
-        """Writes `<think> ... </think>` with the words that are given, in as few passes as the backend has."""
+    def write_words(self, given: Sequence[int], *, for_head: bool = False) -> None:
+        """Writes `<think> ... </think>` with the words that are given, in as few passes as the backend has.
+
+        Args:
+            given: ids of the words.
+            for_head: nothing but the action head sees them.
+        """
         opening, closing = self._words.think_open, self._words.think_close
         words = list(given[: given.index(closing)] if closing in given else given)
         marked = [opening, *words, closing]
+        if for_head and isinstance(self._backend, SkimmingBackend):
+            self._skim(self._backend, marked)
+            self._keep_thought(words)
+            return
         size = max(self._windows, default=1)
         for start in range(0, len(marked), size):
             run = marked[start : start + size]
@@ -247,6 +267,13 @@ class Turn:
         logits = cast(WindowBackend, self._backend).extend(self._decoding, run)
         self._tokens += run
         return logits
+
+    def _skim(self, backend: SkimmingBackend, run: Sequence[int]) -> None:
+        assert self._decoding is not None
+        if self._room() < len(run):
+            raise self._too_long()
+        backend.skim(self._decoding, run)
+        self._tokens += run
 
     def write_actions(self) -> FloatArray:
         """Writes `<answer><ACTION_START>...<ACTION_END>` and returns the actions that it spells."""

@@ -9,7 +9,7 @@ from roboalign.drivers.setup.checks import Check
 from roboalign.drivers.setup.machine import Machine
 from roboalign.sdk.backends import backend_names, choose_backend, find_backend
 from roboalign.sdk.board import detect_board
-from roboalign.sdk.bundle import READ_ROLE, Bundle
+from roboalign.sdk.bundle import Bundle
 from roboalign.sdk.engines import find_engines
 from roboalign.sdk.errors import BackendError, ConfigError, RoboalignError, unknown_name
 
@@ -46,7 +46,7 @@ def check_backend(bundle: Bundle, wanted: str, machine: Machine) -> Check:
         remedy = "install what it names, or choose another one: --backend cpu"
         return Check.failed(_NAME, f"{name} was asked for and is not active: {err}", remedy)
     found = f"{name}, as asked" if wanted != "auto" else f"{name}, which is what auto means here"
-    if name in ("cpu", "onnx") and READ_ROLE not in bundle.manifest.graphs and bundle.manifest.target == "cpu":
+    if name in ("cpu", "onnx") and not bundle.manifest.reads_in_place and bundle.manifest.target == "cpu":
         return Check.warning(
             _NAME,
             f"{found}; its graphs are the portable ones, which copy their cache at every token",

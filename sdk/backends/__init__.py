@@ -25,6 +25,7 @@ __all__ = [
     "Decoding",
     "InspectableBackend",
     "RememberingBackend",
+    "SkimmingBackend",
     "WindowBackend",
     "backend_names",
     "choose_backend",
@@ -115,6 +116,17 @@ class ActionScoreBackend(Protocol):
 
     def step_action(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token; `logits` are then float32[num_action_scores], those of the action tokens in order."""
+
+
+@runtime_checkable
+class SkimmingBackend(Protocol):
+    """A backend that reads what only the action head will see as far as that needs it, and scores nothing."""
+
+    def skim_prompt(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
+        """Reads a prompt and a picture for `flow`; nothing can be written behind it."""
+
+    def skim(self, decoding: Decoding, token_ids: Sequence[int]) -> None:
+        """Reads any number of tokens for `flow`; nothing can be written behind them until they are taken back."""
 
 
 @runtime_checkable

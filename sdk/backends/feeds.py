@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 
 from roboalign.sdk.bundle import (
     EXTEND_ROLE,
+    HEAR_ROLE,
+    LOOK_ROLE,
+    LOWER_CODES_ROLE,
+    LOWER_ROLE,
     READ_CODES_ROLE,
     READ_ROLE,
     SEE_ROLE,
+    UPPER_CODES_ROLE,
+    UPPER_ROLE,
     WRITE_ACTIONS_ROLE,
     WRITE_ROLE,
     Bundle,
@@ -84,7 +90,7 @@ def check_interfaces(bundle: Bundle) -> None:
         needed.append("vision")
     graphs = bundle.manifest.graphs
     extended = ({"tokens", "length", "kv"}, {"logits", "hidden", "kv_new"})
-    expected |= _in_place_interfaces(graphs.get(READ_ROLE))
+    expected |= _in_place_interfaces(graphs)
     expected |= {role: extended for role in graphs if role.startswith(EXTEND_ROLE) and not has_patches}
     for role, spec in graphs.items():
         found = tuple({tensor.name for tensor in side} for side in (spec.inputs, spec.outputs))
@@ -101,19 +107,33 @@ def check_interfaces(bundle: Bundle) -> None:
             )
 
 
-def _in_place_interfaces(read: GraphSpec | None) -> dict[str, tuple[set[str], set[str]]]:
+def _in_place_interfaces(graphs: Mapping[str, GraphSpec]) -> dict[str, tuple[set[str], set[str]]]:
     """Names of what goes in and comes out of the graphs that read in place: a key and a value for each layer."""
-    num_layers = 0 if read is None else sum(tensor.name.startswith("key_") for tensor in read.inputs)
-    rows = {f"{part}_{index}" for part in ("key", "value") for index in range(num_layers)}
+    num_lower, num_upper = (_num_layers(graphs.get(role)) for role in (LOWER_ROLE, UPPER_ROLE))
+    read = _reading(range(_num_layers(graphs.get(READ_ROLE))), {"tokens", "given", "is_given"}, {"last", "hidden"})
+    lower = _reading(range(num_lower), {"tokens", "given", "is_given"}, {"hidden"})
+    upper = _reading(range(num_lower, num_lower + num_upper), {"hidden", "first_scored"}, {"last", "logits"})
     head = ({"last"}, {"logits"})
-    reading = (
-        {"tokens", "given", "is_given", "last_place", "length", *rows},
-        {"last", "hidden", *(f"{name}_out" for name in rows)},
-    )
     return {
+        HEAR_ROLE: ({"tokens"}, {"heard"}),
+        LOOK_ROLE: ({"pixel_values", "summary"}, {"rows"}),
         SEE_ROLE: ({"input_ids", "pixel_values"}, {"rows", "places"}),
-        READ_ROLE: reading,
-        READ_CODES_ROLE: reading,
+        LOWER_ROLE: lower,
+        LOWER_CODES_ROLE: lower,
+        UPPER_ROLE: upper,
+        UPPER_CODES_ROLE: upper,
+        READ_ROLE: read,
+        READ_CODES_ROLE: read,
         WRITE_ROLE: head,
         WRITE_ACTIONS_ROLE: head,
     }
+
+
+def _num_layers(graph: GraphSpec | None) -> int:
+    return 0 if graph is None else sum(tensor.name.startswith("key_") for tensor in graph.inputs)
+
+
+def _reading(layers: range, inputs: set[str], outputs: set[str]) -> tuple[set[str], set[str]]:
+    rows = {f"{part}_{index}" for part in ("key", "value") for index in layers}
+    places = {"last_place", "length"} if layers else set()
+    return inputs | places | rows, outputs | {f"{name}_out" for name in rows}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +20,15 @@ from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.backends.onnx_graph import OnnxGraph
+from roboalign.sdk.backends.sequence import Lent, ReadPrompt, SequenceArrays, SequenceSizes, arrays_of
+from roboalign.sdk.backends.sight import SIGHT_ROLES, ClosedSight, Sight, make_sight
 from roboalign.sdk.bundle import (
+    LOWER_CODES_ROLE,
+    LOWER_ROLE,
     READ_CODES_ROLE,
     READ_ROLE,
-    SEE_ROLE,
+    UPPER_CODES_ROLE,
+    UPPER_ROLE,
     WRITE_ACTIONS_ROLE,
     WRITE_ROLE,
     Bundle,
@@ -42,6 +46,9 @@ costs as much as 12 to 15 tokens in it do, so that a smaller one saves nothing w
 
 CODE_WINDOWS = (8, 24)
 """The same where codes are multiplied: there a pass costs as much as 3 to 5 tokens do."""
+
+_CODES_ROLES = {LOWER_ROLE: LOWER_CODES_ROLE, UPPER_ROLE: UPPER_CODES_ROLE}
+_NO_SCORES: FloatArray = np.zeros(0, np.float32)
 
 _BITS = {"int8": 8, "int4": 4}
 _CACHE_BYTES = 16 * 2**20
@@ -71,7 +78,7 @@ class InPlaceBackend:
         """Opens the graphs that decode.
 
         Args:
-            bundle: with the roles `see`, `read` and `write`.
+            bundle: with graphs that read in place, and those to see with.
             threads: CPU threads.
             on_codes: multiply codes as they are, and round activations to 8 bits for that; None decides by
                 `prefers_codes`.
@@ -80,16 +87,20 @@ class InPlaceBackend:
         self.on_codes = prefers_codes(bundle) if on_codes is None else on_codes
         self.windows = CODE_WINDOWS if self.on_codes else WINDOWS
         specs = bundle.manifest.graphs
-        roles = {role: role for role in (SEE_ROLE, READ_ROLE, WRITE_ROLE, WRITE_ACTIONS_ROLE, "flow") if role in specs}
-        if self.on_codes and READ_CODES_ROLE in specs:
-            roles[READ_ROLE] = READ_CODES_ROLE
-        # Bundles before there was `read_codes` have onnxruntime make its products on codes out of `read`.
+        self._is_split = LOWER_ROLE in specs
+        reading = _CODES_ROLES if self._is_split else {READ_ROLE: READ_CODES_ROLE}
+        used = (*SIGHT_ROLES, *reading, WRITE_ROLE, WRITE_ACTIONS_ROLE, "flow")
+        roles = {role: role for role in used if role in specs}
+        if self.on_codes:
+            roles |= {role: codes for role, codes in reading.items() if codes in specs}
+        # Of bundles without a graph on codes, onnxruntime makes its products on codes out of the other one.
         self._graphs = {
-            role: OnnxGraph(bundle, specs[name], threads, on_codes=self.on_codes and name == READ_ROLE)
+            role: OnnxGraph(bundle, specs[name], threads, on_codes=self.on_codes and name in reading)
             for role, name in roles.items()
         }
-        self._arrays: list[_Arrays] = []
-        self._kept: _Prompt | None = None
+        self._sight: Sight = make_sight(self._graphs, self.spec)
+        self._arrays: list[SequenceArrays] = []
+        self._kept: ReadPrompt | None = None
 
     @classmethod
     def open(cls, path: Path, *, threads: int = 1) -> InPlaceBackend:
@@ -114,46 +125,27 @@ class InPlaceBackend:
 
     def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
         """Reads a prompt and a picture, as far as the prompt before was not the same."""
-        ids = np.asarray(prompt_ids, np.int64)
-        kept = self._kept
-        shared = 0 if kept is None else kept.shared_with(ids, pixel_values)
-        arrays = self._borrow(shared)
-        count = len(ids) - shared
-        if kept is not None and shared > kept.first_image and kept.last_image < shared:
-            arrays.is_given[:, :count] = False
-            first, last = kept.first_image, kept.last_image
-        else:
-            padded = np.zeros((1, self.spec.max_prompt_tokens), np.int64)
-            padded[0, : len(ids)] = ids
-            rows, places = self._graph(SEE_ROLE).run({"input_ids": padded, "pixel_values": pixel_values[None]})
-            arrays.given[0, :count] = rows[0, shared : len(ids)]
-            arrays.is_given[:, :count] = True
-            first, last = int(places[0]), int(places[1])
-        sequence = _Sequence(arrays)
-        decoding = Decoding(logits=arrays.logits[0, 0], length=shared, cache=sequence)
-        self._read(decoding, ids[shared:])
-        arrays.last[0, 0] = arrays.last[0, count - 1]
-        arrays.is_given[:, :count] = False
-        arrays.run((WRITE_ROLE, 1), self._bind_write)
-        self._kept = _Prompt(ids=ids, pixels=pixel_values.copy(), first_image=first, last_image=last, arrays=arrays)
-        arrays.is_lent = True
-        weakref.finalize(sequence, _give_back, arrays).atexit = False
-        return decoding
+        return self._prompt(prompt_ids, pixel_values, skims=False)
+
+    def skim_prompt(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
+        """Reads a prompt and a picture as far as `flow` needs it; there are no scores."""
+        return self._prompt(prompt_ids, pixel_values, skims=True)
 
     def forget(self) -> None:
         """Reads the next prompt whole, whatever the last one was."""
         self._kept = None
+        self._sight.forget()
 
     def step(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token."""
-        arrays = self._step(decoding, token_id)
-        arrays.run((WRITE_ROLE, 1), self._bind_write)
-        decoding.logits = arrays.logits[0, 0]
+        self._read(decoding, token_id, 1, num_scored=1)
+        decoding.logits = arrays_of(decoding).logits[0, 0]
 
     def step_action(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token; `logits` are those of the action tokens alone, in their order."""
-        arrays = self._step(decoding, token_id)
-        arrays.run((WRITE_ACTIONS_ROLE, 1), self._bind_write_actions)
+        self._read(decoding, token_id, 1, num_scored=0)
+        arrays = arrays_of(decoding)
+        arrays.run(WRITE_ACTIONS_ROLE, 1, 1, self._bind)
         decoding.logits = arrays.action_logits[0, 0]
 
     def extend(self, decoding: Decoding, token_ids: Sequence[int]) -> FloatArray:
@@ -161,11 +153,18 @@ class InPlaceBackend:
         count = len(token_ids)
         if not 0 < count <= WINDOWS[-1]:
             raise BackendError(f"{count} tokens cannot be read at once, expected 1 to {WINDOWS[-1]}")
-        self._read(decoding, np.asarray(token_ids, np.int64))
-        arrays = _arrays_of(decoding)
-        arrays.run((WRITE_ROLE, count), self._bind_write)
-        decoding.logits = arrays.logits[0, count - 1]
-        return arrays.logits[0, :count]
+        self._read(decoding, np.asarray(token_ids, np.int64), count, num_scored=count)
+        rows = arrays_of(decoding).logits[0, :count]
+        decoding.logits = rows[-1]
+        return rows
+
+    def skim(self, decoding: Decoding, token_ids: Sequence[int]) -> None:
+        """Reads any number of tokens as far as `flow` needs them; there are no scores."""
+        ids, most = np.asarray(token_ids, np.int64), self.spec.max_prompt_tokens
+        for start in range(0, len(ids), most):
+            part = ids[start : start + most]
+            self._read(decoding, part, len(part), num_scored=0, skims=True)
+        decoding.logits = _NO_SCORES
 
     def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
         """Forgets what was read beyond `length`; it is overwritten, and looked at by nothing until then."""
@@ -175,7 +174,7 @@ class InPlaceBackend:
     def flow(self, decoding: Decoding, state: FloatArray, noise: FloatArray) -> FloatArray:
         """Returns actions from the sequence read so far."""
         feed: dict[str, NDArray[np.generic]] = {
-            "hidden": _arrays_of(decoding).hidden[None],
+            "hidden": arrays_of(decoding).hidden[None],
             "length": np.array([decoding.length], np.int64),
             "state": state[None],
             "noise": noise[None],
@@ -185,31 +184,88 @@ class InPlaceBackend:
 
     def inspect(self, decoding: Decoding) -> Mapping[str, FloatArray]:
         """Returns hidden states, keys and values of what was read so far."""
-        arrays, length = _arrays_of(decoding), decoding.length
+        arrays, length = arrays_of(decoding), decoding.length
         return {"hidden": arrays.hidden[:length].copy(), "kv": arrays.kv[:, :, :length].copy()}
 
     def close(self) -> None:
         """Frees the sessions and all arrays."""
         self._graphs, self._arrays, self._kept = {}, [], None
+        self._sight = ClosedSight(self._bundle.path)
 
-    def _step(self, decoding: Decoding, token_id: int) -> _Arrays:
-        arrays, place = _arrays_of(decoding), decoding.length
-        self._check_room(place, 1)
-        arrays.tokens[0, 0] = token_id
-        arrays.place(place, 1)
-        arrays.run((READ_ROLE, 1), self._bind_read)
-        arrays.hidden[place] = arrays.tapped[0, 0]
-        decoding.length = place + 1
-        return arrays
+    def _prompt(self, prompt_ids: Sequence[int], pixel_values: FloatArray, *, skims: bool) -> Decoding:
+        ids = np.asarray(prompt_ids, np.int64)
+        kept = self._kept
+        shared = 0 if kept is None else kept.shared_with(ids, pixel_values)
+        num_whole = 0 if kept is None else min(shared, kept.num_whole)
+        if not skims:
+            shared = num_whole
+        arrays = self._borrow(shared)
+        count = len(ids) - shared
+        arrays.is_given[:, :count] = False
+        if kept is not None and kept.last_image < shared:
+            first, last = kept.first_image, kept.last_image
+        else:
+            first, rows = self._sight.see(ids, pixel_values)
+            last = first + len(rows) - 1
+            begin = max(first, shared)
+            arrays.given[0, begin - shared : last + 1 - shared] = rows[begin - first :]
+            arrays.is_given[0, begin - shared : last + 1 - shared] = True
+        sequence = Lent(arrays, num_whole)
+        decoding = Decoding(logits=_NO_SCORES, length=shared, cache=sequence)
+        self._read(decoding, ids[shared:], count, num_scored=0 if skims else 1, skims=skims)
+        if not skims:
+            decoding.logits = arrays.logits[0, 0]
+        arrays.is_given[:, :count] = False
+        self._kept = ReadPrompt(
+            ids=ids,
+            pixels=pixel_values.copy(),
+            first_image=first,
+            last_image=last,
+            num_whole=sequence.num_whole,
+            arrays=arrays,
+        )
+        arrays.is_lent = True
+        weakref.finalize(sequence, _give_back, arrays).atexit = False
+        return decoding
 
-    def _read(self, decoding: Decoding, ids: NDArray[np.int64]) -> None:
-        arrays, start, count = _arrays_of(decoding), decoding.length, len(ids)
+    def _read(
+        self,
+        decoding: Decoding,
+        ids: NDArray[np.int64] | int,
+        count: int,
+        *,
+        num_scored: int,
+        skims: bool = False,
+    ) -> None:
+        """Reads tokens; the scores of what follows the last of them come first in `logits`."""
+        sequence, start = cast(Lent, decoding.cache), decoding.length
+        arrays = sequence.arrays
         self._check_room(start, count)
         arrays.tokens[0, :count] = ids
         arrays.place(start, count)
-        arrays.run((READ_ROLE, count), self._bind_read)
+        if not self._is_split:
+            self._read_whole(arrays, count, num_scored)
+        else:
+            arrays.run(LOWER_ROLE, count, 0, self._bind)
+            if not skims:
+                if sequence.num_whole < start:
+                    raise BackendError(
+                        f"the tokens from place {sequence.num_whole} on were read for the action head alone, so "
+                        "nothing can be written behind them; read the prompt with prefill"
+                    )
+                arrays.run(UPPER_ROLE, count, num_scored, self._bind)
         arrays.hidden[start : start + count] = arrays.tapped[0, :count]
+        is_whole = not skims or not self._is_split
+        sequence.num_whole = start + count if is_whole else min(sequence.num_whole, start)
         decoding.length = start + count
+
+    def _read_whole(self, arrays: SequenceArrays, count: int, num_scored: int) -> None:
+        """Reads with the graphs of a bundle before there was `lower`."""
+        arrays.run(READ_ROLE, count, 0, self._bind)
+        if num_scored:
+            if num_scored < count:
+                arrays.last[0, :num_scored] = arrays.last[0, count - num_scored : count]
+            arrays.run(WRITE_ROLE, num_scored, num_scored, self._bind)
 
     def _check_room(self, length: int, count: int) -> None:
         if length + count > self.spec.max_tokens:
@@ -218,30 +274,48 @@ class InPlaceBackend:
                 f"{self.spec.max_tokens}"
             )
 
-    def _borrow(self, shared: int) -> _Arrays:
+    def _borrow(self, shared: int) -> SequenceArrays:
         """Returns arrays that nobody holds, which begin with the rows that are shared with the last prompt."""
         kept = None if self._kept is None else self._kept.arrays
         if kept is not None and not kept.is_lent:
             return kept
         free = next((arrays for arrays in self._arrays if not arrays.is_lent), None)
         if free is None:
-            free = _Arrays(self.spec, self._graph(READ_ROLE), self._graph(WRITE_ROLE), self.num_action_scores)
+            free = SequenceArrays(self._sizes())
             self._arrays.append(free)
         if kept is not None and shared:
             free.kv[:, :, :shared] = kept.kv[:, :, :shared]
             free.hidden[:shared] = kept.hidden[:shared]
         return free
 
-    def _bind_read(self, arrays: _Arrays, count: int) -> Callable[[], None]:
-        return self._graph(READ_ROLE).bind(*arrays.read_tensors(count))
-
-    def _bind_write(self, arrays: _Arrays, count: int) -> Callable[[], None]:
-        return self._graph(WRITE_ROLE).bind({"last": arrays.last[:, :count]}, {"logits": arrays.logits[:, :count]})
-
-    def _bind_write_actions(self, arrays: _Arrays, count: int) -> Callable[[], None]:
-        return self._graph(WRITE_ACTIONS_ROLE).bind(
-            {"last": arrays.last[:, :count]}, {"logits": arrays.action_logits[:, :count]}
+    def _sizes(self) -> SequenceSizes:
+        reading = (LOWER_ROLE, UPPER_ROLE) if self._is_split else (READ_ROLE,)
+        tensors = [tensor for role in reading for tensor in self._graph(role).spec.inputs]
+        rows = [tensor.shape for tensor in tensors if tensor.name.startswith(("key_", "value_"))]
+        scores = self._graph(UPPER_ROLE if self._is_split else WRITE_ROLE).spec.outputs
+        return SequenceSizes(
+            cache=(len(rows), *rows[0][1:]),
+            prompt_tokens=self.spec.max_prompt_tokens,
+            scored_tokens=WINDOWS[-1],
+            hidden=self.spec.hidden_size,
+            vocab=next(tensor.shape[-1] for tensor in scores if tensor.name == "logits"),
+            action_scores=self.num_action_scores,
         )
+
+    def _bind(self, arrays: SequenceArrays, role: str, count: int, num_scored: int) -> Callable[[], None]:
+        graph = self._graph(role)
+        tensors: dict[str, NDArray[np.generic]] = {
+            **arrays.reading(count),
+            "hidden": arrays.tapped[:, :count],
+            "last": arrays.last[:, :count],
+            "logits": arrays.logits[:, :num_scored],
+            "first_scored": arrays.first_scored[count - num_scored :][:1],
+            **arrays.cache(),
+        }
+        if role == WRITE_ACTIONS_ROLE:
+            tensors["logits"] = arrays.action_logits
+        inputs, outputs = ({t.name: tensors[t.name] for t in side} for side in (graph.spec.inputs, graph.spec.outputs))
+        return graph.bind(inputs, outputs)
 
     def _graph(self, role: str) -> OnnxGraph:
         graph = self._graphs.get(role)
@@ -251,90 +325,5 @@ class InPlaceBackend:
         return graph
 
 
-class _Arrays:
-    """Everything that one sequence is read into, made once."""
-
-    def __init__(self, spec: PolicySpec, read: OnnxGraph, write: OnnxGraph, num_action_scores: int) -> None:
-        most, width = spec.max_prompt_tokens, spec.hidden_size
-        rows = [tensor.shape for tensor in read.spec.inputs if tensor.name.startswith(("key_", "value_"))]
-        vocab = write.spec.outputs[0].shape[-1]
-        self.kv: FloatArray = np.zeros((len(rows), *rows[0][1:]), np.float32)
-        self.hidden: FloatArray = np.zeros((spec.max_tokens, width), np.float32)
-        self.tokens = np.zeros((1, most), np.int64)
-        self.given: FloatArray = np.zeros((1, most, width), np.float32)
-        self.is_given = np.zeros((1, most, 1), np.bool_)
-        self.last: FloatArray = np.zeros((1, most, width), np.float32)
-        self.tapped: FloatArray = np.zeros((1, most, width), np.float32)
-        self.logits: FloatArray = np.zeros((1, WINDOWS[-1], vocab), np.float32)
-        self.action_logits: FloatArray = np.zeros((1, 1, num_action_scores), np.float32)
-        self.is_lent = False
-        self._last_place = np.zeros(1, np.int32)
-        self._length = np.zeros(1, np.int32)
-        self._runs: dict[tuple[str, int], Callable[[], None]] = {}
-
-    def place(self, start: int, count: int) -> None:
-        """Says where the next tokens lie."""
-        self._last_place[0] = start + count - 1
-        self._length[0] = start + count
-
-    def run(self, key: tuple[str, int], bind: Callable[[_Arrays, int], Callable[[], None]]) -> None:
-        """Runs a role's graph on so many tokens."""
-        run = self._runs.get(key)
-        if run is None:
-            run = self._runs[key] = bind(self, key[1])
-        run()
-
-    def read_tensors(self, count: int) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]:
-        """Returns inputs and outputs of `read` for so many tokens; keys and values are both."""
-        cache: dict[str, NDArray[np.generic]] = {}
-        for index in range(len(self.kv) // 2):
-            cache[f"key_{index}"] = self.kv[2 * index][None]
-            cache[f"value_{index}"] = self.kv[2 * index + 1][None]
-        inputs: dict[str, NDArray[np.generic]] = {
-            "tokens": self.tokens[:, :count],
-            "given": self.given[:, :count],
-            "is_given": self.is_given[:, :count],
-            "last_place": self._last_place,
-            "length": self._length,
-        }
-        outputs: dict[str, NDArray[np.generic]] = {"last": self.last[:, :count], "hidden": self.tapped[:, :count]}
-        return inputs | cache, outputs | {f"{name}_out": rows for name, rows in cache.items()}
-
-
-class _Sequence:
-    """Who holds it has the arrays to itself."""
-
-    def __init__(self, arrays: _Arrays) -> None:
-        self.arrays = arrays
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Prompt:
-    """The prompt that was read last."""
-
-    ids: NDArray[np.int64]
-    """Its tokens."""
-    pixels: FloatArray
-    """Its picture."""
-    first_image: int
-    """Place of the first token that the picture takes."""
-    last_image: int
-    """Place of the last one."""
-    arrays: _Arrays
-    """What it left; its rows stay as they are, whatever is read behind them."""
-
-    def shared_with(self, ids: NDArray[np.int64], pixels: FloatArray) -> int:
-        """Returns how many tokens at the start of another prompt are the same and see the same; never all of them."""
-        most = min(len(ids) - 1, len(self.ids))
-        differ = np.flatnonzero(self.ids[:most] != ids[:most])
-        shared = int(differ[0]) if len(differ) else most
-        is_same_picture = shared > self.first_image and np.array_equal(self.pixels, pixels)
-        return shared if is_same_picture else min(shared, self.first_image)
-
-
-def _arrays_of(decoding: Decoding) -> _Arrays:
-    return cast(_Sequence, decoding.cache).arrays
-
-
-def _give_back(arrays: _Arrays) -> None:
+def _give_back(arrays: SequenceArrays) -> None:
     arrays.is_lent = False

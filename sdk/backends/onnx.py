@@ -28,7 +28,6 @@ from roboalign.sdk.backends.onnx_graph import CPU_PROVIDERS, OnnxGraph
 from roboalign.sdk.bundle import (
     EXTEND_ROLE,
     IN_PLACE_ROLES,
-    READ_ROLE,
     Bundle,
     GraphSpec,
     PolicySpec,
@@ -83,7 +82,7 @@ class OnnxBackend:
     def open(cls, path: Path, *, threads: int = 1) -> OnnxBackend | InPlaceBackend:
         """Verifies and loads the bundle in a folder, in place where it can be."""
         bundle = read_bundle(path)
-        if cls.providers == CPU_PROVIDERS and READ_ROLE in bundle.manifest.graphs:
+        if cls.providers == CPU_PROVIDERS and bundle.manifest.reads_in_place:
             check_interfaces(bundle)
             return InPlaceBackend(bundle, threads=threads)
         return cls(bundle, threads=threads)

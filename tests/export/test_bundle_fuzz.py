@@ -19,7 +19,16 @@ from roboalign.sdk.bundle_check import sealed_text
 from roboalign.sdk.errors import RoboalignError
 from roboalign.sdk.policy import Policy
 
-GRAPHS = ("prefill.onnx", "step.onnx", "see.onnx", "read.onnx", "write.onnx", "write_actions.onnx", "flow.onnx")
+GRAPHS = (
+    "prefill.onnx",
+    "step.onnx",
+    "hear.onnx",
+    "look.onnx",
+    "lower.onnx",
+    "upper.onnx",
+    "write_actions.onnx",
+    "flow.onnx",
+)
 WEIGHTS = ("model.safetensors", "head.safetensors", "parity.safetensors")
 
 

@@ -67,7 +67,7 @@ def test_the_manifest_states_what_a_robot_needs(bundle):
     manifest = read_bundle(bundle).manifest
     assert (manifest.target, manifest.built, manifest.precision, manifest.next_command) == ("cpu", True, "fp16", "")
     assert manifest.policy.max_thought_tokens == 12
-    assert set(manifest.graphs) == {"prefill", "step", "flow", "see", "read", "write", "write_actions"}
+    assert set(manifest.graphs) == {"prefill", "step", "flow", "hear", "look", "lower", "upper", "write_actions"}
     state = next(tensor for tensor in manifest.graphs["flow"].inputs if tensor.name == "state")
     assert (state.shape, state.fields) == ((1, 5), manifest.policy.state_names)
     assert set(manifest.files) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
@@ -99,6 +99,7 @@ def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundl
 
     def late(self, decoding, ids):
         decoding.length += 1
+        decoding.cache.num_whole += 1
         rows = extend(self, decoding, ids)
         decoding.length -= 1
         return rows
@@ -110,7 +111,7 @@ def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundl
 
 def test_portable_graphs_say_the_same_or_the_export_stops(bundle, monkeypatch):
     error = check_portable(bundle, 1e-4)
-    assert 0.0 < error < 1e-5
+    assert 0.0 < error < 5e-5
     assert read_bundle(bundle).manifest.parity.part_errors["portable"] == error
     step = InPlaceBackend.step
     monkeypatch.setattr(InPlaceBackend, "step", lambda self, decoding, token: step(self, decoding, token + 1))
@@ -138,7 +139,7 @@ def test_every_weight_is_stored_once_and_all_graphs_point_at_it(bundle):
     stored = {name: load_file(bundle / name) for name in ("model.safetensors", "head.safetensors")}
     assert len(places) == sum(map(len, stored.values()))
     own = {path.name for path in bundle.glob("*.onnx")} - {f"{role}.onnx" for role in ("prefill", "step", "flow")}
-    assert own == {"see.onnx", "read.onnx", "write.onnx", "write_actions.onnx"}
+    assert own == {"hear.onnx", "look.onnx", "lower.onnx", "upper.onnx", "write_actions.onnx"}
     assert max((bundle / name).stat().st_size for name in own) < 65536
     assert all(array.dtype == np.float16 for arrays in stored.values() for array in arrays.values())
 
@@ -147,7 +148,7 @@ def test_graphs_use_plain_operators_and_name_no_path_of_this_machine(bundle):
     """What runs on a CPU alone may take onnxruntime's own operators."""
     for path in bundle.glob("*.onnx"):
         model = onnx.load(path, load_external_data=False)
-        own = [("com.microsoft", 1)] if path.stem in ("read", "write", "write_actions") else []
+        own = [("com.microsoft", 1)] if path.stem in ("hear", "lower", "upper", "write_actions") else []
         assert [(o.domain, o.version) for o in model.opset_import] == [("", 20), *own]
         assert not {"ScatterND", "ScatterElements", "If", "Loop", "NonZero"} & {n.op_type for n in model.graph.node}
         assert str(Path.home()).encode() not in path.read_bytes()
@@ -176,7 +177,7 @@ def test_weights_of_few_bits_pass_the_same_parity(run, bundle, observations, tmp
     graphs = {path.stem: onnx.load(path, load_external_data=False).graph for path in out.glob("*.onnx")}
     nodes = [node for graph in graphs.values() for node in graph.node]
     decoders = [node for node in nodes if node.op_type == "DequantizeLinear"]
-    portable = [node for role in ("prefill", "step", "flow", "see") for node in graphs[role].node]
+    portable = [node for role in ("prefill", "step", "flow", "look") for node in graphs[role].node]
     assert {node.domain for node in portable} <= {"", "ai.onnx"}
     assert len(decoders) > 20
     used = {name for node in nodes for name in node.input}

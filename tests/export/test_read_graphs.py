@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from roboalign.bench.models import bench_model, make_prompt
 from roboalign.sdk.backends.in_place import CODE_WINDOWS, WINDOWS, InPlaceBackend
-from roboalign.sdk.bundle import READ_CODES_ROLE, Bundle, read_bundle
+from roboalign.sdk.bundle import Bundle, read_bundle
 from roboalign.sdk.quantized import read_weights
 from roboalign.sdk.types import FloatArray
 
@@ -27,8 +27,9 @@ def coded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def loaded(coded: Path, tmp_path: Path) -> onnx.ModelProto:
-    return in_memory(coded / "read_codes.onnx", tmp_path)
+def loaded(coded: Path, tmp_path: Path) -> list[onnx.GraphProto]:
+    """Both graphs that read, a layer each."""
+    return [in_memory(coded / f"{part}_codes.onnx", tmp_path).graph for part in ("lower", "upper")]
 
 
 def in_memory(graph: Path, folder: Path) -> onnx.ModelProto:
@@ -41,7 +42,7 @@ def in_memory(graph: Path, folder: Path) -> onnx.ModelProto:
 
 
 def without_codes_graph(bundle: Bundle) -> Bundle:
-    graphs = {role: spec for role, spec in bundle.manifest.graphs.items() if role != READ_CODES_ROLE}
+    graphs = {role: spec for role, spec in bundle.manifest.graphs.items() if not role.endswith("_codes")}
     return replace(bundle, manifest=replace(bundle.manifest, graphs=graphs))
 
 
@@ -70,8 +71,10 @@ def decoded(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDA
 def test_the_weights_on_codes_are_those_of_the_file_side_by_side(coded, loaded) -> None:
     weights = read_weights(coded / "model.safetensors")
     assert weights is not None
-    constants = {tensor.name: tensor for tensor in loaded.graph.initializer}
-    products = [decoded(node, constants) for node in loaded.graph.node if node.op_type == "MatMulNBits"]
+    products = []
+    for graph in loaded:
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        products += [decoded(node, constants) for node in graph.node if node.op_type == "MatMulNBits"]
     parts = [("self_attn.q", "self_attn.k", "self_attn.v"), ("self_attn.o",), ("mlp.gate", "mlp.up"), ("mlp.down",)]
     assert len(products) == 2 * len(parts)
     for index, product in enumerate(products):
@@ -80,8 +83,9 @@ def test_the_weights_on_codes_are_those_of_the_file_side_by_side(coded, loaded) 
 
 
 def test_nothing_but_the_step_is_left_to_do_for_a_token(loaded) -> None:
-    kinds = {node.op_type for node in loaded.graph.node}
-    assert not kinds & {"Concat", "Transpose", "Reshape", "BitShift", "BitwiseXor", "DequantizeLinear", "MatMul"}
+    kinds = [node.op_type for graph in loaded for node in graph.node]
+    assert not {*kinds} & {"Concat", "Transpose", "Reshape", "BitShift", "BitwiseXor", "DequantizeLinear"}
+    assert kinds.count("MatMul") == 1  # the scores
 
 
 def test_scores_on_codes_differ_by_rounding_activations_alone(coded) -> None:
@@ -100,7 +104,8 @@ def test_windows_are_smaller_on_codes(coded) -> None:
 
 def test_without_codes_a_layer_has_four_products_and_nothing_else_to_do_with_weights(tmp_path) -> None:
     bundle = bench_model("tiny", "fp32", tmp_path).bundle
-    assert READ_CODES_ROLE not in read_bundle(bundle).manifest.graphs
-    kinds = [node.op_type for node in in_memory(bundle / "read.onnx", tmp_path).graph.node]
-    assert kinds.count("MatMul") == 2 * 4
+    assert not [role for role in read_bundle(bundle).manifest.graphs if role.endswith("_codes")]
+    graphs = [in_memory(bundle / f"{part}.onnx", tmp_path).graph for part in ("lower", "upper")]
+    kinds = [node.op_type for graph in graphs for node in graph.node]
+    assert kinds.count("MatMul") == 2 * 4 + 1  # and the scores
     assert not {"Concat", "Transpose"} & {*kinds}

@@ -11,9 +11,10 @@ from tests.bundles import some_observations, tiny_bundle
 
 from roboalign.sdk.backends.in_place import WINDOWS, InPlaceBackend, prefers_codes
 from roboalign.sdk.backends.onnx import OnnxBackend
-from roboalign.sdk.bundle import FileRecord, Thresholds, read_bundle, shipped_bundle_path
+from roboalign.sdk.bundle import FileRecord, Thresholds, find_bundle, read_bundle, shipped_bundle_path
 from roboalign.sdk.errors import BackendError
 from roboalign.sdk.policy import Policy
+from roboalign.sdk.thinking import Thinking
 from roboalign.sdk.turn import Vocabulary
 from roboalign.sdk.types import FloatArray, ImageArray, Observation
 
@@ -159,9 +160,13 @@ def test_a_prompt_that_begins_like_the_last_one_is_read_from_where_it_differs(
     backend.prefill(*prompt_of(backend, seen))
     num_read: list[int] = []
     num_seen: list[int] = []
-    read, see = backend._read, backend._graphs["see"].run
-    monkeypatch.setattr(backend, "_read", lambda decoding, ids: (num_read.append(len(ids)), read(decoding, ids))[1])
-    monkeypatch.setattr(backend._graphs["see"], "run", lambda feed: (num_seen.append(1), see(feed))[1])
+    read, look = backend._read, backend._graphs["look"].run
+    monkeypatch.setattr(
+        backend,
+        "_read",
+        lambda decoding, ids, count, **how: (num_read.append(count), read(decoding, ids, count, **how)),
+    )
+    monkeypatch.setattr(backend._graphs["look"], "run", lambda feed: (num_seen.append(1), look(feed))[1])
     prompt = prompt_of(backend, changed(seen, **change))
     assert np.allclose(write(backend, prompt, WORDS), fresh(prompt, WORDS), atol=1e-4)
     assert len(num_seen) == looks
@@ -266,3 +271,101 @@ def test_a_closed_one_says_so(backend) -> None:
     with pytest.raises(BackendError, match="was closed; load the policy again"):
         backend.prefill(*prompt_of(backend, some_observations()[1]))
     assert decoding.length > 0
+
+
+def test_what_is_skimmed_gives_the_head_what_reading_gives_it(backend) -> None:
+    """The same bits, in windows of any size, from a prompt that was skimmed or read."""
+    prompt = prompt_of(backend, some_observations()[0])
+    words = (WORDS * 5)[:70]
+    state, noise = np.zeros(5, np.float32), np.ones((8, 5), np.float32)
+    decoding = backend.prefill(*prompt)
+    for start in range(0, len(words), 16):
+        backend.extend(decoding, words[start : start + 16])
+    expected = backend.flow(decoding, state, noise), backend.inspect(decoding)["hidden"]
+    for read in (backend.prefill, backend.skim_prompt):
+        backend.forget()
+        skimmed = read(*prompt)
+        backend.skim(skimmed, words)
+        assert skimmed.length == decoding.length
+        assert np.array_equal(backend.flow(skimmed, state, noise), expected[0])
+        assert np.array_equal(backend.inspect(skimmed)["hidden"], expected[1])
+
+
+def test_layers_that_only_scores_need_are_not_run_for_the_head(backend, monkeypatch) -> None:
+    run: list[str] = []
+    bind = backend._bind
+
+    def watched(arrays: object, role: str, *how: int) -> Callable[[], None]:
+        bound = bind(arrays, role, *how)
+        return lambda: (run.append(role), bound())[1]
+
+    monkeypatch.setattr(backend, "_bind", watched)
+    backend.skim(backend.skim_prompt(*prompt_of(backend, some_observations()[0])), WORDS)
+    assert run == ["lower", "lower"]
+    backend.prefill(*prompt_of(backend, some_observations()[1]))
+    assert run[2:] == ["lower", "upper"]
+
+
+def test_nothing_is_written_behind_what_was_skimmed_until_it_is_taken_back(backend, fresh) -> None:
+    prompt = prompt_of(backend, some_observations()[0])
+    decoding = backend.prefill(*prompt)
+    length, logits = decoding.length, decoding.logits.copy()
+    backend.skim(decoding, WORDS)
+    assert len(decoding.logits) == 0
+    with pytest.raises(BackendError, match=f"from place {length} on were read for the action head alone"):
+        backend.step(decoding, 30)
+    backend.rewind(decoding, length, logits)
+    for word in WORDS:
+        backend.step(decoding, word)
+    assert np.allclose(decoding.logits, fresh(prompt, WORDS)[-1], atol=1e-4)
+
+
+def test_a_prompt_that_was_skimmed_is_read_whole_when_it_is_written_behind(backend, fresh) -> None:
+    seen = some_observations()[0]
+    prompts = [prompt_of(backend, changed(seen, image=image)) for image in (seen.images["front"], ANOTHER)]
+    backend.prefill(*prompts[0])
+    for first, second in ((prompts[1], prompts[1]), (prompts[0], prompts[1])):
+        backend.skim_prompt(*first)
+        assert np.allclose(write(backend, second, WORDS), fresh(second, WORDS), atol=1e-4)
+
+
+def test_a_bundle_of_an_older_version_skims_by_reading_all_layers() -> None:
+    """The shipped bundle for the SO-101 has `read` in one."""
+    backend = InPlaceBackend.open(find_bundle("nano-so101"))
+    prompt = [1, *[40] * 10, *[3] * 24, 5, 7], np.ones((3, 96, 96), np.float32)
+    decoding = backend.prefill(*prompt)
+    backend.extend(decoding, WORDS)
+    expected = backend.inspect(decoding)["hidden"]
+    backend.forget()
+    skimmed = backend.skim_prompt(*prompt)
+    backend.skim(skimmed, WORDS)
+    assert np.array_equal(backend.inspect(skimmed)["hidden"], expected)
+    backend.step(skimmed, 30)
+    assert np.isfinite(skimmed.logits).all()
+    backend.close()
+
+
+@pytest.mark.parametrize(("mode", "skims"), [("off", True), ("before_every_chunk", False)])
+def test_a_policy_skims_where_nothing_is_written_and_acts_the_same(bundle, monkeypatch, mode: str, skims: bool) -> None:
+    skimmed: list[int] = []
+    skim = InPlaceBackend.skim_prompt
+    monkeypatch.setattr(InPlaceBackend, "skim_prompt", lambda self, *what: (skimmed.append(1), skim(self, *what))[1])
+    answers = []
+    for is_flow in (True, False):
+        with Policy.load(bundle, thinking=Thinking(mode=mode)) as policy:  # type: ignore[arg-type]
+            policy._is_flow = is_flow
+            answers.append([policy.act(seen).actions for seen in some_observations()[:3]])
+    assert np.array_equal(*answers)
+    assert len(skimmed) == (3 if skims else 0)
+
+
+def test_thoughts_beside_skim_too_and_are_those_that_are_written_before(bundle) -> None:
+    """The words of a held thought go to the head alone, and the thinker has its prompt whole."""
+    seen, thoughts = some_observations()[0], set()
+    with Policy.load(bundle) as before, Policy.load(bundle, thinking=Thinking(mode="beside", max_age_s=1e6)) as beside:
+        expected = before.act(seen).thought
+        skim, skimmed = beside._backend.skim, []
+        beside._backend.skim = lambda decoding, ids: (skimmed.append(len(ids)), skim(decoding, ids))[1]
+        while len(skimmed) < 12:
+            thoughts.add(beside.act(seen).thought)
+    assert thoughts == {None, expected}

@@ -405,12 +405,11 @@ def act_and_catch_the_thinker(policy: Policy, backend: TalkingBackend, observati
     assert backend.inside.wait(10.0)
 
 
-def test_with_threads_each_action_leaves_room_for_a_pass(backend, observation):
-    """Asked without pause, it still thinks: a thought of six passes is there after six actions at the latest."""
-    with Policy(backend, thinking=replace(BESIDE, max_age_s=1e6)) as policy:
-        statuses = [policy.act(seen(observation, 2)).thought_use.status for _ in range(8)]
-        assert statuses[0] == "none"
-        assert statuses.index("fresh") <= 6
+def test_with_threads_a_thought_is_finished_though_actions_follow_without_pause(backend, observation):
+    with Policy(backend, thinking=replace(BESIDE, max_age_s=1e6, share=0.5)) as policy:
+        assert policy.act(seen(observation, 2)).thought_use.status == "none"
+        statuses = (policy.act(seen(observation, 2)).thought_use.status for _ in range(2000))
+        assert "fresh" in statuses
     assert thinker_threads() == []
 
 
@@ -491,20 +490,49 @@ def test_an_action_waits_for_the_pass_that_is_being_made_and_for_no_other(backen
     assert thinker_threads() == []
 
 
-def test_between_two_actions_there_is_always_a_pass():
-    class Busy:
-        is_busy, num_passes = True, 0
+class BusyThinker:
+    """Always has a pass to make, each of which takes a while on its clock."""
 
-        def work(self) -> bool:
-            self.num_passes += 1
-            return True
+    is_busy, num_passes, now_s = True, 0, 0.0
 
-    thinker = Busy()
-    aside = Aside(thinker)
-    counts = []
+    def work(self) -> bool:
+        self.num_passes += 1
+        self.now_s += 0.01
+        return True
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+def test_actions_without_pause_leave_thoughts_their_share_of_the_time(share):
+    """Somebody waits whenever an action ends, so the thinker makes the passes that it has earned and no other."""
+    thinker = BusyThinker()
+    aside = Aside(thinker, share, lambda: thinker.now_s)
+    aside._num_waiting = 1
     for _ in range(200):
         with aside.acting():
-            counts.append(thinker.num_passes)
+            thinker.now_s += 0.005
+    aside._num_waiting = 0
     aside.close()
-    assert min(np.diff(counts)) >= 1
+    assert abs(thinker.num_passes * 0.01 / thinker.now_s - share) < 0.02
     assert thinker_threads() == []
+
+
+def test_thoughts_that_rested_are_not_made_up_for_at_once():
+    thinker = BusyThinker()
+    aside = Aside(thinker, 0.5, lambda: thinker.now_s)
+    thinker.is_busy = False
+    with aside.acting():
+        thinker.now_s += 100.0
+    thinker.is_busy = True
+    aside._num_waiting = 1
+    for _ in range(40):
+        with aside.acting():
+            pass
+    aside._num_waiting = 0
+    aside.close()
+    assert thinker.num_passes in (10, 11)
+
+
+def test_a_share_that_is_none_or_all_is_refused():
+    for share in (0.0, 1.0):
+        with pytest.raises(ConfigError, match=f"Thinking.share is {share}, expected between 0 and 1"):
+            Thinking(share=share)

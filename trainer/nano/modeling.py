@@ -104,7 +104,10 @@ class NanoVision(nn.Module):
         self, pixel_values: torch.Tensor, embeds_BLD: torch.Tensor, text_mask_BL: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns image tokens [B, K + G*G, D] and keypoint positions [B, K, 2]."""
-        cond_BD = self.summary(embeds_BLD, text_mask_BL)
+        return self.look(pixel_values, self.summary(embeds_BLD, text_mask_BL))
+
+    def look(self, pixel_values: torch.Tensor, cond_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the same from the summary of the words."""
         x = F.silu(self.conv1(pixel_values))
         x = F.silu(self.conv2(x))
         x = self.fine2(self.fine1(x, cond_BD), cond_BD)

@@ -36,7 +36,11 @@ class SmolVision(nn.Module):
         self, pixel_values: torch.Tensor, embeds_BLD: torch.Tensor, text_mask_BL: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns image tokens [B, N, D] and keypoint positions [B, K, 2]."""
-        tokens, places_BK2 = self.stem(pixel_values, self.narrow(embeds_BLD), text_mask_BL)
+        return self.look(pixel_values, self.stem.summary(self.narrow(embeds_BLD), text_mask_BL))
+
+    def look(self, pixel_values: torch.Tensor, cond_BE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the same from the summary of the words, which is as wide as the stem."""
+        tokens, places_BK2 = self.stem.look(pixel_values, cond_BE)
         return self.connector(tokens), places_BK2
 
 

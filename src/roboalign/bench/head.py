@@ -18,7 +18,7 @@ from roboalign.bench.timing import interleave, ratio, spread
 from roboalign.export.read_graphs import write_read_graphs
 from roboalign.export.weights import write_weights
 from roboalign.sdk.backends.onnx_graph import OnnxGraph
-from roboalign.sdk.bundle import WRITE_ACTIONS_ROLE, WRITE_ROLE, read_bundle
+from roboalign.sdk.bundle import UPPER_ROLE, WRITE_ACTIONS_ROLE, read_bundle
 from roboalign.sdk.constraint import ActionConstraint
 from roboalign.sdk.errors import CheckFailed
 from roboalign.sdk.types import FloatArray
@@ -52,18 +52,25 @@ def _measure(config: BenchConfig, folder: Path) -> Row:
     graphs = write_read_graphs(model, spec, 1, folder, table, action_rows=(_FIRST, _COUNT))
     write_bench_manifest(folder, spec, graphs, "fp32", "head")
     bundle = read_bundle(folder)
-    heads = {role: OnnxGraph(bundle, graphs[role], config.threads) for role in (WRITE_ROLE, WRITE_ACTIONS_ROLE)}
+    heads = {role: OnnxGraph(bundle, graphs[role], config.threads) for role in (UPPER_ROLE, WRITE_ACTIONS_ROLE)}
     states: FloatArray = np.random.default_rng(0).standard_normal((64, _SIZES.hidden), dtype=np.float32)
     row: FloatArray = np.zeros((1, 1, _SIZES.hidden), np.float32)
     scores: dict[str, FloatArray] = {
-        WRITE_ROLE: np.zeros((1, 1, _VOCAB), np.float32),
+        UPPER_ROLE: np.zeros((1, 1, _VOCAB), np.float32),
         WRITE_ACTIONS_ROLE: np.zeros((1, 1, _COUNT), np.float32),
     }
-    runs = {role: heads[role].bind({"last": row}, {"logits": scores[role]}) for role in heads}
+    # The head sees the one layer that there is, so that all of `upper` is a norm and the scores.
+    last, first_scored = np.zeros_like(row), np.zeros(1, np.int64)
+    runs = {
+        UPPER_ROLE: heads[UPPER_ROLE].bind(
+            {"hidden": row, "first_scored": first_scored}, {"last": last, "logits": scores[UPPER_ROLE]}
+        ),
+        WRITE_ACTIONS_ROLE: heads[WRITE_ACTIONS_ROLE].bind({"last": last}, {"logits": scores[WRITE_ACTIONS_ROLE]}),
+    }
     num = _compare(runs, row, scores, states)
     times = interleave(
         {
-            "all": _repeated(runs[WRITE_ROLE], _CALLS // 10),
+            "all": _repeated(runs[UPPER_ROLE], _CALLS // 10),
             "actions": _repeated(runs[WRITE_ACTIONS_ROLE], _CALLS),
         },
         config.rounds,
@@ -110,7 +117,7 @@ def _compare(
             run()
         for remaining in range(1, constraint.num_coefficients + 1):
             mask = constraint.mask(remaining)
-            best = int(np.where(mask, scores[WRITE_ROLE][0, 0], -np.inf).argmax())
+            best = int(np.where(mask, scores[UPPER_ROLE][0, 0], -np.inf).argmax())
             few = _FIRST + int(np.where(mask[rows], scores[WRITE_ACTIONS_ROLE][0, 0], -np.inf).argmax())
             if best != few:
                 raise CheckFailed(f"with {remaining} coefficients left, token {few} of the few rows is not {best}")
