@@ -361,12 +361,15 @@ def test_a_policy_skims_where_nothing_is_written_and_acts_the_same(bundle, monke
 
 def test_thoughts_beside_skim_too_and_are_those_that_are_written_before(bundle) -> None:
     """The words of a held thought go to the head alone, and the thinker has its prompt whole."""
-    seen, thoughts = some_observations()[0], set()
+    seen, thoughts, problems = some_observations()[0], set(), set()
     thinking = Thinking(mode="beside", max_age_s=1e6, waits_for_first=False)
     with Policy.load(bundle) as before, Policy.load(bundle, thinking=thinking) as beside:
         expected = before.act(seen).thought
         skim, skimmed = beside._backend.skim, []
         beside._backend.skim = lambda decoding, ids: (skimmed.append(len(ids)), skim(decoding, ids))[1]
         while len(skimmed) < 12:
-            thoughts.add(beside.act(seen).thought)
+            chunk = beside.act(seen)
+            thoughts.add(chunk.thought)
+            problems.add(chunk.thought_use.reason)
     assert thoughts == {None, expected}
+    assert problems == {None}
