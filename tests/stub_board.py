@@ -18,7 +18,7 @@ from roboalign.export.vectors import VECTORS_NAME, Vectors
 from roboalign.sdk.backends.cuda_runtime import Cuda
 from roboalign.sdk.backends.tensorrt_engine import load_tensorrt
 from roboalign.sdk.board import detect_board
-from roboalign.sdk.bundle import file_record, read_bundle, shipped_bundle_path, write_manifest
+from roboalign.sdk.bundle import MANIFEST_NAME, file_record, read_bundle, shipped_bundle_path, write_manifest
 from roboalign.sdk.engines import EngineParity, release
 from roboalign.sdk.types import Observation
 
@@ -27,6 +27,7 @@ __all__ = [
     "SOME_PARITY",
     "STUB",
     "StubBoard",
+    "copy_portable",
     "make_portable",
     "noise_observations",
     "real_place",
@@ -137,14 +138,24 @@ def make_portable(folder: Path, *, target: str = "jetson", num_observations: int
 
     No framework is needed for it, so that the tests run on a board too.
     """
-    bundle = shipped_bundle_path()
-    folder.mkdir(parents=True)
-    for path in bundle.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    manifest = read_bundle(copy_portable(folder)).manifest
     write_few_vectors(folder, num_observations)
-    manifest = read_bundle(bundle).manifest
     files = {**manifest.files, VECTORS_NAME: file_record(folder / VECTORS_NAME)}
     write_manifest(folder, replace(manifest, target=target, built=False, next_command="roboalign build .", files=files))
+    return folder
+
+
+def copy_portable(folder: Path) -> Path:
+    """Copies the shipped bundle without the graphs that only onnxruntime can run: as bundles of old versions are."""
+    bundle = shipped_bundle_path()
+    manifest = read_bundle(bundle).manifest
+    dropped = {spec.file for role, spec in manifest.graphs.items() if role not in ("prefill", "step", "flow")}
+    files = {name: record for name, record in manifest.files.items() if name not in dropped}
+    folder.mkdir(parents=True)
+    for name in (*files, MANIFEST_NAME):
+        (folder / name).write_bytes((bundle / name).read_bytes())
+    graphs = {role: spec for role, spec in manifest.graphs.items() if spec.file not in dropped}
+    write_manifest(folder, replace(manifest, graphs=graphs, files=files))
     return folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.bundles import some_observations, tiny_bundle
+from tests.stub_board import copy_portable
 
 from roboalign.sdk.backends.in_place import WINDOWS, InPlaceBackend, prefers_codes
 from roboalign.sdk.backends.onnx import OnnxBackend
@@ -70,8 +71,9 @@ def changed(seen: Observation, *, instruction: str | None = None, image: ImageAr
     )
 
 
-def test_a_bundle_of_an_older_version_is_read_by_its_portable_graphs() -> None:
-    assert isinstance(OnnxBackend.open(shipped_bundle_path()), OnnxBackend)
+def test_a_bundle_of_an_older_version_is_read_by_its_portable_graphs(tmp_path) -> None:
+    assert isinstance(OnnxBackend.open(shipped_bundle_path()), InPlaceBackend)
+    assert isinstance(OnnxBackend.open(copy_portable(tmp_path / "old")), OnnxBackend)
 
 
 def test_arrays_that_are_used_again_leave_nothing_of_what_they_held(backend, fresh) -> None:

@@ -16,7 +16,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 from tests.boards import write_board
-from tests.stub_board import BOARDS, SOME_PARITY, make_portable, noise_observations, real_place, stub_board
+from tests.stub_board import (
+    BOARDS,
+    SOME_PARITY,
+    copy_portable,
+    make_portable,
+    noise_observations,
+    real_place,
+    stub_board,
+)
 
 from roboalign.export import build as build_module
 from roboalign.export.build import build, build_engines
@@ -25,7 +33,7 @@ from roboalign.sdk.backends.cuda_runtime import Cuda
 from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.backends.tensorrt import TensorRtBackend
 from roboalign.sdk.board import detect_board
-from roboalign.sdk.bundle import file_digest, file_record, read_bundle, shipped_bundle_path, write_manifest
+from roboalign.sdk.bundle import file_digest, file_record, read_bundle, write_manifest
 from roboalign.sdk.engines import find_engines, read_engines, write_engines
 from roboalign.sdk.errors import BackendError, BundleError
 from roboalign.sdk.policy import Policy
@@ -171,7 +179,7 @@ def halve(bundle: Path) -> None:
 
 def test_caches_of_16_bits_are_kept_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, root = make_portable(tmp_path / "bundle"), tmp_path / "board"
-    reference = OnnxBackend.open(shipped_bundle_path())
+    reference = OnnxBackend.open(copy_portable(tmp_path / "plain"))
     halve(bundle)
     with stub_board(monkeypatch) as board:
         monkeypatch.setattr(build_module, "compare_engines", lambda *args: SOME_PARITY)
