@@ -35,7 +35,7 @@ def play(bundle: Path, episodes: int, first_episode: int, *, on_codes: bool) -> 
 def main() -> None:
     """Plays, compares and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("bundle", type=Path, help="int4 or int8 bundle with the graph read_codes")
+    parser.add_argument("bundle", type=Path, help="int4 or int8 bundle for cpu")
     parser.add_argument("--policy", type=Path, default=shipped_bundle_path(), help="default: the shipped policy")
     parser.add_argument("--episodes", type=int, default=300, help="default: 300")
     parser.add_argument("--first-episode", type=int, default=0, help="default: 0")
