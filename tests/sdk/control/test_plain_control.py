@@ -137,12 +137,17 @@ def test_the_counter_counts_every_array():
     check()
 
 
-def test_what_a_command_returns_is_the_callers_to_keep():
+def a_controller_that_has_moved():
     spec = dataclasses.replace(find_robot("so101").spec(96), joint_max_accel_rad_s2=(40.0,) * 5)
     controller = CartesianController(spec, find_robot("so101").kinematics())
     controller.reset(spec.home_joint_pos_rad, 0.02)
     measured, action = controller.joint_target_rad, np.array((0.002, -0.5, 0.001, 0.05, 0.5), np.float32)
     controller.act(action, measured, 0.01)
+    return controller, measured, action
+
+
+def test_what_a_command_returns_is_the_callers_to_keep():
+    controller, measured, action = a_controller_that_has_moved()
     kept = []
     with count_arrays() as places:
         for _ in range(40):
@@ -159,11 +164,7 @@ def test_what_a_command_returns_is_the_callers_to_keep():
 
 
 def test_a_command_whose_result_is_dropped_makes_no_array():
-    spec = dataclasses.replace(find_robot("so101").spec(96), joint_max_accel_rad_s2=(40.0,) * 5)
-    controller = CartesianController(spec, find_robot("so101").kinematics())
-    controller.reset(spec.home_joint_pos_rad, 0.02)
-    measured, action = controller.joint_target_rad, np.array((0.002, -0.5, 0.001, 0.05, 0.5), np.float32)
-    controller.act(action, measured, 0.01)
+    controller, measured, action = a_controller_that_has_moved()
     reasons = set()
     with count_arrays() as places:
         for _ in range(40):
