@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, Protocol, cast
 
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaModel
@@ -85,12 +86,12 @@ class SharedPromptDecoder:
 
     @staticmethod
     def fits(backbone: Backbone) -> bool:
-        """True for a plain Llama decoder: no adapters in it, no scaled or changing positions."""
+        """True for a plain Llama decoder, with or without LoRA in its layers; no scaled or changing positions."""
         if not isinstance(backbone, HuggingFaceBackbone) or type(backbone.decoder) is not LlamaModel:
             return False
         linear = (child for layer in backbone.decoder.layers for child in _projections(layer))
         has_plain_positions = backbone.decoder.rotary_emb.rope_type == "default"
-        return has_plain_positions and all(type(child) is nn.Linear for child in linear)
+        return has_plain_positions and all(type(child) in (nn.Linear, LoraLinear) for child in linear)
 
     def step(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Reads int64[R]; returns logits float[R, V] for the next token."""
@@ -147,16 +148,20 @@ class SharedPromptDecoder:
 
 
 class _Layer:
-    """One decoder layer with its three input projections, and its two gates, each as one matrix."""
+    """One decoder layer with its three input projections, and its two gates, each as one matrix.
+
+    LoRA's additions are added to the weights once, here: they do not change while replies are written.
+    """
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._layer, self._mlp, self._out = layer, mlp, attention.o_proj
+        self._layer, self._act = layer, mlp.act_fn
         self._size, self._scaling, self._groups = attention.head_dim, attention.scaling, attention.num_key_value_groups
         inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
         self._num_queries, self._num_keys, _ = (len(projection.weight) // self._size for projection in inputs)
         self._qkv = _joined(inputs)
         self._gates = _joined((mlp.gate_proj, mlp.up_proj))
+        self._out, self._down = _joined((attention.o_proj,)), _joined((mlp.down_proj,))
 
     def project(
         self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
@@ -170,9 +175,9 @@ class _Layer:
 
     def finish(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Returns the layer's output."""
-        hidden = hidden + self._out(mixed)
+        hidden = hidden + F.linear(mixed, *self._out)
         gate, up = F.linear(_normed(self._layer.post_attention_layernorm, hidden), *self._gates).chunk(2, dim=1)
-        return cast(torch.Tensor, hidden + self._mlp.down_proj(self._mlp.act_fn(gate) * up))
+        return hidden + F.linear(self._act(gate) * up, *self._down)
 
 
 def _projections(layer: Any) -> tuple[nn.Module, ...]:
@@ -186,7 +191,16 @@ def _projections(layer: Any) -> tuple[nn.Module, ...]:
 def _joined(projections: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor | None]:
     biases = [projection.bias for projection in projections]
     bias = None if biases[0] is None else torch.cat(biases)
-    return torch.cat([projection.weight for projection in projections]), bias
+    weights = [_weight(projection) for projection in projections]
+    return weights[0] if len(weights) == 1 else torch.cat(weights), bias
+
+
+def _weight(projection: Any) -> torch.Tensor:
+    """Returns a layer's weight, with what LoRA adds to it."""
+    if not isinstance(projection, LoraLinear):
+        return cast(torch.Tensor, projection.weight)
+    added = [projection.get_delta_weight(name) for name in projection.active_adapters]
+    return cast(torch.Tensor, sum(added, projection.base_layer.weight))
 
 
 def _normed(norm: Any, hidden: torch.Tensor) -> torch.Tensor:

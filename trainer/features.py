@@ -107,13 +107,16 @@ def compute_features(
     *,
     kinds: Sequence[str] = KINDS,
     max_gib: float = 8.0,
-    batch_size: int = 128,
+    batch_size: int | None = None,
 ) -> Features:
     """Returns the hidden states of every frame, for the kinds asked for.
+
+    A GPU gets more frames at once: writing thoughts, it waits for the CPU.
 
     Raises ConfigError after the first batch when all of them will take more than `max_gib`.
     """
     store = _Store(len(table))
+    batch_size = batch_size or (128 if backbone.model.device.type == "cpu" else 512)
     stale = stale_rows(table.episodes, max_age=settings.max_age)
     thoughts: list[torch.Tensor] = []
     with progress_bar("thoughts", len(table)) as update:

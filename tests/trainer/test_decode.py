@@ -7,6 +7,7 @@ from torch import nn
 
 from roboalign.trainer import rollout
 from roboalign.trainer.decode import PlainDecoder, SharedPromptDecoder, make_decoder
+from roboalign.trainer.lora import LoraSettings, add_lora
 from roboalign.trainer.probe import reply_mask
 from roboalign.trainer.rollout import sample_replies
 
@@ -43,6 +44,27 @@ def test_every_step_gives_the_logits_of_the_plain_decoder(member, prompts) -> No
         plain, fast = (decoder.step(tokens) for decoder in decoders)
         torch.testing.assert_close(fast, plain, atol=2e-5, rtol=1e-4)
     assert 1 < rows < 12
+
+
+@torch.no_grad()
+def test_what_lora_adds_is_in_the_logits(prompts) -> None:
+    member = tiny.backbone(CODEC)
+    before, state = member.prefill(prompts)
+    plain = PlainDecoder(member, state, 2).step(torch.full((6,), 20))
+    add_lora(member, LoraSettings(rank=2))
+    for name, parameter in member.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    logits, state = member.prefill(prompts)
+    assert (logits - before).abs().max() > 0.1
+    decoder = make_decoder(member, state, 2)
+    assert type(decoder) is SharedPromptDecoder
+    wanted = PlainDecoder(member, member.prefill(prompts)[1], 2)
+    for token in (20, 30, 40):
+        tokens = torch.full((6,), token)
+        found, expected = decoder.step(tokens), wanted.step(tokens)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+        assert token != 20 or (found - plain).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -11,7 +11,9 @@ import tiny_scenes
 import torch
 from safetensors.torch import load_file
 
-from roboalign.sdk.errors import BundleError
+from roboalign.sdk.bundle import shipped_bundle_path
+from roboalign.sdk.errors import BundleError, ConfigError
+from roboalign.sdk.prompt import PromptFormat
 from roboalign.trainer import base as base_stage
 from roboalign.trainer import sft as sft_stage
 from roboalign.trainer.base import train_base
@@ -53,6 +55,19 @@ def test_sft_goes_on_from_base_and_hands_the_origin_on(base, quick, tmp_path) ->
     assert meta.notes["origin"] == load_checkpoint(base).meta.notes["origin"]
     assert json.loads((out / "config.json").read_text())["origin"] == meta.notes["origin"]
     assert meta.parent_sha256 == load_checkpoint(base).sha256
+
+
+def test_a_stem_that_has_seen_is_taken_over(base, tmp_path) -> None:
+    """Sizes and weights of the vision stem are those of the named nano checkpoint."""
+    tokenizer = load_checkpoint(base).load_processor().tokenizer
+    made = start_smol({"stem": "shipped", "hidden_size": 64, "num_hidden_layers": 1}, PromptFormat(), tokenizer, seed=0)
+    shipped = load_file(shipped_bundle_path().parent / "nano-base" / "model.safetensors")
+    stem = {f"model.vision.{name}": value for name, value in made.model.model.vision.stem.state_dict().items()}
+    assert set(stem) == {name for name in shipped if name.startswith("model.vision.")}
+    assert all(torch.equal(value, shipped[name].float()) for name, value in stem.items())
+    assert made.model.config.origin.endswith("the convolutional stem of a nano model that saw our scenes only")
+    with pytest.raises(ConfigError, match="SmolForConditionalGeneration, expected a nano model"):
+        start_smol({"stem": str(base)}, PromptFormat(), tokenizer, seed=0)
 
 
 def test_the_defaults_are_smollm2() -> None:

