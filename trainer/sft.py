@@ -31,7 +31,7 @@ from roboalign.trainer.run import stage_run
 from roboalign.trainer.samples import SAMPLE_KINDS, Sample, check_kinds, make_sample
 from roboalign.trainer.source import open_source
 from roboalign.trainer.supervised import FitConfig, draw_kinds, fit, training_device
-from roboalign.trainer.vocabulary import add_action_tokens, spread_action_rows
+from roboalign.trainer.vocabulary import ACTION_MARKERS, add_action_tokens, spread_action_rows
 
 __all__ = ["PAIRINGS", "SftConfig", "fit_codec", "train_sft"]
 
@@ -121,12 +121,13 @@ def train_sft(config: SftConfig) -> Path:
     work = partial_dir(config.out)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.fit.seed)
-    num_known = len(backbone.tokenizer)
     add_action_tokens(backbone.model, backbone.tokenizer, codec.vocab_size)
     spread_action_rows(backbone.model, backbone.tokenizer, seed=config.fit.seed)
     adapted = None
     if config.fit.lora is not None:
-        adapted = add_lora(backbone, config.fit.lora, new_ids=range(num_known, len(backbone.tokenizer)))
+        # The markers too, whichever stage brought them: until now no reply had them, so their rows mean nothing yet.
+        names = (*ACTION_MARKERS, *(f"<ACTION_{index}>" for index in range(codec.vocab_size)))
+        adapted = add_lora(backbone, config.fit.lora, new_ids=backbone.tokenizer.convert_tokens_to_ids(list(names)))
 
     def draw_from(frames: FrameTable, _step: int, count: int, rng: np.random.Generator) -> list[Sample]:
         kinds = draw_kinds(weights, count, rng)

@@ -18,10 +18,12 @@ from roboalign.trainer import base as base_stage
 from roboalign.trainer import sft as sft_stage
 from roboalign.trainer.base import train_base
 from roboalign.trainer.checkpoint import load_checkpoint
+from roboalign.trainer.lora import LoraSettings
 from roboalign.trainer.recipes import recipe
 from roboalign.trainer.sft import train_sft
 from roboalign.trainer.smol import SmolConfig, find_gguf, start_smol
 from roboalign.trainer.smol.weights import PACKAGE
+from roboalign.trainer.vocabulary import REPLY_MARKERS
 
 DEBUG = recipe("smol-debug")
 TABLE = tiny_scenes.frames(40)
@@ -55,6 +57,18 @@ def test_sft_goes_on_from_base_and_hands_the_origin_on(base, quick, tmp_path) ->
     assert meta.notes["origin"] == load_checkpoint(base).meta.notes["origin"]
     assert json.loads((out / "config.json").read_text())["origin"] == meta.notes["origin"]
     assert meta.parent_sha256 == load_checkpoint(base).sha256
+
+
+def test_sft_by_lora_learns_the_rows_of_the_markers_that_base_brought(base, quick, tmp_path) -> None:
+    """Else `<think>` and `</think>` stay equal, and a thought is never closed."""
+    config = DEBUG.sft_config(data=Path("none"), base=base, out=tmp_path / "sft", lora=LoraSettings(rank=2))
+    out = train_sft(replace(config, horizon=4, probe_frames=2, held_share=0.2, tolerance=None, action_vocab=64))
+    key = "model.language_model.embed_tokens.weight"
+    before, after = (load_file(folder / "model.safetensors")[key] for folder in (base, out))
+    ids = load_checkpoint(out).load_processor().tokenizer.convert_tokens_to_ids(list(REPLY_MARKERS))
+    moved = (after[ids].float() - before[ids].float()).abs().amax(dim=1)
+    assert (moved > 1e-4).all()
+    assert not torch.equal(after[ids[0]], after[ids[1]])
 
 
 def test_a_stem_that_has_seen_is_taken_over(base, tmp_path) -> None:
