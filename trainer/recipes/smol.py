@@ -1,7 +1,8 @@
 """Recipes of the smol model: SmolLM2-135M behind our stem.
 
 `smol` trains low-rank additions, stem, connector and the new rows of the vocabulary: what a small file can carry. Its
-rates and lengths are first guesses from nano's and from LoRA's usual ones; they were never run to the end.
+rates and lengths are guesses from nano's and from LoRA's usual ones; the longest run had 206 of the updates of `sft`
+(docs/backbones.md).
 `smol-debug` has random weights, needs no package and fits into seconds.
 """
 
