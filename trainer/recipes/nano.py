@@ -21,7 +21,7 @@ from roboalign.trainer.head import HeadConfig
 from roboalign.trainer.sft import SftConfig
 from roboalign.trainer.supervised import FitConfig
 
-__all__ = ["DEBUG_ALIGN", "DEBUG_HEAD", "NANO_RECIPES", "Recipe"]
+__all__ = ["DEBUG_ALIGN", "DEBUG_HEAD", "NANO_RECIPES", "ONE_COEFFICIENT", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +108,7 @@ class Recipe:
         )
 
 
-_ONE_COEFFICIENT = {"max_merges": 0}
+ONE_COEFFICIENT = {"max_merges": 0}
 """Every action token is one coefficient at a known place: with merges, one wrong token shifts all that follow. What was
 measured, and what else differed then: sdk/models/README.md."""
 
@@ -142,7 +142,7 @@ _SO101_UNITS = PromptFormat(length_unit_m=0.0025, width_unit_m=0.0006, origin_m=
 """Half the Panda's unit of length, from a corner that the SO-101's table lies behind."""
 
 _OWN_ARM: Mapping[str, Any] = {
-    **_ONE_COEFFICIENT,
+    **ONE_COEFFICIENT,
     "prompt": _SO101_UNITS,
     "tolerance": (0.0035, 0.0035, 0.0035, 0.05, 0.2),
     "style": "motion",
@@ -157,7 +157,7 @@ NANO_RECIPES = (
         base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
         sft_fit=FitConfig(steps=1200, peak_rate=1.5e-3, place_weight=0.5, shift_px=8, save_every=100),
         pairing="paired",  # zero-shot at this size never thinks before it acts: sdk/models/README.md
-        sft=_ONE_COEFFICIENT,
+        sft=ONE_COEFFICIENT,
         align={"reward": "energy", "steps": 80, "watch_every": 20, "watch_prompts": 256, "max_tokens": 112},
         head={"steps": 3000, "batch_size": 96},
     ),
@@ -166,7 +166,7 @@ NANO_RECIPES = (
         base_fit=FitConfig(steps=2600, peak_rate=2e-3, place_weight=1.0, shift_px=8, save_every=100),
         sft_fit=FitConfig(steps=700, peak_rate=1.5e-3, place_weight=0.5, shift_px=8, save_every=100),
         pairing="paired",
-        sft=_ONE_COEFFICIENT,
+        sft=ONE_COEFFICIENT,
         align={
             "reward": "energy",
             "learning_rate": 1e-4,
@@ -185,7 +185,7 @@ NANO_RECIPES = (
         sft_fit=FitConfig(steps=450, peak_rate=1.5e-3, place_weight=0.5, shift_px=8, save_every=100),
         pairing="paired",
         sft={
-            **_ONE_COEFFICIENT,
+            **ONE_COEFFICIENT,
             "prompt": _SO101_UNITS,
             "tolerance": (0.0035, 0.0035, 0.0035, 0.05, 0.2),
             # More questions than for the Panda: the shipped base has never seen this arm's pictures.

