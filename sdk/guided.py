@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from roboalign.sdk.control.chunks import blend_weights
-from roboalign.sdk.errors import BundleError, ConfigError, DataError, missing_extra
-from roboalign.sdk.quantized import read_weights
+from roboalign.sdk.errors import BundleError, ConfigError, DataError
+from roboalign.sdk.quantized import load_weights
 from roboalign.sdk.types import ACTION_NAMES, FloatArray
 
 __all__ = ["Committed", "GuidedHead"]
@@ -77,7 +77,7 @@ class GuidedHead:
             )
         try:
             config = json.loads((folder / "head.json").read_text(encoding="utf-8"))
-            return cls(config, _read(folder / "head.safetensors"))
+            return cls(config, load_weights(folder / "head.safetensors"))
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise BundleError(f"the action head in {folder} is damaged: {err}; copy the folder again") from err
 
@@ -149,17 +149,6 @@ class GuidedHead:
         share = np.exp(score - score.max(axis=-1, keepdims=True))
         mixed = (share / share.sum(axis=-1, keepdims=True)) @ value
         return self._linear(f"{name}.out", mixed.transpose(1, 0, 2).reshape(len(x), -1))
-
-
-def _read(path: Path) -> dict[str, FloatArray]:
-    decoded = read_weights(path)
-    if decoded is None:
-        try:
-            from safetensors.numpy import load_file
-        except ImportError as err:
-            raise missing_extra("safetensors", "cpu", "a guided action head") from err
-        decoded = load_file(path)
-    return {name: np.asarray(value, np.float32) for name, value in decoded.items()}
 
 
 def _normalized(x: FloatArray) -> FloatArray:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,14 +32,17 @@ __all__ = [
     "SCALE_SUFFIX",
     "Codes",
     "QuantizedLayout",
+    "StoredCodes",
     "best_scales",
     "block_of",
     "code_range",
     "dequantize",
     "layouts_to_metadata",
+    "load_weights",
     "pack_codes",
     "quantize_channels",
     "quantize_matrix",
+    "read_codes",
     "read_weights",
 ]
 
@@ -68,6 +72,18 @@ class QuantizedLayout:
     """Shape of the codes: [inputs, outputs] of a matrix, or the kernel's own."""
     block: int
     """Rows that share a scale; 0 when each first index (output channel) has one of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StoredCodes:
+    """A weight as a file holds it, its codes one by one."""
+
+    codes: Codes
+    """int8, in the layout's shape."""
+    scales: NDArray[np.float16]
+    """What they are multiplied by."""
+    layout: QuantizedLayout
+    """How to read them."""
 
 
 def block_of(num_inputs: int) -> int | None:
@@ -161,24 +177,66 @@ def read_weights(path: Path) -> dict[str, FloatArray] | None:
     Raises:
         BundleError: the file is damaged, or its codes do not fit what its metadata says.
     """
-    from safetensors import SafetensorError, safe_open
+    with _damage_told(path):
+        stored, coded = _read_stored(path)
+        if coded is None:
+            return None
+        weights = {name: np.asarray(value, np.float32) for name, value in stored.items()}
+        for name, found in coded.items():
+            weight = dequantize(found.codes, found.scales, found.layout)
+            weights[name] = np.ascontiguousarray(weight.T) if found.layout.block else weight
+    return weights
+
+
+def load_weights(path: Path) -> dict[str, FloatArray]:
+    """Returns every weight of a safetensors file as float32, whether it is stored as numbers or as codes.
+
+    Raises:
+        BundleError: the file is damaged, or its codes do not fit what its metadata says.
+    """
+    decoded = read_weights(path)
+    if decoded is None:
+        with _damage_told(path):
+            decoded = {name: np.asarray(value, np.float32) for name, value in _read_stored(path)[0].items()}
+    return decoded
+
+
+def read_codes(path: Path) -> dict[str, StoredCodes]:
+    """Returns the weights of a safetensors file that are stored as codes; none where it holds no codes.
+
+    Raises:
+        BundleError: the file is damaged, or its codes do not fit what its metadata says.
+    """
+    with _damage_told(path):
+        return _read_stored(path)[1] or {}
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, "numpy") as file:
-            described = (file.metadata() or {}).get(METADATA_KEY)
-            if described is None:
-                return None
-            layouts = {name: _layout_from_json(name, entry) for name, entry in json.loads(described).items()}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        scales = {name: stored.pop(name + SCALE_SUFFIX) for name in layouts}
-        weights = {name: np.asarray(value, np.float32) for name, value in stored.items() if name not in layouts}
-        for name, layout in layouts.items():
-            _check_scales(name, scales[name], layout)
-            weight = dequantize(_unpack(name, stored[name], layout), scales[name], layout)
-            weights[name] = np.ascontiguousarray(weight.T) if layout.block else weight
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as err:
         raise BundleError(f"the weights in {path} are damaged ({err}); copy or export the folder again") from err
-    return weights
+
+
+def _read_stored(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, StoredCodes] | None]:
+    """Returns what is stored as numbers, and what as codes: None where the file says nothing of codes."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        described = (file.metadata() or {}).get(METADATA_KEY)
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    if described is None:
+        return stored, None
+    coded = {}
+    for name, entry in json.loads(described).items():
+        layout = _layout_from_json(name, entry)
+        scales = stored.pop(name + SCALE_SUFFIX)
+        _check_scales(name, scales, layout)
+        coded[name] = StoredCodes(codes=_unpack(name, stored.pop(name), layout), scales=scales, layout=layout)
+    return stored, coded
 
 
 def _layout_from_json(name: str, entry: object) -> QuantizedLayout:

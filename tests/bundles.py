@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from roboalign.bench.models import bench_model
 from roboalign.export import ExportConfig, export
 from roboalign.sdk.bundle import IN_PLACE_ROLES, GraphSpec, read_bundle
 from roboalign.sdk.fast import FastCodec
@@ -117,6 +118,13 @@ def tiny_bundle(basetemp: Path) -> Path:
     """The bundle of `tiny_run`, exported once for all suites of a test run; read only."""
     config = ExportConfig(run=tiny_run(basetemp), out=basetemp / "tiny-bundles" / "tiny")
     return export(config, observations=some_observations(), say=lambda line: None)
+
+
+def tiny_bench_bundle(basetemp: Path, precision: str) -> Path:
+    """A small bundle of random weights, made once for all suites of a test run; read only."""
+    work = basetemp / "tiny-bundles" / "bench"
+    work.mkdir(parents=True, exist_ok=True)
+    return bench_model("tiny", precision, work).bundle
 
 
 def copy_portable(bundle: Path, folder: Path) -> dict[str, GraphSpec]:

@@ -18,8 +18,9 @@ from roboalign import sdk
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("sdk", "trainer", "export", "drivers")
 HEAVY = {"torch", "tensorrt", "onnxruntime", "pybullet", "serial", "transformers", "pyarrow", "gymnasium", "PIL", "cv2"}
-WRAPPERS = {"sdk/sim/env.py": {"gymnasium"}}
-"""Modules that subclass what they wrap, so that they import it when they are loaded; nothing loads them unasked."""
+WRAPPERS = {"sdk/sim/env.py": {"gymnasium"}, "sdk/backends/step_kernels.py": {"llvmlite", "numba"}}
+"""Modules that subclass or decorate with what they wrap, so that they import it when they are loaded; nothing loads
+them unasked."""
 LARGEST_MODELS_BYTES = 24 * 2**20
 
 

@@ -1,5 +1,8 @@
 """Decodes on the CPU without a copy: keys and values are written where they stay, and no array is made for a token.
 
+Where weights are too many for a cache, tokens that are written are read by a compiled step instead of a graph
+(`sdk/backends/compiled_step.py`); prompts, and drafts in float32, are left to the graphs.
+
 A sequence owns its arrays: cache, hidden states, scores, and what onnxruntime was told of them (for each number of
 tokens that was ever read at once). They are lent again when nobody holds the sequence any more. What the last prompt
 left is kept: a prompt that begins with the same tokens, and shows the same picture where these reach into it, is read
@@ -10,6 +13,7 @@ from where it differs, and a picture is looked at only then.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Decoding
+from roboalign.sdk.backends.compiled_step import CompiledStep, open_compiled_step
 from roboalign.sdk.backends.onnx_graph import OnnxGraph
 from roboalign.sdk.backends.sequence import Lent, ReadPrompt, SequenceArrays, SequenceSizes, arrays_of
 from roboalign.sdk.backends.sight import SIGHT_ROLES, ClosedSight, Sight, make_sight
@@ -52,7 +57,15 @@ _NO_SCORES: FloatArray = np.zeros(0, np.float32)
 
 _BITS = {"int8": 8, "int4": 4}
 _CACHE_BYTES = 16 * 2**20
-"""Weights that take more in float32 may be multiplied as codes."""
+"""Weights that take more in float32 may be multiplied as codes, and are read by a compiled step."""
+
+_STEP_ERROR = {True: 0.1, False: 1e-3}
+"""By whether codes are multiplied: how far a compiled step may be from the graphs, as a share of the largest score."""
+
+_TRIED_TOKENS = (1, 2)
+"""Read once by the graphs and once by a compiled step, which have to agree."""
+
+_log = logging.getLogger(__name__)
 
 _PART_ERROR = 0.05
 """What rounding activations to 8 bits costs, at least, as a share of the largest value of a graph's output."""
@@ -68,13 +81,21 @@ def prefers_codes(bundle: Bundle) -> bool:
     bits = _BITS.get(manifest.precision)
     if bits is None or (manifest.thresholds is not None and manifest.thresholds.part_error < _PART_ERROR):
         return False
-    return manifest.files["model.safetensors"].num_bytes * 32 / bits > _CACHE_BYTES
+    return _float32_bytes(bundle) > _CACHE_BYTES
+
+
+def _float32_bytes(bundle: Bundle) -> float:
+    """Returns what the weights of a bundle take in float32, about."""
+    bits = {**_BITS, "fp16": 16}.get(bundle.manifest.precision, 32)
+    return bundle.manifest.files["model.safetensors"].num_bytes * 32 / bits
 
 
 class InPlaceBackend:
     """The `Backend` of a bundle that has graphs for reading in place, on onnxruntime's CPU provider."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1, on_codes: bool | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int = 1, on_codes: bool | None = None, compiles: bool | None = None
+    ) -> None:
         """Opens the graphs that decode.
 
         Args:
@@ -82,6 +103,8 @@ class InPlaceBackend:
             threads: CPU threads.
             on_codes: multiply codes as they are, and round activations to 8 bits for that; None decides by
                 `prefers_codes`.
+            compiles: read single tokens by a compiled step where the bundle allows it; None does so where the weights
+                are too many for a cache, and one thread is used.
         """
         self._bundle = bundle
         self.on_codes = prefers_codes(bundle) if on_codes is None else on_codes
@@ -101,6 +124,9 @@ class InPlaceBackend:
         self._sight: Sight = make_sight(self._graphs, self.spec)
         self._arrays: list[SequenceArrays] = []
         self._kept: ReadPrompt | None = None
+        if compiles is None:
+            compiles = threads == 1 and _float32_bytes(bundle) > _CACHE_BYTES
+        self._compiled = self._open_compiled() if compiles else None
 
     @classmethod
     def open(cls, path: Path, *, threads: int = 1) -> InPlaceBackend:
@@ -131,6 +157,11 @@ class InPlaceBackend:
         """Reads a prompt and a picture as far as `flow` needs it; there are no scores."""
         return self._prompt(prompt_ids, pixel_values, skims=True)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether single tokens are read by a compiled step instead of the graphs."""
+        return self._compiled is not None
+
     def forget(self) -> None:
         """Reads the next prompt whole, whatever the last one was."""
         self._kept = None
@@ -138,12 +169,12 @@ class InPlaceBackend:
 
     def step(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token."""
-        self._read(decoding, token_id, 1, num_scored=1)
+        self._write(decoding, (token_id,), is_scored=True)
         decoding.logits = arrays_of(decoding).logits[0, 0]
 
     def step_action(self, decoding: Decoding, token_id: int) -> None:
         """Reads one more token; `logits` are those of the action tokens alone, in their order."""
-        self._read(decoding, token_id, 1, num_scored=0)
+        self._write(decoding, (token_id,), is_scored=False)
         arrays = arrays_of(decoding)
         arrays.run(WRITE_ACTIONS_ROLE, 1, 1, self._bind)
         decoding.logits = arrays.action_logits[0, 0]
@@ -153,7 +184,7 @@ class InPlaceBackend:
         count = len(token_ids)
         if not 0 < count <= WINDOWS[-1]:
             raise BackendError(f"{count} tokens cannot be read at once, expected 1 to {WINDOWS[-1]}")
-        self._read(decoding, np.asarray(token_ids, np.int64), count, num_scored=count)
+        self._write(decoding, token_ids, is_scored=True)
         rows = arrays_of(decoding).logits[0, :count]
         decoding.logits = rows[-1]
         return rows
@@ -189,7 +220,7 @@ class InPlaceBackend:
 
     def close(self) -> None:
         """Frees the sessions and all arrays."""
-        self._graphs, self._arrays, self._kept = {}, [], None
+        self._graphs, self._arrays, self._kept, self._compiled = {}, [], None, None
         self._sight = ClosedSight(self._bundle.path)
 
     def _prompt(self, prompt_ids: Sequence[int], pixel_values: FloatArray, *, skims: bool) -> Decoding:
@@ -248,16 +279,52 @@ class InPlaceBackend:
         else:
             arrays.run(LOWER_ROLE, count, 0, self._bind)
             if not skims:
-                if sequence.num_whole < start:
-                    raise BackendError(
-                        f"the tokens from place {sequence.num_whole} on were read for the action head alone, so "
-                        "nothing can be written behind them; read the prompt with prefill"
-                    )
+                _check_whole(sequence, start)
                 arrays.run(UPPER_ROLE, count, num_scored, self._bind)
         arrays.hidden[start : start + count] = arrays.tapped[0, :count]
         is_whole = not skims or not self._is_split
         sequence.num_whole = start + count if is_whole else min(sequence.num_whole, start)
         decoding.length = start + count
+
+    def _write(self, decoding: Decoding, token_ids: Sequence[int], *, is_scored: bool) -> None:
+        """Reads words that follow what was read; passes over several float32 ones are the graphs' strength."""
+        count = len(token_ids)
+        if self._compiled is None or (count > 1 and not self.on_codes):
+            ids = token_ids[0] if count == 1 else np.asarray(token_ids, np.int64)
+            self._read(decoding, ids, count, num_scored=count if is_scored else 0)
+            return
+        sequence, start = cast(Lent, decoding.cache), decoding.length
+        self._check_room(start, count)
+        _check_whole(sequence, start)
+        self._compiled.read(sequence.arrays, token_ids, start, is_scored=is_scored)
+        sequence.num_whole = decoding.length = start + count
+
+    def _open_compiled(self) -> CompiledStep | None:
+        """Returns a compiled step that was found to do with two tokens what the graphs do; None where there is none."""
+        step = open_compiled_step(self._bundle, on_codes=self.on_codes, max_tokens=WINDOWS[-1])
+        if step is None:
+            return None
+        found = []
+        for compiled in (None, step):
+            self._compiled = compiled
+            # Far behind the start, where a wrong angle shows; nothing was read before it, by either.
+            start = self.spec.max_tokens // 2
+            decoding = Decoding(logits=_NO_SCORES, length=start, cache=Lent(SequenceArrays(self._sizes()), start))
+            for token in _TRIED_TOKENS:
+                self.step(decoding, token)
+            found.append(np.concatenate([decoding.logits, arrays_of(decoding).hidden.ravel()]))
+        self._compiled = None
+        error = float(np.abs(found[1] - found[0]).max() / np.abs(found[0]).max())
+        if error <= _STEP_ERROR[self.on_codes]:
+            return step
+        _log.warning(
+            "tokens of %s are read by onnxruntime: the compiled step is off by %.2g of the largest value, at most %g "
+            "was expected; please report it",
+            self.folder,
+            error,
+            _STEP_ERROR[self.on_codes],
+        )
+        return None
 
     def _read_whole(self, arrays: SequenceArrays, count: int, num_scored: int) -> None:
         """Reads with the graphs of a bundle before there was `lower`."""
@@ -323,6 +390,14 @@ class InPlaceBackend:
             state = "was closed" if not self._graphs else f"has no {role!r} graph"
             raise BackendError(f"the onnx backend of {self._bundle.path} {state}; load the policy again")
         return graph
+
+
+def _check_whole(sequence: Lent, start: int) -> None:
+    if sequence.num_whole < start:
+        raise BackendError(
+            f"the tokens from place {sequence.num_whole} on were read for the action head alone, so "
+            "nothing can be written behind them; read the prompt with prefill"
+        )
 
 
 def _give_back(arrays: SequenceArrays) -> None:

@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from tests.bundles import tiny_bench_bundle
 
-from roboalign.bench.models import bench_model, make_prompt
+from roboalign.bench.models import make_prompt
 from roboalign.sdk.backends.in_place import CODE_WINDOWS, WINDOWS, InPlaceBackend
 from roboalign.sdk.bundle import Bundle, read_bundle
 from roboalign.sdk.quantized import read_weights
@@ -23,7 +24,7 @@ LAYERS = "model.language_model.layers"
 @pytest.fixture(scope="module", params=["int4", "int8"])
 def coded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small bundle whose weights are codes."""
-    return bench_model("tiny", request.param, tmp_path_factory.mktemp("coded")).bundle
+    return tiny_bench_bundle(tmp_path_factory.getbasetemp(), request.param)
 
 
 @pytest.fixture
@@ -102,8 +103,10 @@ def test_windows_are_smaller_on_codes(coded) -> None:
     assert [InPlaceBackend(bundle, on_codes=on).windows for on in (True, False)] == [CODE_WINDOWS, WINDOWS]
 
 
-def test_without_codes_a_layer_has_four_products_and_nothing_else_to_do_with_weights(tmp_path) -> None:
-    bundle = bench_model("tiny", "fp32", tmp_path).bundle
+def test_without_codes_a_layer_has_four_products_and_nothing_else_to_do_with_weights(
+    tmp_path_factory, tmp_path
+) -> None:
+    bundle = tiny_bench_bundle(tmp_path_factory.getbasetemp(), "fp32")
     assert not [role for role in read_bundle(bundle).manifest.graphs if role.endswith("_codes")]
     graphs = [in_memory(bundle / f"{part}.onnx", tmp_path).graph for part in ("lower", "upper")]
     kinds = [node.op_type for graph in graphs for node in graph.node]

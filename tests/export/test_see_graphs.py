@@ -54,6 +54,7 @@ def made(
         )
     )
     graphs = write_graphs(model, head, spec, folder, "fp32", reads_in_place=True)
+    (folder / "config.json").write_text(model.config.to_json_string())
     write_bench_manifest(folder, spec, graphs, "fp32", "tiny")
     return model, folder
 
@@ -139,3 +140,16 @@ def test_a_bundle_of_an_older_version_hears_every_word_whenever_it_looks() -> No
     decoding = backend.prefill(ids, picture(0))
     assert np.isfinite(decoding.logits).all()
     backend.close()
+
+
+def test_a_compiled_step_reads_what_the_graphs_read(made) -> None:
+    """The constants of each kind of model are found in its configuration."""
+    rows = []
+    for compiles in (False, True):
+        backend = InPlaceBackend(read_bundle(made[1]), compiles=compiles)
+        assert backend.is_compiled == compiles
+        decoding = backend.prefill(ids_of().tolist(), picture(0))
+        for word in (40, 50, 60):
+            backend.step(decoding, word)
+        rows.append(decoding.logits.copy())
+    assert np.allclose(*rows, atol=1e-4 * np.abs(rows[0]).max())

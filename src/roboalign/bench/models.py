@@ -179,6 +179,7 @@ def _write(model: NanoForConditionalGeneration, sizes: ModelSizes, precision: st
     graphs = write_graphs(
         model, head, spec, folder, precision, codes=codes, reads_in_place=True, action_rows=ACTION_ROWS
     )
+    (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
     name = f"nano-{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M"
     write_bench_manifest(folder, spec, graphs, precision, name)
 
