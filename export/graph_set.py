@@ -13,6 +13,7 @@ import onnx
 import torch
 from transformers import PreTrainedModel
 
+from roboalign.export.flow_graph import FlowGraph
 from roboalign.export.graph_part import (
     GraphMaker,
     GraphPart,
@@ -22,7 +23,7 @@ from roboalign.export.graph_part import (
     prefill_outputs,
     step_part,
 )
-from roboalign.export.graphs import FlowGraph, PrefillGraph, StepGraph
+from roboalign.export.graphs import PrefillGraph, StepGraph
 from roboalign.export.onnx_files import shorten_names, write_graph
 from roboalign.export.products import Products
 from roboalign.export.read_graphs import ActionRows, write_read_graphs

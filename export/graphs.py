@@ -1,12 +1,12 @@
 """The graphs of a nano policy, as functional modules with explicit keys and values and fixed shapes.
 
-`prefill` reads a prompt and a picture, `step` reads one more token, `flow` turns the hidden states into actions.
+`prefill` reads a prompt and a picture, `step` reads one more token; `export/flow_graph.py` has the action head.
 Prompts are padded on the right: attention is causal, so no real position sees the padding, and `length` tells where
 the prompt ends. The runtime owns the cache: a graph returns the new rows only, and needs neither ScatterND nor an
 in-place write.
 
 Shape suffixes: P longest prompt, L longest sequence, D hidden size, H heads, K head size, V vocabulary, C 2 x layers
-(keys and values of each layer in turn), T horizon, A action fields, S state fields.
+(keys and values of each layer in turn).
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from roboalign.trainer.flow import FlowHead
-
 __all__ = [
     "DecoderGraph",
     "DecoderShape",
-    "FlowGraph",
     "PrefillGraph",
     "StepGraph",
     "decoder_shape",
@@ -182,20 +179,3 @@ class StepGraph(DecoderGraph):
         may_see = torch.cat((is_past, torch.ones(1, dtype=torch.bool)))
         last, tapped, rows = self.decode(embeds_1D, length, may_see, kv)
         return self.model.lm_head(last), tapped, rows
-
-
-class FlowGraph(nn.Module):
-    """hidden [1, L, D], length int64[1], state [1, S], noise [1, T, A] -> actions [1, T, A] in their units.
-
-    All Euler steps are unrolled; the keys and values of the hidden states are computed once.
-    """
-
-    def __init__(self, head: FlowHead) -> None:
-        super().__init__()
-        self.model = head
-
-    def forward(
-        self, hidden: torch.Tensor, length: torch.Tensor, state: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
-        is_real = (torch.arange(hidden.shape[1]) < length).unsqueeze(0)
-        return self.model.sample(hidden, is_real, state, noise)
