@@ -90,6 +90,7 @@ __all__ = [
     "policy_spec_from_json",
     "read_bundle",
     "require_robot",
+    "shipped_base_path",
     "shipped_bundle_path",
     "write_manifest",
 ]
@@ -147,13 +148,29 @@ def find_bundle(path: str | Path | None) -> Path:
 
 def shipped_bundle_path(name: str = SHIPPED_BUNDLES[0]) -> Path:
     """Returns the folder of a bundle that comes with the package; BundleError when this installation lacks it."""
-    path = Path(str(resources.files("roboalign.sdk"))) / "models" / name
+    path = _models_folder() / name
     if not (path / MANIFEST_NAME).is_file():
         raise BundleError(
             f"this installation has no shipped bundle at {path}; "
             "name one, e.g. the folder that 'roboalign export' printed"
         )
     return path
+
+
+def shipped_base_path() -> Path:
+    """Returns the checkpoint that training starts from and that comes with the package, `nano-base`.
+
+    Raises:
+        BundleError: this installation lacks it.
+    """
+    path = _models_folder() / "nano-base"
+    if not (path / CHECKPOINT_NAME).is_file():
+        raise BundleError(f"the shipped model {path} is not there; install roboalign again, or clone it anew")
+    return path
+
+
+def _models_folder() -> Path:
+    return Path(str(resources.files("roboalign.sdk"))) / "models"
 
 
 def checkpoint_stage(path: Path) -> str | None:

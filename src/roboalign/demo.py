@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from roboalign import __version__
-from roboalign.sdk.errors import BundleError, CheckFailed, ConfigError
+from roboalign.sdk.errors import CheckFailed, ConfigError
 from roboalign.steps import PROGRAM, Step, last_error, outcome_of, stop, terminated_as_interrupt
 
 __all__ = ["RECIPES", "DemoConfig", "plan", "run_demo"]
@@ -155,11 +155,10 @@ def run_demo(
 
 def _check_shipped() -> None:
     """Looks for the shipped models now: the first command needs one, a command ten minutes later the other."""
-    from roboalign.sdk.bundle import shipped_bundle_path
+    from roboalign.sdk.bundle import shipped_base_path, shipped_bundle_path
 
-    base = shipped_bundle_path().parent / "nano-base"
-    if not base.is_dir():
-        raise BundleError(f"the shipped model {base} is not there; install roboalign again, or clone it anew")
+    shipped_bundle_path()
+    shipped_base_path()
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from roboalign.sdk.bundle import shipped_bundle_path
+from roboalign.sdk.bundle import shipped_base_path
 from roboalign.sdk.errors import BundleError, ConfigError, DataError
 from roboalign.trainer import refusals
 from roboalign.trainer.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint, trained_for
@@ -20,7 +20,7 @@ from roboalign.trainer.refusals import check_codec_range, check_start, find_refu
 
 TABLE = tiny.frames(8)
 CODEC = tiny.codec_of(TABLE)
-BASE = shipped_bundle_path().parent / "nano-base"
+BASE = shipped_base_path()
 NAMES = ["dx_m", "dy_m", "dz_m", "dyaw_rad", "gripper_open"]
 
 

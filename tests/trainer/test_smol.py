@@ -11,7 +11,7 @@ import tiny_scenes
 import torch
 from safetensors.torch import load_file
 
-from roboalign.sdk.bundle import shipped_bundle_path
+from roboalign.sdk.bundle import shipped_base_path
 from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.trainer import base as base_stage
@@ -75,7 +75,7 @@ def test_a_stem_that_has_seen_is_taken_over(base, tmp_path) -> None:
     """Sizes and weights of the vision stem are those of the named nano checkpoint."""
     tokenizer = load_checkpoint(base).load_processor().tokenizer
     made = start_smol({"stem": "shipped", "hidden_size": 64, "num_hidden_layers": 1}, PromptFormat(), tokenizer, seed=0)
-    shipped = load_file(shipped_bundle_path().parent / "nano-base" / "model.safetensors")
+    shipped = load_file(shipped_base_path() / "model.safetensors")
     stem = {f"model.vision.{name}": value for name, value in made.model.model.vision.stem.state_dict().items()}
     assert set(stem) == {name for name in shipped if name.startswith("model.vision.")}
     assert all(torch.equal(value, shipped[name].float()) for name, value in stem.items())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from roboalign.sdk.bundle import shipped_bundle_path
+from roboalign.sdk.bundle import shipped_base_path
 from roboalign.sdk.errors import BundleError, ConfigError, missing_extra
 from roboalign.sdk.prompt import PromptFormat
 from roboalign.trainer.backbone import quiet_transformers
@@ -122,7 +122,7 @@ def start_smol(
 
 
 def _read_stem(name: str) -> NanoForConditionalGeneration:
-    folder = shipped_bundle_path().parent / "nano-base" if name == "shipped" else Path(name)
+    folder = shipped_base_path() if name == "shipped" else Path(name)
     model = load_checkpoint(folder).load_model()
     if type(model) is not NanoForConditionalGeneration:
         raise ConfigError(f"{folder} holds a {type(model).__name__}, expected a nano model, whose stem smol can take")

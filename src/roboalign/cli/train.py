@@ -313,13 +313,13 @@ def _default_out(stage: str, recipe: str) -> Path:
 
 
 def _shipped_base(recipe: str) -> Path:
-    from roboalign.sdk.bundle import shipped_bundle_path
+    from roboalign.sdk.bundle import shipped_base_path
     from roboalign.sdk.errors import ConfigError
     from roboalign.trainer.recipes import recipe as find_recipe
 
     if (family := find_recipe(recipe).family) != "nano":
         raise ConfigError(f"no {family} base is shipped; name what recipe {recipe!r} is to start from, as BASE")
-    return shipped_bundle_path().parent / "nano-base"
+    return shipped_base_path()
 
 
 def _options(resume: bool, tensorboard: bool) -> "RunOptions":

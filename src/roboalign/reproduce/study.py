@@ -138,10 +138,9 @@ def _open(config: StudyConfig) -> tuple[Plan, Graph, str]:
 
 
 def _workplace(config: StudyConfig, graph: Graph) -> Workplace:
-    from roboalign.sdk.bundle import shipped_bundle_path
+    from roboalign.sdk.bundle import shipped_base_path
 
-    base = shipped_bundle_path().parent / "nano-base"
-    return Workplace(graph=graph, out=config.out, shipped_base=base, source=config.source)
+    return Workplace(graph=graph, out=config.out, shipped_base=shipped_base_path(), source=config.source)
 
 
 def _known_commands(program: tuple[str, ...]) -> Callable[[PlannedStep], str]:

@@ -154,6 +154,7 @@ def test_a_result_that_was_taken_away_is_noticed(tmp_path, monkeypatch):
 
 
 def test_missing_shipped_models_are_noticed_before_the_first_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("roboalign.sdk.bundle._models_folder", lambda: tmp_path)
     monkeypatch.setattr("roboalign.sdk.bundle.shipped_bundle_path", lambda: tmp_path / "nano-policy")
     with pytest.raises(BundleError, match="nano-base is not there"):
         demo.run_demo(out=tmp_path / "run")
