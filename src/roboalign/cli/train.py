@@ -194,6 +194,14 @@ def align(
             show_default="the recipe's",
         ),
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            help="Weights that become the checkpoint: best (smallest held-out error) or last (the paper's).",
+            show_default="the recipe's",
+        ),
+    ] = None,
     lora: Lora = None,
     workers: Annotated[
         int | None,
@@ -218,8 +226,9 @@ def align(
     from roboalign.trainer.align import align as run_align
     from roboalign.trainer.recipes import recipe as find_recipe
 
-    asked = {"reward": reward, "constraint": constraint, "credit": credit, "rollout": rollout, "workers": workers}
-    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | _lora(lora)
+    asked = {"reward": reward, "constraint": constraint, "credit": credit, "rollout": rollout, "keep": keep}
+    given = {name: value for name, value in {**asked, "workers": workers}.items() if value is not None}
+    changes: dict[str, Any] = given | _lora(lora)
     changes |= {"force": True} if force else {}
     config = find_recipe(recipe).align_config(
         data=data, sft=parent, out=out or _default_out("align", recipe), threads=threads, seed=seed, **changes
