@@ -178,9 +178,10 @@ def read_weights(path: Path) -> dict[str, FloatArray] | None:
         BundleError: the file is damaged, or its codes do not fit what its metadata says.
     """
     with _damage_told(path):
-        stored, coded = _read_stored(path)
-        if coded is None:
+        # Files without codes may hold what numpy has no type for, such as bfloat16: they are not looked into.
+        if _read_layouts(path) is None:
             return None
+        stored, coded = _read_stored(path)
         weights = {name: np.asarray(value, np.float32) for name, value in stored.items()}
         for name, found in coded.items():
             weight = dequantize(found.codes, found.scales, found.layout)
@@ -197,7 +198,7 @@ def load_weights(path: Path) -> dict[str, FloatArray]:
     decoded = read_weights(path)
     if decoded is None:
         with _damage_told(path):
-            decoded = {name: np.asarray(value, np.float32) for name, value in _read_stored(path)[0].items()}
+            return {name: np.asarray(value, np.float32) for name, value in _read_stored(path)[0].items()}
     return decoded
 
 
@@ -208,7 +209,7 @@ def read_codes(path: Path) -> dict[str, StoredCodes]:
         BundleError: the file is damaged, or its codes do not fit what its metadata says.
     """
     with _damage_told(path):
-        return _read_stored(path)[1] or {}
+        return {} if _read_layouts(path) is None else _read_stored(path)[1]
 
 
 @contextmanager
@@ -221,18 +222,25 @@ def _damage_told(path: Path) -> Iterator[None]:
         raise BundleError(f"the weights in {path} are damaged ({err}); copy or export the folder again") from err
 
 
-def _read_stored(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, StoredCodes] | None]:
-    """Returns what is stored as numbers, and what as codes: None where the file says nothing of codes."""
+def _read_layouts(path: Path) -> dict[str, QuantizedLayout] | None:
+    """Returns how codes are to be read, by weight; None where the file says nothing of codes."""
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as file:
         described = (file.metadata() or {}).get(METADATA_KEY)
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     if described is None:
-        return stored, None
+        return None
+    return {name: _layout_from_json(name, entry) for name, entry in json.loads(described).items()}
+
+
+def _read_stored(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, StoredCodes]]:
+    """Returns what is stored as numbers, and what as codes."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     coded = {}
-    for name, entry in json.loads(described).items():
-        layout = _layout_from_json(name, entry)
+    for name, layout in (_read_layouts(path) or {}).items():
         scales = stored.pop(name + SCALE_SUFFIX)
         _check_scales(name, scales, layout)
         coded[name] = StoredCodes(codes=_unpack(name, stored.pop(name), layout), scales=scales, layout=layout)

@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from roboalign.sdk.backends.sequence import SequenceArrays
 from roboalign.sdk.bundle import LOWER_ROLE, UPPER_ROLE, Bundle
+from roboalign.sdk.errors import BackendError, ConfigError
 from roboalign.sdk.quantized import StoredCodes, load_weights, read_codes
 from roboalign.sdk.types import FloatArray
 
@@ -75,10 +77,7 @@ class CompiledStep:
         products = []
         for parts in _PRODUCTS:
             names = [[f"{_DECODER}.layers.{i}.{part}.weight" for part in parts] for i in layers]
-            if codes is not None:
-                products.append(_lines([_tiles([codes[name] for name in layer]) for layer in names]))
-            else:
-                products.append(_lines([np.concatenate([weights[name] for name in layer]) for layer in names]))
+            products.append(_lines(len(names), partial(_side_by_side, names, weights, codes)))
         head = weights.get("lm_head.weight", self._words)
         self._weights = (norms, weights[f"{_DECODER}.norm.weight"], *products, head)
         kv = _cache_shape(bundle)
@@ -98,6 +97,7 @@ class CompiledStep:
         most = -(-max_tokens // GROUP) * GROUP
         longest = max(hidden, mixed, wide)
         num_blocks = -(-longest // BLOCK)
+        self._most = max_tokens
         self._x = _aligned((most, hidden), np.float32)
         self._scratch: tuple[NDArray[Any], ...] = (
             *(_aligned((most, width), np.float32) for width in (hidden, num_rows, mixed, 2 * wide, wide, hidden)),
@@ -109,7 +109,14 @@ class CompiledStep:
 
     def read(self, arrays: SequenceArrays, token_ids: Sequence[int], place: int, *, is_scored: bool) -> None:
         """Reads tokens: writes keys and values, hidden states, the last ones, and scores where asked for."""
-        count = len(token_ids)
+        count, end = len(token_ids), place + len(token_ids)
+        hidden, last, logits = arrays.hidden[place:end], arrays.last[0, :count], arrays.logits[0, :count]
+        # Compiled code writes where it is told to, whatever lies there.
+        if not (0 < count <= self._most and len(hidden) == len(last) == len(logits) == count):
+            raise BackendError(
+                f"{count} tokens at place {place} do not fit: 1 to {min(self._most, arrays.last.shape[1])} can be read "
+                f"at once, and the sequence holds {len(arrays.hidden)}"
+            )
         for index, token in enumerate(token_ids):
             self._x[index] = self._words[token]
         self._run(
@@ -120,57 +127,56 @@ class CompiledStep:
             place,
             *self._constants,
             is_scored,
-            arrays.hidden[place : place + count],
-            arrays.last[0, :count],
-            arrays.logits[0, :count],
+            hidden,
+            last,
+            logits,
             *self._scratch,
         )
 
 
 def open_compiled_step(bundle: Bundle, *, on_codes: bool, max_tokens: int) -> CompiledStep | None:
-    """Returns what reads a bundle's tokens, or None where it cannot be used.
+    """Returns what reads a bundle's tokens, or None where it cannot be used; a log line says why.
 
     Args:
         bundle: with graphs that read in place.
         on_codes: multiply codes as they are.
         max_tokens: tokens that are read at once, at most.
     """
-    if not _can_compile():
-        return None
-    decoder = _describe(bundle)
-    if decoder is None:
-        return None
-    path = bundle.path / "model.safetensors"
-    weights, codes = load_weights(path), read_codes(path) if on_codes else None
-    if not _is_plain_llama(weights, decoder.num_layers):
-        return None
-    if codes is not None and not _have_tiles(codes, decoder.num_layers):
+    try:
+        _check_numba()
+        decoder, path = _describe(bundle), bundle.path / "model.safetensors"
+        weights, codes = load_weights(path), read_codes(path) if on_codes else None
+        _check_decoder(weights, decoder.num_layers)
+        if codes is not None:
+            _check_codes(codes, decoder.num_layers)
+    except ConfigError as err:
+        _log.info("tokens of %s are read by onnxruntime's graphs: %s", bundle.path, err)
         return None
     return CompiledStep(bundle, decoder, weights, codes, max_tokens)
 
 
-def _can_compile() -> bool:
+def _check_numba() -> None:
     if find_spec("numba") is None:
-        _log.info("tokens are read by onnxruntime, because numba is not installed: pip install 'roboalign[fast]'")
-        return False
-    try:
-        import roboalign.sdk.backends.step_kernels  # noqa: F401 - numba checks itself, and finds a place for its cache
-    except (ImportError, RuntimeError) as err:
-        _log.warning("tokens are read by onnxruntime, because numba cannot be used: %s", err)
-        return False
-    return True
+        raise ConfigError("numba is not installed; pip install 'roboalign[fast]'")
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        raise ConfigError("numba is told not to compile (NUMBA_DISABLE_JIT)")
 
 
-def _describe(bundle: Bundle) -> _Decoder | None:
-    """Returns the constants of a bundle's decoder from its `config.json`; None where that is not there."""
+def _describe(bundle: Bundle) -> _Decoder:
+    """Returns the constants of a bundle's decoder from its `config.json`."""
     specs, path = bundle.manifest.graphs, bundle.path / "config.json"
-    if LOWER_ROLE not in specs or not path.is_file():
-        return None
+    if LOWER_ROLE not in specs:
+        raise ConfigError("the bundle is of a version before there was 'lower'; export it again")
+    if not path.is_file():
+        raise ConfigError("the bundle has no config.json")
     config = json.loads(path.read_text(encoding="utf-8"))
     text = config.get("text_config") or config
-    theta = text.get("rope_theta") or (text.get("rope_parameters") or {}).get("rope_theta")
-    if not theta or (text.get("rope_parameters") or {}).get("rope_type", "default") != "default":
-        return None
+    angles = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    theta = text.get("rope_theta") or angles.get("rope_theta")
+    if not theta or angles.get("rope_type", "default") != "default" or text.get("hidden_act", "silu") != "silu":
+        raise ConfigError("its config.json names no plain Llama decoder (rope_theta without scaling, silu)")
     lower, upper = (
         sum(tensor.name.startswith("key_") for tensor in specs[role].inputs) for role in (LOWER_ROLE, UPPER_ROLE)
     )
@@ -180,24 +186,34 @@ def _describe(bundle: Bundle) -> _Decoder | None:
     )
 
 
-def _is_plain_llama(weights: Mapping[str, FloatArray], num_layers: int) -> bool:
-    """Returns whether the decoder has the weights of a Llama decoder, and no others, such as biases."""
+def _check_decoder(weights: Mapping[str, FloatArray], num_layers: int) -> None:
+    """Refuses a decoder with other weights than a Llama decoder has, such as biases."""
     parts = [*_NORMS, *(part for parts in _PRODUCTS for part in parts)]
     expected = {f"{_DECODER}.layers.{index}.{part}.weight" for index in range(num_layers) for part in parts}
     expected |= {f"{_DECODER}.{name}.weight" for name in ("embed_tokens", "norm")}
     found = {name for name in weights if name.startswith(f"{_DECODER}.")}
-    return found == expected and "lm_head.bias" not in weights
+    if other := sorted(found ^ expected) or [name for name in ("lm_head.bias",) if name in weights]:
+        raise ConfigError(
+            f"it is no plain Llama decoder: {other[0]} is " + ("extra" if other[0] in weights else "absent")
+        )
 
 
-def _have_tiles(codes: Mapping[str, StoredCodes], num_layers: int) -> bool:
-    """Returns whether every product of the decoder has codes that make whole tiles, and the processor can read them."""
+def _check_codes(codes: Mapping[str, StoredCodes], num_layers: int) -> None:
+    """Refuses codes that make no whole tiles, and processors that cannot multiply them."""
     from roboalign.sdk.backends.step_kernels import BLOCK, TILE_ROWS, can_multiply_codes
 
     parts = [part for parts in _PRODUCTS for part in parts]
-    names = [f"{_DECODER}.layers.{index}.{part}.weight" for index in range(num_layers) for part in parts]
-    layouts = [codes[name].layout for name in names if name in codes]
-    are_whole = all(x.bits == 4 and x.block == BLOCK and x.shape[1] % TILE_ROWS == 0 for x in layouts)
-    return len(layouts) == len(names) and are_whole and can_multiply_codes()
+    for name in (f"{_DECODER}.layers.{index}.{part}.weight" for index in range(num_layers) for part in parts):
+        if name not in codes:
+            raise ConfigError(f"{name} is not stored as codes, and others are")
+        layout = codes[name].layout
+        if (layout.bits, layout.block) != (4, BLOCK) or layout.shape[1] % TILE_ROWS:
+            raise ConfigError(
+                f"{name} has {layout.shape[1]} outputs in codes of {layout.bits} bits in blocks of {layout.block}, "
+                f"expected a multiple of {TILE_ROWS} in 4 bits and blocks of {BLOCK}"
+            )
+    if not can_multiply_codes():
+        raise ConfigError("the processor has no AVX-512 VNNI, which multiplies codes")
 
 
 def _tiles(parts: list[StoredCodes]) -> NDArray[np.uint8]:
@@ -216,11 +232,25 @@ def _tiles(parts: list[StoredCodes]) -> NDArray[np.uint8]:
     return np.concatenate([packed, wide.reshape(rows, blocks, -1)], axis=2).reshape(rows * blocks * TILE_BYTES)
 
 
-def _lines(layers: list[Any]) -> NDArray[Any]:
-    """Returns the layers one behind the other, from the start of a cache line on."""
-    stacked = _aligned((len(layers), *layers[0].shape), layers[0].dtype)
-    for index, layer in enumerate(layers):
-        stacked[index] = layer
+def _side_by_side(
+    names: Sequence[Sequence[str]],
+    weights: Mapping[str, FloatArray],
+    codes: Mapping[str, StoredCodes] | None,
+    layer: int,
+) -> NDArray[Any]:
+    """Returns the weights of a layer's product as they are multiplied."""
+    if codes is None:
+        return np.concatenate([weights[name] for name in names[layer]])
+    return _tiles([codes[name] for name in names[layer]])
+
+
+def _lines(num_layers: int, make: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
+    """Returns layers one behind the other, from the start of a cache line on; one at a time is made."""
+    first = make(0)
+    stacked = _aligned((num_layers, *first.shape), first.dtype)
+    stacked[0] = first
+    for index in range(1, num_layers):
+        stacked[index] = make(index)
     return stacked
 
 

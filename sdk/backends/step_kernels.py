@@ -17,9 +17,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
 __all__ = ["BLOCK", "GROUP", "TILE_BYTES", "TILE_ROWS", "can_multiply_codes", "decode_tokens"]
@@ -34,6 +35,9 @@ TILE_BYTES = TILE_ROWS * (BLOCK // 2 + 4)
 GROUP = 8
 """Tokens that are multiplied with a tile at once: their sums fill half of the registers."""
 
+_LEAST_GROUP = 4
+"""Fewer tokens are multiplied one by one."""
+
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}
 """Sums in any order; what is not finite stays so."""
 _CODES = TILE_ROWS * BLOCK // 2
@@ -43,9 +47,9 @@ _LINE = 64
 
 
 def can_multiply_codes() -> bool:
-    """Returns whether this processor has the instruction that multiplies tiles of codes."""
-    features = binding.get_host_cpu_features()
-    return all(features.get(name, False) for name in ("avx512f", "avx512vnni"))
+    """Returns whether numba compiles for a processor that has the instruction that multiplies tiles of codes."""
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return {"+avx512f", "+avx512vnni"} <= {*features.split(",")}
 
 
 @intrinsic
@@ -182,14 +186,16 @@ def _round(x: Any, rounded: Any, scales: Any, corrections: Any) -> None:
     """Rounds an input to 8 bits, each block by its largest value; codes are stored 8 too high, which is taken off."""
     for block in range(len(x) // BLOCK):
         part, codes = x[block * BLOCK : (block + 1) * BLOCK], rounded[block * BLOCK : (block + 1) * BLOCK]
-        largest = np.float32(0.0)
+        largest, nothing = np.float32(0.0), np.float32(0.0)
         for index in range(BLOCK):
             largest = max(largest, abs(part[index]))
-        scales[block] = largest / np.float32(127.0)
+            nothing += part[index] * np.float32(0.0)  # not a number where one of them is not finite
+        scales[block] = largest / np.float32(127.0) + nothing
         share = np.float32(127.0) / largest if largest > 0.0 else np.float32(0.0)
         total = np.int32(0)
         for index in range(BLOCK):
-            code = np.int32(np.rint(part[index] * share))
+            value = np.rint(part[index] * share)
+            code = np.int32(value) if abs(value) <= np.float32(127.0) else np.int32(0)
             codes[index] = code
             total += code
         corrections[block] = np.int32(-8) * total
@@ -202,13 +208,14 @@ def _multiply_codes(tiles: Any, x: Any, y: Any, rounded: Any, scales: Any, corre
     for token in range(num_tokens):
         _round(x[token], rounded[token], scales[token], corrections[token])
     for row in range(y.shape[1] // TILE_ROWS):
-        if num_tokens == 1:
-            _multiply_tiles(tiles, row, rounded, scales, corrections, num_blocks, y)
-        else:
-            for first in range(0, num_tokens, GROUP):
-                _multiply_tiles_by_group(
-                    tiles, row, rounded[first:], scales[first:], corrections[first:], num_blocks, y[first:]
-                )
+        first = 0
+        while num_tokens - first >= _LEAST_GROUP:
+            _multiply_tiles_by_group(
+                tiles, row, rounded[first:], scales[first:], corrections[first:], num_blocks, y[first:]
+            )
+            first += GROUP
+        for token in range(first, num_tokens):
+            _multiply_tiles(tiles, row, rounded[token:], scales[token:], corrections[token:], num_blocks, y[token:])
 
 
 def _product(weights: Any, x: Any, y: Any, rounded: Any, scales: Any, corrections: Any) -> None:

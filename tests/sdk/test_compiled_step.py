@@ -2,10 +2,12 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -13,7 +15,6 @@ from tests.bundles import tiny_bench_bundle
 
 from roboalign.bench.models import make_prompt
 from roboalign.sdk.backends import compiled_step, in_place
-from roboalign.sdk.backends.compiled_step import open_compiled_step
 from roboalign.sdk.backends.in_place import InPlaceBackend
 from roboalign.sdk.backends.step_kernels import (
     BLOCK,
@@ -44,11 +45,19 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 @pytest.fixture
 def changed(bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
     """A copy of the bundle in float32 that a test may change."""
-    folder = tmp_path / "changed"
-    folder.mkdir()
-    for file in bundles["fp32"].path.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return Bundle(path=folder, manifest=bundles["fp32"].manifest)
+    return copied(bundles["fp32"], tmp_path)
+
+
+def copied(bundle: Bundle, folder: Path) -> Bundle:
+    shutil.copytree(bundle.path, folder / "changed")
+    return Bundle(path=folder / "changed", manifest=bundle.manifest)
+
+
+def say(bundle: Bundle, **changes: object) -> None:
+    """Changes what a bundle's configuration says; None takes it out."""
+    path = bundle.path / "config.json"
+    said = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in said.items() if value is not None}))
 
 
 def opened(bundle: Bundle, *, compiles: bool) -> InPlaceBackend:
@@ -208,7 +217,7 @@ def test_a_decoder_is_read_as_it_is_described(num_kv_heads: int, tap_layer: int)
 
 
 @needs_vnni
-@pytest.mark.parametrize("num_tokens", [1, GROUP, GROUP + 1])
+@pytest.mark.parametrize("num_tokens", [1, 3, 5, GROUP, GROUP + 1, GROUP + 6])
 def test_tiles_multiply_what_their_codes_say(num_tokens: int) -> None:
     rng = np.random.default_rng(2)
     parts = []
@@ -238,12 +247,24 @@ def test_the_exponential_is_exact_to_a_few_units_in_its_last_place() -> None:
     assert _exp(np.float32(-1e30)) < 1e-37
 
 
-def test_numbers_that_are_not_finite_stay_so(bundles) -> None:
-    compiled = opened(bundles["fp32"], compiles=True)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_stay_so(bundles, kind: str, wrong: float) -> None:
+    compiled = opened(bundles[kind], compiles=True)
     decoding = compiled.prefill(make_prompt(60), some_picture())
-    in_place.arrays_of(decoding).kv[0, 0, 3, 0] = np.nan
+    in_place.arrays_of(decoding).kv[0, 0, 3, 0] = wrong
     compiled.step(decoding, 5)
     assert np.isnan(decoding.logits).any()
+
+
+def test_more_tokens_than_there_is_room_for_are_refused_before_anything_is_written(bundles) -> None:
+    compiled = opened(bundles["fp32"], compiles=True)
+    step, decoding = compiled._compiled, compiled.prefill(make_prompt(60), some_picture())
+    assert step is not None
+    arrays = in_place.arrays_of(decoding)
+    for count, place in ((0, 5), (in_place.WINDOWS[-1] + 1, 5), (2, compiled.spec.max_tokens - 1)):
+        with pytest.raises(BackendError, match="do not fit"):
+            step.read(arrays, [5] * count, place, is_scored=True)
 
 
 def test_it_is_used_where_weights_are_too_many_for_a_cache_and_one_thread_reads(bundles, monkeypatch) -> None:
@@ -253,51 +274,69 @@ def test_it_is_used_where_weights_are_too_many_for_a_cache_and_one_thread_reads(
     assert not InPlaceBackend(bundles["fp32"], threads=2).is_compiled
 
 
+def refused(bundle: Bundle, caplog: pytest.LogCaptureFixture, *, on_codes: bool = False) -> str:
+    """The line that says why a bundle's tokens are left to the graphs."""
+    with caplog.at_level(logging.INFO):
+        backend = InPlaceBackend(bundle, on_codes=on_codes, compiles=True)
+    assert not backend.is_compiled
+    assert after_words(backend)["scores"].shape == (len(WORDS), 1024)
+    (line,) = [record.message for record in caplog.records if "are read by onnxruntime" in record.message]
+    return line
+
+
 def test_without_numba_the_graphs_are_used(bundles, monkeypatch, caplog) -> None:
     monkeypatch.setattr(compiled_step, "find_spec", lambda name: None)
-    with caplog.at_level(logging.INFO):
-        backend = InPlaceBackend(bundles["fp32"], compiles=True)
-    assert not backend.is_compiled
-    assert "roboalign[fast]" in caplog.text
-    assert after_words(backend)["scores"].shape == (len(WORDS), 1024)
+    assert "pip install 'roboalign[fast]'" in refused(bundles["fp32"], caplog)
 
 
-def test_a_numba_that_refuses_is_told_and_the_graphs_are_used(bundles, monkeypatch, caplog) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "roboalign.sdk.backends.step_kernels", None)
-    assert not InPlaceBackend(bundles["fp32"], compiles=True).is_compiled
-    assert "numba cannot be used" in caplog.text
+def test_a_numba_that_must_not_compile_is_told(bundles, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert "NUMBA_DISABLE_JIT" in refused(bundles["fp32"], caplog)
 
 
-def test_codes_of_other_bits_and_processors_without_their_products_use_the_graphs(bundles, monkeypatch) -> None:
-    assert open_compiled_step(bundles["int8"], on_codes=True, max_tokens=8) is None
+@pytest.mark.parametrize("error", [OSError("no space left"), ImportError("needs another numpy"), KeyError("x")])
+def test_a_numba_that_fails_is_told_and_the_graphs_are_used(bundles, monkeypatch, caplog, error: Exception) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(compiled_step.CompiledStep, "read", fail)
+    assert "numba cannot be used" in refused(bundles["fp32"], caplog)
+
+
+def test_codes_of_other_bits_use_the_graphs(bundles, caplog) -> None:
+    assert "codes of 8 bits" in refused(bundles["int8"], caplog, on_codes=True)
+
+
+def test_a_processor_without_products_of_codes_uses_the_graphs(bundles, monkeypatch, caplog) -> None:
     monkeypatch.setattr("roboalign.sdk.backends.step_kernels.can_multiply_codes", lambda: False)
-    assert open_compiled_step(bundles["int4"], on_codes=True, max_tokens=8) is None
+    assert "no AVX-512 VNNI" in refused(bundles["int4"], caplog, on_codes=True)
 
 
-def test_a_bundle_that_does_not_say_its_constants_uses_the_graphs(changed) -> None:
-    config = changed.path / "config.json"
-    said = json.loads(config.read_text())
-    said.pop("rope_theta", None)
-    config.write_text(json.dumps({**said, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}))
-    assert open_compiled_step(changed, on_codes=False, max_tokens=8) is None
-    config.unlink()
-    assert open_compiled_step(changed, on_codes=False, max_tokens=8) is None
+def test_a_decoder_with_scaled_angles_uses_the_graphs(changed, caplog) -> None:
+    say(changed, rope_theta=None, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
+    assert "no plain Llama decoder" in refused(changed, caplog)
 
 
-def test_a_decoder_with_biases_uses_the_graphs(changed) -> None:
+def test_a_bundle_without_its_constants_uses_the_graphs(changed, caplog) -> None:
+    (changed.path / "config.json").unlink()
+    assert "no config.json" in refused(changed, caplog)
+
+
+def test_a_decoder_with_biases_uses_the_graphs(changed, caplog) -> None:
     path = changed.path / "model.safetensors"
-    weights = load_file(path)
-    save_file({**weights, "model.language_model.layers.0.self_attn.q_proj.bias": np.ones(64, np.float32)}, path)
-    assert open_compiled_step(changed, on_codes=False, max_tokens=8) is None
+    extra = "model.language_model.layers.0.self_attn.q_proj.bias"
+    save_file({**load_file(path), extra: np.ones(64, np.float32)}, path)
+    assert f"{extra} is extra" in refused(changed, caplog)
 
 
-@pytest.mark.parametrize("wrong", [{"rope_theta": 500.0}, {"rms_norm_eps": 0.5}])
-def test_a_wrong_constant_is_found_and_the_graphs_are_used(changed, caplog, wrong: dict[str, float]) -> None:
-    config = changed.path / "config.json"
-    said = json.loads(config.read_text())
-    said.pop("rope_parameters", None)
-    config.write_text(json.dumps({**said, "rope_theta": 10000.0, **wrong}))
-    assert not InPlaceBackend(changed, compiles=True).is_compiled
-    assert "the compiled step is off by" in caplog.text
+@needs_vnni
+@pytest.mark.parametrize(
+    "wrong", [{"rope_theta": 9000.0}, {"rope_theta": 20000.0}, {"rope_theta": 1e5}, {"rms_norm_eps": 0.5}]
+)
+@pytest.mark.parametrize("kind", ["fp32", "int4"])
+def test_a_wrong_constant_is_found_and_the_graphs_are_used(
+    bundles, tmp_path, caplog, kind: str, wrong: dict[str, float]
+) -> None:
+    changed = copied(bundles[kind], tmp_path)
+    say(changed, rope_parameters=None, **{"rope_theta": 10000.0, **wrong})
+    assert "the compiled step is off by" in refused(changed, caplog, on_codes=kind == "int4")

@@ -3,8 +3,10 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
 
 from roboalign.sdk.errors import BundleError, ConfigError
 from roboalign.sdk.quantized import (
@@ -17,6 +19,7 @@ from roboalign.sdk.quantized import (
     pack_codes,
     quantize_channels,
     quantize_matrix,
+    read_codes,
     read_weights,
 )
 
@@ -168,3 +171,10 @@ def test_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BundleError, match="damaged"):
         read_weights(path)
+
+
+def test_a_file_without_codes_is_not_looked_into(tmp_path) -> None:
+    """It may hold what numpy has no type for."""
+    save_torch_file({"w": torch.ones(2, 3, dtype=torch.bfloat16)}, tmp_path / "w.safetensors")
+    assert read_weights(tmp_path / "w.safetensors") is None
+    assert read_codes(tmp_path / "w.safetensors") == {}

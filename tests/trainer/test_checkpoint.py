@@ -178,3 +178,10 @@ def test_wrong_settings_are_refused_by_name(member, tmp_path) -> None:
         CheckpointMeta(stage="polish", recipe="tiny")
     with pytest.raises(ConfigError, match="fp32, fp16, bf16"):
         save_checkpoint(tmp_path / "x", model=member.model, processor=member.processor, meta=META, dtype="int8")
+
+
+def test_weights_in_bf16_are_read_again(member, tmp_path) -> None:
+    meta = CheckpointMeta(stage="base", recipe="tiny")
+    saved = save_checkpoint(tmp_path / "x", model=member.model, processor=member.processor, meta=meta, dtype="bf16")
+    read = saved.load_model().state_dict()
+    assert all(torch.equal(read[name], value.bfloat16()) for name, value in member.model.state_dict().items())
