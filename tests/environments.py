@@ -10,8 +10,9 @@ LIST_MODULES = (
     "def modules(room):\n"
     "    package = importlib.import_module(room)\n"
     "    found = [module.name for module in pkgutil.walk_packages(package.__path__, room + '.')]\n"
-    "    wrappers = {'roboalign.sdk.sim.env', 'roboalign.drivers.lerobot_plugin'}  # of gymnasium, and of lerobot\n"
-    "    return [room, *(name for name in found if name not in wrappers)]\n"
+    "    # Of gymnasium, of numba, and of lerobot.\n"
+    "    wrappers = {'sdk.sim.env', 'sdk.backends.step_kernels', 'drivers.lerobot_plugin'}\n"
+    "    return [room, *(name for name in found if name.removeprefix('roboalign.') not in wrappers)]\n"
 )
 
 ACT = (
