@@ -2,11 +2,11 @@
 
     python benchmarks/thinking_rate.py BUNDLE --rounds 5 --out runs/thinking-rate.json
 
-Three policies on the same bundle take turns in one run: one does not think, one thinks beside its actions, one thinks
-before every chunk. Each is asked for chunks without pause, and at the nominal rate (one chunk in the time that its
-actions last). The thought never ends by itself here: the end of a thought is forbidden until the budget is spent, so
-that every thought is as long as the bundle allows. A bundle without windows reads a thought as slowly as it writes one;
-export it again (`roboalign export BUNDLE`) for those.
+Four policies on the same bundle take turns in one run: one does not think, two think beside their actions, of which
+one recalls its thoughts (`Thinking.recalls`), and one thinks before every chunk. Each is asked for chunks without
+pause, and at the nominal rate (one chunk in the time that its actions last). The thought never ends by itself here: the
+end of a thought is forbidden until the budget is spent, so that every thought is as long as the bundle allows. A bundle
+without windows reads a thought as slowly as it writes one; export it again (`roboalign export BUNDLE`) for those.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import cast
 import numpy as np
 
 from roboalign.sdk import Observation, Policy, Thinking
-from roboalign.sdk.backends import Backend, Decoding, SkimmingBackend, find_backend
+from roboalign.sdk.backends import Backend, Decoding, RecallingBackend, SkimmingBackend, find_backend
 from roboalign.sdk.backends.onnx import OnnxBackend
 from roboalign.sdk.bundle import find_bundle
 from roboalign.sdk.turn import Vocabulary
@@ -41,6 +41,8 @@ class EndlessBackend:
         self.rewind, self.flow, self.close = self._backend.rewind, self._backend.flow, self._backend.close
         if isinstance(backend, SkimmingBackend):
             self.skim_prompt, self.skim = backend.skim_prompt, backend.skim
+        if isinstance(backend, RecallingBackend):
+            self.states, self.recall = backend.states, backend.recall
 
     def prefill(self, prompt_ids: Sequence[int], pixel_values: FloatArray) -> Decoding:
         """Reads a prompt and a picture."""
@@ -64,9 +66,17 @@ class EndlessBackend:
         return decoding
 
 
-def _open(folder: Path, mode: str) -> Policy:
+_WAYS = {
+    "off": Thinking(mode="off"),
+    "beside": Thinking(mode="beside", max_age_s=1e6),
+    "beside, recalled": Thinking(mode="beside", max_age_s=1e6, recalls=True),
+    "before_every_chunk": Thinking(),
+}
+
+
+def _open(folder: Path, thinking: Thinking) -> Policy:
     backend = EndlessBackend(find_backend("onnx").open(folder, threads=1))
-    return Policy(backend, thinking=Thinking(mode=mode, max_age_s=1e6), draft=mode == "beside")  # type: ignore[arg-type]
+    return Policy(backend, thinking=thinking, draft=thinking.mode == "beside")
 
 
 def _observations(policy: Policy, count: int) -> list[Observation]:
@@ -114,8 +124,8 @@ def _rate(policy: Policy, seen: Sequence[Observation], chunks: int, period_s: fl
 
 
 def measure(folder: Path, *, rounds: int, chunks: int, say: Callable[[str], None]) -> dict[str, object]:
-    """Lets the three policies take turns; returns every round and the ratios to not thinking."""
-    policies = {mode: _open(folder, mode) for mode in ("off", "beside", "before_every_chunk")}
+    """Lets the policies take turns; returns every round and the ratios to not thinking."""
+    policies = {way: _open(folder, thinking) for way, thinking in _WAYS.items()}
     seen = _observations(policies["off"], 8)
     spec = policies["off"].spec
     periods_s = {"free": 0.0, "nominal": spec.horizon / spec.rate_hz}
@@ -140,9 +150,7 @@ def measure(folder: Path, *, rounds: int, chunks: int, say: Callable[[str], None
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "ratios": {
-            f"{pace}/{mode}": _ratios(rows, pace, mode)
-            for pace in periods_s
-            for mode in ("beside", "before_every_chunk")
+            f"{pace}/{mode}": _ratios(rows, pace, mode) for pace in periods_s for mode in _WAYS if mode != "off"
         },
         "rows": rows,
     }

@@ -25,7 +25,14 @@ from typing import Literal
 
 import numpy as np
 
-from roboalign.sdk.backends import Backend, RememberingBackend, WindowBackend, choose_backend, find_backend
+from roboalign.sdk.backends import (
+    Backend,
+    RecallingBackend,
+    RememberingBackend,
+    WindowBackend,
+    choose_backend,
+    find_backend,
+)
 from roboalign.sdk.bundle import (
     EDGE_LLM_NAME,
     MANIFEST_NAME,
@@ -83,6 +90,8 @@ class Policy:
         if actions not in ACTIONS:
             raise ConfigError(f"actions is {actions!r}, expected one of {', '.join(ACTIONS)}")
         _check_abilities(backend, actions)
+        if thinking is not None and thinking.recalls:
+            _check_recall(backend, actions)
         self._backend = backend
         self._actions = actions
         self._is_flow = actions == "flow"
@@ -247,7 +256,9 @@ class Policy:
             for_head = self._is_flow and not waits and not (wants and thought is not None)
             try:
                 turn.read(observation, think=thought is not None or waits, for_head=for_head)
-                if thought is not None:
+                if thought is not None and thought.states is not None:
+                    turn.recall_words(thought.words, thought.states)
+                elif thought is not None:
                     turn.write_words(thought.words, for_head=self._is_flow)
                 elif waits:
                     use = self._thinker.write_now(turn, observation, seen_s=seen_s)
@@ -310,6 +321,16 @@ class Policy:
         noise = np.random.default_rng((self._seed, self._num_calls)).standard_normal(shape, dtype=np.float32)
         self._num_calls += 1
         return noise
+
+
+def _check_recall(backend: Backend, actions: str) -> None:
+    if actions != "flow":
+        raise ConfigError("only the action head can recall thoughts (Thinking.recalls); act with actions='flow'")
+    if not isinstance(backend, RecallingBackend):
+        raise ConfigError(
+            f"{type(backend).__name__} keeps no hidden states of thoughts, which Thinking.recalls needs; leave it out, "
+            "or act with a bundle for the cpu on the onnx backend"
+        )
 
 
 def _check_abilities(backend: Backend, actions: str) -> None:

@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
 
@@ -22,7 +22,7 @@ import numpy as np
 from roboalign.sdk.backends import Decoding
 from roboalign.sdk.errors import ConfigError, unknown_name
 from roboalign.sdk.turn import NoAnswerError, Turn, Writing
-from roboalign.sdk.types import Observation, ThoughtUse
+from roboalign.sdk.types import FloatArray, Observation, ThoughtUse
 
 __all__ = ["THINKING_MODES", "Aside", "Thinker", "Thinking", "Thought", "resolve_thinking"]
 
@@ -55,6 +55,9 @@ class Thinking:
     """0 writes the best word each time, as in training of the head; above, words are drawn."""
     seed: int = 0
     """Of the words that are drawn; each thought of an episode has a stream of its own."""
+    recalls: bool = False
+    """Beside: the action head sees the words of a thought as they were read when they were written, behind the picture
+    that they are about; so acting on a thought costs no pass. Otherwise they are read again behind each new picture."""
     share: float = 0.2
     """Beside: of the time that the model works, the part that thoughts get while answers are asked for without pause.
     Where the model would rest, it thinks."""
@@ -72,6 +75,8 @@ class Thinking:
             raise ConfigError(f"Thinking.temperature is {self.temperature}, expected 0 or more")
         if not 0.0 < self.share < 1.0:
             raise ConfigError(f"Thinking.share is {self.share}, expected between 0 and 1")
+        if self.recalls and self.mode != "beside":
+            raise ConfigError(f"Thinking.recalls is for thoughts beside the actions, and the mode is {self.mode!r}")
         if self.seed < 0:
             raise ConfigError(f"Thinking.seed is {self.seed}, expected 0 or more")
 
@@ -118,6 +123,8 @@ class Thought:
     """Clock time at which the observation that it is about came."""
     finished_s: float
     """Clock time at which it was closed."""
+    states: FloatArray | None = field(default=None, compare=False, repr=False)
+    """float32[n, D], what the action head saw of it; kept where it is recalled."""
 
 
 class Thinker:
@@ -226,6 +233,7 @@ class Thinker:
             instruction=observation.instruction,
             seen_s=seen_s,
             finished_s=self._clock(),
+            states=turn.thought_states() if self._settings.recalls else None,
         )
 
     def _fail(self, reason: str) -> None:

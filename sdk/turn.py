@@ -19,6 +19,7 @@ from roboalign.sdk.backends import (
     Backend,
     Decoding,
     InspectableBackend,
+    RecallingBackend,
     SkimmingBackend,
     WindowBackend,
 )
@@ -159,8 +160,8 @@ class Turn:
     def resume(self, decoding: Decoding) -> None:
         """Goes on behind a prompt that was read already; the sequence belongs to this turn from now on."""
         self._decoding = decoding
-        if isinstance(self._backend, WindowBackend):  # of others, scores may cost a request and are not needed
-            self._prompt = decoding.length, np.array(decoding.logits)
+        can_rewind = isinstance(self._backend, WindowBackend)  # of others, scores may cost a request and are not needed
+        self._prompt = decoding.length, np.array(decoding.logits) if can_rewind else np.zeros(0, np.float32)
 
     def give_prompt(self) -> Decoding | None:
         """Forgets all but the prompt and gives the sequence away; None where the backend cannot forget.
@@ -229,6 +230,21 @@ class Turn:
             else:
                 self._extend(run)
         self._keep_thought(words)
+
+    def recall_words(self, words: Sequence[int], states: FloatArray) -> None:
+        """Lets the action head see `<think> ... </think>` as it was read elsewhere."""
+        assert self._decoding is not None
+        if self._room() < len(states):
+            raise self._too_long()
+        cast(RecallingBackend, self._backend).recall(self._decoding, states)
+        self._tokens += [self._words.think_open, *words, self._words.think_close]
+        self._keep_thought(words)
+
+    def thought_states(self) -> FloatArray | None:
+        """Returns what the action head sees of everything behind the prompt; None where the backend does not tell."""
+        if self._decoding is None or not isinstance(self._backend, RecallingBackend):
+            return None
+        return self._backend.states(self._decoding, self._prompt[0])
 
     def _tell(self, words: Sequence[int]) -> None:
         """Says what is written so far to who listens, now and then: nobody reads faster."""

@@ -24,6 +24,7 @@ __all__ = [
     "BackendFactory",
     "Decoding",
     "InspectableBackend",
+    "RecallingBackend",
     "RememberingBackend",
     "SkimmingBackend",
     "WindowBackend",
@@ -127,6 +128,17 @@ class SkimmingBackend(Protocol):
 
     def skim(self, decoding: Decoding, token_ids: Sequence[int]) -> None:
         """Reads any number of tokens for `flow`; nothing can be written behind them until they are taken back."""
+
+
+@runtime_checkable
+class RecallingBackend(Protocol):
+    """A backend that gives the action head words that were read elsewhere, without reading them again."""
+
+    def states(self, decoding: Decoding, start: int) -> FloatArray:
+        """Returns a copy of the hidden states float32[length - start, D] of the tapped layer."""
+
+    def recall(self, decoding: Decoding, states: FloatArray) -> None:
+        """Puts hidden states behind what was read, for `flow`; nothing can be read there until they are taken back."""
 
 
 @runtime_checkable

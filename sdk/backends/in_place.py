@@ -197,6 +197,17 @@ class InPlaceBackend:
             self._read(decoding, part, len(part), num_scored=0, skims=True)
         decoding.logits = _NO_SCORES
 
+    def states(self, decoding: Decoding, start: int) -> FloatArray:
+        """Returns a copy of the hidden states from a place on."""
+        return arrays_of(decoding).hidden[start : decoding.length].copy()
+
+    def recall(self, decoding: Decoding, states: FloatArray) -> None:
+        """Puts hidden states behind what was read; there are no keys of them, and no scores."""
+        start, count = decoding.length, len(states)
+        self._check_room(start, count)
+        arrays_of(decoding).hidden[start : start + count] = states
+        decoding.length, decoding.logits = start + count, _NO_SCORES
+
     def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
         """Forgets what was read beyond `length`; it is overwritten, and looked at by nothing until then."""
         decoding.logits = logits
@@ -241,7 +252,7 @@ class InPlaceBackend:
             begin = max(first, shared)
             arrays.given[0, begin - shared : last + 1 - shared] = rows[begin - first :]
             arrays.is_given[0, begin - shared : last + 1 - shared] = True
-        sequence = Lent(arrays, num_whole)
+        sequence = Lent(arrays, num_whole, shared)
         decoding = Decoding(logits=_NO_SCORES, length=shared, cache=sequence)
         self._read(decoding, ids[shared:], count, num_scored=0 if skims else 1, skims=skims)
         if not skims:
@@ -272,6 +283,7 @@ class InPlaceBackend:
         sequence, start = cast(Lent, decoding.cache), decoding.length
         arrays = sequence.arrays
         self._check_room(start, count)
+        sequence.check_read(start)
         arrays.tokens[0, :count] = ids
         arrays.place(start, count)
         if not self._is_split:
@@ -279,12 +291,12 @@ class InPlaceBackend:
         else:
             arrays.run(LOWER_ROLE, count, 0, self._bind)
             if not skims:
-                _check_whole(sequence, start)
+                sequence.check_whole(start)
                 arrays.run(UPPER_ROLE, count, num_scored, self._bind)
         arrays.hidden[start : start + count] = arrays.tapped[0, :count]
         is_whole = not skims or not self._is_split
         sequence.num_whole = start + count if is_whole else min(sequence.num_whole, start)
-        decoding.length = start + count
+        sequence.num_read = decoding.length = start + count
 
     def _write(self, decoding: Decoding, token_ids: Sequence[int], *, is_scored: bool) -> None:
         """Reads words that follow what was read; passes over several float32 ones are the graphs' strength."""
@@ -295,9 +307,9 @@ class InPlaceBackend:
             return
         sequence, start = cast(Lent, decoding.cache), decoding.length
         self._check_room(start, count)
-        _check_whole(sequence, start)
+        sequence.check_whole(start)
         self._compiled.read(sequence.arrays, token_ids, start, is_scored=is_scored)
-        sequence.num_whole = decoding.length = start + count
+        sequence.num_whole = sequence.num_read = decoding.length = start + count
 
     def _open_compiled(self) -> CompiledStep | None:
         """Returns a compiled step that was found to do with two tokens what the graphs do; None where there is none."""
@@ -332,7 +344,7 @@ class InPlaceBackend:
         arrays, start, end = SequenceArrays(self._sizes()), self.spec.max_tokens // 2, self.spec.max_tokens // 2 + 2
         # Keys as a norm leaves them, so that attention has something to choose from, near and far.
         arrays.kv[:, :, :start] = np.random.default_rng(0).standard_normal(arrays.kv[:, :, :start].shape)
-        decoding = Decoding(logits=_NO_SCORES, length=start, cache=Lent(arrays, start))
+        decoding = Decoding(logits=_NO_SCORES, length=start, cache=Lent(arrays, start, start))
         for token in _TRIED_TOKENS:
             self.step(decoding, token)
         rows = arrays.kv[:, :, start:end]
@@ -407,14 +419,6 @@ class InPlaceBackend:
 def _relative_error(found: FloatArray, expected: FloatArray) -> float:
     """Returns the largest difference as a share of the largest value; not a number where either is none."""
     return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-
-def _check_whole(sequence: Lent, start: int) -> None:
-    if sequence.num_whole < start:
-        raise BackendError(
-            f"the tokens from place {sequence.num_whole} on were read for the action head alone, so "
-            "nothing can be written behind them; read the prompt with prefill"
-        )
 
 
 def _give_back(arrays: SequenceArrays) -> None:

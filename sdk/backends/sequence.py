@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboalign.sdk.backends import Decoding
+from roboalign.sdk.errors import BackendError
 from roboalign.sdk.types import FloatArray
 
 __all__ = ["Lent", "ReadPrompt", "SequenceArrays", "SequenceSizes", "arrays_of"]
@@ -96,10 +97,28 @@ class SequenceArrays:
 class Lent:
     """Who holds it has the arrays to itself."""
 
-    def __init__(self, arrays: SequenceArrays, num_whole: int) -> None:
+    def __init__(self, arrays: SequenceArrays, num_whole: int, num_read: int) -> None:
         self.arrays = arrays
         self.num_whole = num_whole
         """Tokens that every layer has read."""
+        self.num_read = num_read
+        """Tokens whose keys and values are there, as far as the action head needs them."""
+
+    def check_whole(self, start: int) -> None:
+        """Raises BackendError where nothing can be written behind a place."""
+        if self.num_whole < start:
+            raise BackendError(
+                f"the tokens from place {self.num_whole} on were read for the action head alone, so nothing can be "
+                "written behind them; read the prompt with prefill"
+            )
+
+    def check_read(self, start: int) -> None:
+        """Raises BackendError where nothing can be read behind a place."""
+        if self.num_read < start:
+            raise BackendError(
+                f"the tokens from place {self.num_read} on were recalled for the action head, so nothing can be read "
+                "behind them; take them back with rewind"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

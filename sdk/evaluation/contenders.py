@@ -147,7 +147,7 @@ class PolicyRef:
         parts += ["shuffled thoughts"] * self.has_shuffled_thoughts
         parts += [f"thoughts {self.thought_age} calls old"] * (self.thought_age > 0)
         if self.thinking is not None:
-            parts.append("thinking " + self.thinking.mode.replace("_", " "))
+            parts.append("thinking " + self.thinking.mode.replace("_", " ") + ", recalled" * self.thinking.recalls)
         if self.latency is not None:
             parts.append(f"latency {self.latency.name}")
         parts += [f"chunks {self.strategy}"] * self.is_late

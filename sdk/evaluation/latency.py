@@ -18,7 +18,14 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from roboalign.sdk.backends import Backend, Decoding, InspectableBackend, RememberingBackend, WindowBackend
+from roboalign.sdk.backends import (
+    Backend,
+    Decoding,
+    InspectableBackend,
+    RecallingBackend,
+    RememberingBackend,
+    WindowBackend,
+)
 from roboalign.sdk.bundle import PolicySpec
 from roboalign.sdk.control.chunks import CHUNK_STRATEGIES, ChunkQueue, DelayEstimate, Seams
 from roboalign.sdk.control.clock import FakeClock
@@ -124,6 +131,19 @@ class TimedBackend:
     def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
         """Forgets what was read beyond `length`."""
         self._windowed.rewind(decoding, length, logits)
+
+    def states(self, decoding: Decoding, start: int) -> FloatArray:
+        """Returns a copy of the hidden states from a place on; copies take no time."""
+        return self._recalling().states(decoding, start)
+
+    def recall(self, decoding: Decoding, states: FloatArray) -> None:
+        """Puts hidden states behind what was read; copies take no time."""
+        self._recalling().recall(decoding, states)
+
+    def _recalling(self) -> RecallingBackend:
+        if not isinstance(self._backend, RecallingBackend):
+            raise ConfigError("this backend does not keep hidden states; let thoughts be read again")
+        return self._backend
 
     def forget(self) -> None:
         """Reads the next prompt whole, where the wrapped backend would not."""

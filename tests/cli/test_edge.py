@@ -31,6 +31,7 @@ BAD_INPUT = {
     "a trace that is none": ["replay", "nowhere.jsonl"],
     "no bundle to run": ["run", "nowhere"],
     "no bundle to evaluate": ["eval", "nowhere"],
+    "thoughts recalled that are not beside": ["eval", "--recall-thoughts"],
     "no scenes": ["eval", "random", "--episodes", "0"],
     "no name in a list": ["eval", "random", "--tasks", ","],
     "a setting of what is served elsewhere": ["eval", "ws://127.0.0.1:9", "--actions", "fast"],

@@ -322,6 +322,43 @@ def test_nothing_is_written_behind_what_was_skimmed_until_it_is_taken_back(backe
     assert np.allclose(decoding.logits, fresh(prompt, WORDS)[-1], atol=1e-4)
 
 
+def test_what_is_recalled_gives_the_head_what_it_was_given_before(backend) -> None:
+    """Behind the same prompt the same bits, and behind another one the states of then."""
+    prompt = prompt_of(backend, some_observations()[0])
+    state, noise = np.zeros(5, np.float32), np.ones((8, 5), np.float32)
+    decoding = backend.prefill(*prompt)
+    length = decoding.length
+    for word in WORDS:
+        backend.step(decoding, word)
+    states, expected = backend.states(decoding, length), backend.flow(decoding, state, noise)
+    assert states.shape == (len(WORDS), backend.spec.hidden_size)
+    for number, which in enumerate((prompt, prompt_of(backend, some_observations()[1]))):
+        backend.forget()
+        again = backend.skim_prompt(*which)
+        before = backend.inspect(again)["hidden"]
+        backend.recall(again, states)
+        assert np.array_equal(backend.inspect(again)["hidden"], np.concatenate([before, states]))
+        assert np.array_equal(backend.flow(again, state, noise), expected) == (number == 0)
+        assert len(again.logits) == 0
+
+
+def test_nothing_is_read_behind_what_was_recalled_until_it_is_taken_back(backend, fresh) -> None:
+    prompt = prompt_of(backend, some_observations()[0])
+    decoding = backend.prefill(*prompt)
+    length, logits = decoding.length, decoding.logits.copy()
+    backend.recall(decoding, np.ones((3, backend.spec.hidden_size), np.float32))
+    for read in (lambda: backend.skim(decoding, WORDS), lambda: backend.step(decoding, 30)):
+        with pytest.raises(BackendError, match=f"from place {length} on were re"):
+            read()
+    backend.rewind(decoding, length, logits)
+    for word in WORDS:
+        backend.step(decoding, word)
+    assert np.allclose(decoding.logits, fresh(prompt, WORDS)[-1], atol=1e-4)
+    room = backend.spec.max_tokens - decoding.length
+    with pytest.raises(BackendError, match=f"{room + 1} tokens do not fit behind {decoding.length}"):
+        backend.recall(decoding, np.ones((room + 1, backend.spec.hidden_size), np.float32))
+
+
 def test_a_prompt_that_was_skimmed_is_read_whole_when_it_is_written_behind(backend, fresh) -> None:
     seen = some_observations()[0]
     prompts = [prompt_of(backend, changed(seen, image=image)) for image in (seen.images["front"], ANOTHER)]
@@ -375,3 +412,29 @@ def test_thoughts_beside_skim_too_and_are_those_that_are_written_before(bundle) 
             problems.add(chunk.thought_use.reason)
     assert thoughts == {None, expected}
     assert problems == {None}
+
+
+def test_thoughts_beside_can_be_recalled_instead_of_read_again(bundle) -> None:
+    """Nothing but prompts is read for the head; where the picture is the thought's own, it sees the same."""
+    one = some_observations()[0]
+    other = changed(one, image=ANOTHER)
+    reading = Thinking(mode="beside", max_age_s=1e6)
+    answers = {}
+    for recalls in (False, True):
+        opened = InPlaceBackend.open(bundle)
+        policy = Policy(opened, thinking=replace(reading, recalls=recalls), is_driven=True)
+        skim, skimmed = opened.skim, []
+        opened.skim = lambda decoding, ids, skim=skim, to=skimmed: (to.append(len(ids)), skim(decoding, ids))[1]
+        chunks = [policy.act(seen) for seen in (one, one, other)]  # awaited, begins the next one, acts meanwhile
+        while policy.think_on():
+            pass
+        chunks += [policy.act(seen) for seen in (other, other)]
+        assert [chunk.thought_use.status for chunk in chunks] == ["awaited", "held", "held", "fresh", "held"]
+        assert len(skimmed) == (0 if recalls else 4)
+        answers[recalls] = chunks
+        policy.close()
+    for read, recalled in zip(answers[False], answers[True], strict=True):
+        assert (recalled.thought, recalled.tokens) == (read.thought, read.tokens)
+    close = [np.allclose(a.actions, b.actions, atol=1e-5) for a, b in zip(answers[False], answers[True], strict=True)]
+    assert close[:2] == [True, True]
+    assert not close[2], "a thought about another picture is not read behind this one"

@@ -256,6 +256,7 @@ def test_at_a_low_temperature_drawn_words_are_the_best_ones(backend, clock, obse
         ({"budget_tokens": 0}, "budget_tokens is 0, expected at least 1"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"seed": -1}, "seed is -1"),
+        ({"recalls": True}, "recalls is for thoughts beside the actions, and the mode is 'before_every_chunk'"),
     ],
 )
 def test_wrong_settings_are_named(values, message):
@@ -268,6 +269,10 @@ def test_settings_that_do_not_fit_are_refused(backend, observation):
         Policy(backend, thinking=Thinking(budget_tokens=13))
     with pytest.raises(ConfigError, match="think=False, but thinking asks for 'beside'"):
         Policy(backend, think=False, thinking=BESIDE)
+    with pytest.raises(ConfigError, match="TalkingBackend keeps no hidden states of thoughts"):
+        Policy(backend, thinking=replace(BESIDE, recalls=True))
+    with pytest.raises(ConfigError, match="only the action head can recall thoughts"):
+        Policy(backend, actions="fast", thinking=replace(BESIDE, recalls=True))
     with pytest.raises(ConfigError, match="takes no thought"):
         Policy(backend, thinking=BESIDE).act(observation, words=[1])
 

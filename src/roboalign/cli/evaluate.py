@@ -10,6 +10,7 @@ from roboalign.cli.output import (
     BACKEND_HELP,
     MAX_AGE_HELP,
     POLICY_HELP,
+    RECALL_HELP,
     THINKING_HELP,
     parse_names,
     policy_ref,
@@ -92,6 +93,7 @@ def evaluate(
     max_thought_age: Annotated[
         float | None, typer.Option("--max-thought-age", help=MAX_AGE_HELP, show_default="2.0")
     ] = None,
+    recall_thoughts: Annotated[bool, typer.Option("--recall-thoughts", help=RECALL_HELP)] = False,
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Control: tell the policy the sentence of another task.")
@@ -140,7 +142,7 @@ def evaluate(
     from roboalign.sdk.evaluation import EvalConfig
     from roboalign.sdk.evaluation import evaluate as run_evaluation
 
-    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
+    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age, recalls=recall_thoughts)
     if robot is not None and robot.endswith(".toml"):
         _require_robot_options(
             {

@@ -19,6 +19,7 @@ __all__ = [
     "BACKEND_HELP",
     "MAX_AGE_HELP",
     "POLICY_HELP",
+    "RECALL_HELP",
     "THINKING_HELP",
     "parse_names",
     "parse_pairs",
@@ -42,6 +43,9 @@ THINKING_HELP = "When to think: off, before_every_chunk, or beside the actions, 
 """For the verbs that let a policy act."""
 
 MAX_AGE_HELP = "Beside: seconds after which the picture behind a thought is too old."
+"""For the same verbs."""
+
+RECALL_HELP = "Beside: do not read a thought again behind each new picture."
 """For the same verbs."""
 
 
@@ -87,8 +91,8 @@ def require_real_time(options: Mapping[str, object]) -> None:
         raise ConfigError(f"{', '.join(given)} is of a run on a robot or in real time; add --robot or --real-time")
 
 
-def thinking_of(mode: str | None, *, think: bool, max_age_s: float | None) -> "Thinking | None":
-    """Returns what `--thinking`, `--think/--no-think` and `--max-thought-age` mean together; None goes by `think`.
+def thinking_of(mode: str | None, *, think: bool, max_age_s: float | None, recalls: bool) -> "Thinking | None":
+    """Returns what `--thinking`, `--think/--no-think` and the options for `beside` mean together; None goes by `think`.
 
     Raises:
         ConfigError: They contradict one another, or there is no such mode.
@@ -98,12 +102,14 @@ def thinking_of(mode: str | None, *, think: bool, max_age_s: float | None) -> "T
 
     if max_age_s is not None and mode != "beside":
         raise ConfigError("--max-thought-age is the age of thoughts beside the actions; give --thinking beside with it")
+    if recalls and mode != "beside":
+        raise ConfigError("--recall-thoughts is for thoughts beside the actions; give --thinking beside with it")
     if mode is None:
         return None
     if mode not in THINKING_MODES:
         raise ConfigError(unknown_name("thinking mode", mode, THINKING_MODES))
     age = {} if max_age_s is None else {"max_age_s": max_age_s}
-    return resolve_thinking(think, Thinking(mode=mode, **age))  # type: ignore[arg-type]  # checked above
+    return resolve_thinking(think, Thinking(mode=mode, recalls=recalls, **age))  # type: ignore[arg-type]  # checked above
 
 
 def policy_ref(

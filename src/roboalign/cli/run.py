@@ -11,6 +11,7 @@ from roboalign.cli.output import (
     BACKEND_HELP,
     MAX_AGE_HELP,
     POLICY_HELP,
+    RECALL_HELP,
     THINKING_HELP,
     policy_ref,
     print_note,
@@ -55,6 +56,7 @@ def run(
     max_thought_age: Annotated[
         float | None, typer.Option("--max-thought-age", help=MAX_AGE_HELP, show_default="2.0")
     ] = None,
+    recall_thoughts: Annotated[bool, typer.Option("--recall-thoughts", help=RECALL_HELP)] = False,
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
     trace: Annotated[
         Path | None,
@@ -96,7 +98,7 @@ def run(
     """Act on a sentence; prints each thought. Simulation writes a film; a robot is parked at the end."""
     from roboalign.sdk.errors import ConfigError
 
-    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
+    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age, recalls=recall_thoughts)
     if robot is not None or real_time:
         from roboalign.sdk.control.session import SessionConfig, page_config
         from roboalign.sdk.serving.wire import TOKEN_VARIABLE

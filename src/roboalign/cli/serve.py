@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from roboalign.cli.output import BACKEND_HELP, MAX_AGE_HELP, THINKING_HELP, policy_ref, print_note, thinking_of
+from roboalign.cli.output import (
+    BACKEND_HELP,
+    MAX_AGE_HELP,
+    RECALL_HELP,
+    THINKING_HELP,
+    policy_ref,
+    print_note,
+    thinking_of,
+)
 
 __all__ = ["serve"]
 
@@ -37,6 +45,7 @@ def serve(
     max_thought_age: Annotated[
         float | None, typer.Option("--max-thought-age", help=MAX_AGE_HELP, show_default="2.0")
     ] = None,
+    recall_thoughts: Annotated[bool, typer.Option("--recall-thoughts", help=RECALL_HELP)] = False,
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "auto",
 ) -> None:
     """Serve a policy over a websocket (openpi's protocol, vla-eval's at /vla-eval) until Ctrl-C.
@@ -47,7 +56,7 @@ def serve(
     from roboalign.sdk.serving.wire import TOKEN_VARIABLE
     from roboalign.sdk.sim.robots import find_robot
 
-    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age)
+    chosen = thinking_of(thinking, think=think, max_age_s=max_thought_age, recalls=recall_thoughts)
     ref = policy_ref(policy, actions=actions, think=think, backend=backend, thinking=chosen)
     config = ServerConfig(
         host=host,

@@ -204,6 +204,18 @@ def test_the_shipped_policy_thinks_beside_its_actions_and_repeats_itself(scene):
     assert 0.1 < min(ages) < max(ages) <= 3.0
 
 
+def test_a_thought_that_is_recalled_takes_no_time(scene):
+    """All but the first, which is written meanwhile; to read one takes at least a pass."""
+    latency, taken_s = LatencyProfile(prefill_s=0.05, token_s=0.01, action_s=0.02), {}
+    for recalls in (False, True):
+        thinking = Thinking(mode="beside", max_age_s=3.0, recalls=recalls)
+        episode = play_shipped(scene, thinking=thinking, latency=latency, chunks="wait")
+        first, *taken_s[recalls] = episode.latency_s["thought"]
+        assert first > 0.1
+    assert min(taken_s[False]) > 0.009
+    assert max(taken_s[True]) < 1e-9
+
+
 def test_a_written_profile_is_read():
     profile = LatencyProfile.parse("prefill=0.1,action=0.05")
     assert (profile.prefill_s, profile.token_s, profile.action_s) == (0.1, 0.0, 0.05)
