@@ -203,9 +203,11 @@ class InPlaceBackend:
 
     def recall(self, decoding: Decoding, states: FloatArray) -> None:
         """Puts hidden states behind what was read; there are no keys of them, and no scores."""
-        start, count = decoding.length, len(states)
+        sequence, start, count = cast(Lent, decoding.cache), decoding.length, len(states)
         self._check_room(start, count)
-        arrays_of(decoding).hidden[start : start + count] = states
+        sequence.arrays.hidden[start : start + count] = states
+        # What was taken back may have left keys there.
+        sequence.num_read, sequence.num_whole = min(sequence.num_read, start), min(sequence.num_whole, start)
         decoding.length, decoding.logits = start + count, _NO_SCORES
 
     def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
@@ -307,6 +309,7 @@ class InPlaceBackend:
             return
         sequence, start = cast(Lent, decoding.cache), decoding.length
         self._check_room(start, count)
+        sequence.check_read(start)
         sequence.check_whole(start)
         self._compiled.read(sequence.arrays, token_ids, start, is_scored=is_scored)
         sequence.num_whole = sequence.num_read = decoding.length = start + count

@@ -175,7 +175,9 @@ class PolicyRef:
         if self.backend != "auto":
             row["backend"] = self.backend
         if self.thinking is not None:
-            row["thinking"] = asdict(self.thinking)
+            row["thinking"] = {
+                name: value for name, value in asdict(self.thinking).items() if name != "recalls" or value
+            }
         if self.is_late:
             row |= {"latency": asdict(self.latency or LatencyProfile()), "chunks": self.strategy}
         if self.kind in _MODELS:

@@ -96,6 +96,8 @@ class TimedBackend:
             raise ConfigError("latencies are injected into bundles run by onnxruntime or TensorRT, not by this backend")
         self._backend, self._windowed, self._profile, self._clock = backend, backend, profile, clock
         self.windows = backend.windows or (_WINDOW,)
+        if isinstance(backend, RecallingBackend):  # copies take no time
+            self.states, self.recall = backend.states, backend.recall
 
     @property
     def spec(self) -> PolicySpec:
@@ -131,19 +133,6 @@ class TimedBackend:
     def rewind(self, decoding: Decoding, length: int, logits: FloatArray) -> None:
         """Forgets what was read beyond `length`."""
         self._windowed.rewind(decoding, length, logits)
-
-    def states(self, decoding: Decoding, start: int) -> FloatArray:
-        """Returns a copy of the hidden states from a place on; copies take no time."""
-        return self._recalling().states(decoding, start)
-
-    def recall(self, decoding: Decoding, states: FloatArray) -> None:
-        """Puts hidden states behind what was read; copies take no time."""
-        self._recalling().recall(decoding, states)
-
-    def _recalling(self) -> RecallingBackend:
-        if not isinstance(self._backend, RecallingBackend):
-            raise ConfigError("this backend does not keep hidden states; let thoughts be read again")
-        return self._backend
 
     def forget(self) -> None:
         """Reads the next prompt whole, where the wrapped backend would not."""

@@ -346,11 +346,15 @@ def test_nothing_is_read_behind_what_was_recalled_until_it_is_taken_back(backend
     prompt = prompt_of(backend, some_observations()[0])
     decoding = backend.prefill(*prompt)
     length, logits = decoding.length, decoding.logits.copy()
-    backend.recall(decoding, np.ones((3, backend.spec.hidden_size), np.float32))
-    for read in (lambda: backend.skim(decoding, WORDS), lambda: backend.step(decoding, 30)):
-        with pytest.raises(BackendError, match=f"from place {length} on were re"):
-            read()
-    backend.rewind(decoding, length, logits)
+    for written in ((), WORDS[:10]):
+        for word in written:
+            backend.step(decoding, word)
+        backend.rewind(decoding, length, logits)
+        backend.recall(decoding, np.ones((3, backend.spec.hidden_size), np.float32))
+        for read in (lambda: backend.skim(decoding, WORDS), lambda: backend.step(decoding, 30)):
+            with pytest.raises(BackendError, match=f"from place {length} on were recalled"):
+                read()
+        backend.rewind(decoding, length, logits)
     for word in WORDS:
         backend.step(decoding, word)
     assert np.allclose(decoding.logits, fresh(prompt, WORDS)[-1], atol=1e-4)

@@ -5,15 +5,18 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from evaluation_fakes import MAX_STEPS, LineEnv
+from tests.stub_board import copy_portable
 
 from roboalign.export.board_latency import board_latency
+from roboalign.sdk.backends.onnx import OnnxBackend
+from roboalign.sdk.bundle import read_bundle
 from roboalign.sdk.control.clock import FakeClock
 from roboalign.sdk.errors import ConfigError
 from roboalign.sdk.evaluation.caveats import caveats
 from roboalign.sdk.evaluation.contenders import PolicyRef
 from roboalign.sdk.evaluation.controls import BlindPolicy
 from roboalign.sdk.evaluation.episodes import HOLD_STEPS, run_episode
-from roboalign.sdk.evaluation.latency import LatencyProfile, LatePace
+from roboalign.sdk.evaluation.latency import LatencyProfile, LatePace, TimedBackend
 from roboalign.sdk.evaluation.results import (
     episode_from_json,
     episode_to_json,
@@ -21,6 +24,7 @@ from roboalign.sdk.evaluation.results import (
     summarize_episodes,
     write_report_json,
 )
+from roboalign.sdk.policy import Policy
 from roboalign.sdk.sim.env import SimEnv
 from roboalign.sdk.thinking import Thinking
 from roboalign.sdk.types import ActionChunk, ThoughtUse
@@ -216,6 +220,15 @@ def test_a_thought_that_is_recalled_takes_no_time(scene):
     assert max(taken_s[True]) < 1e-9
 
 
+def test_a_backend_that_keeps_no_thoughts_keeps_none_in_simulated_time(tmp_path):
+    backend = OnnxBackend(read_bundle(copy_portable(tmp_path / "portable")))
+    clock = FakeClock()
+    timed = TimedBackend(backend, LatencyProfile(), clock)
+    with pytest.raises(ConfigError, match="keeps no hidden states of thoughts"):
+        Policy(timed, thinking=Thinking(mode="beside", recalls=True), clock=clock.now, is_driven=True)
+    timed.close()
+
+
 def test_a_written_profile_is_read():
     profile = LatencyProfile.parse("prefill=0.1,action=0.05")
     assert (profile.prefill_s, profile.token_s, profile.action_s) == (0.1, 0.0, 0.05)
@@ -261,6 +274,10 @@ def test_a_row_says_how_it_thinks_and_what_its_passes_take():
     row = ref.describe()
     assert row["thinking"]["mode"] == "beside"
     assert (row["latency"]["name"], row["chunks"]) == ("thor", "wait")
+    assert "recalls" not in row["thinking"], "trials that were begun before there was such a thing go on"
+    recalling = PolicyRef(kind="bundle", thinking=Thinking(mode="beside", recalls=True), latency=LatencyProfile())
+    assert "thinking beside, recalled, latency" in recalling.name
+    assert recalling.describe()["thinking"]["recalls"] is True
 
 
 def late_report(**changes):
