@@ -100,6 +100,7 @@ def test_tokens_read_at_once_are_those_read_one_by_one_or_the_export_stops(bundl
     def late(self, decoding, ids):
         decoding.length += 1
         decoding.cache.num_whole += 1
+        decoding.cache.num_read += 1
         rows = extend(self, decoding, ids)
         decoding.length -= 1
         return rows
