@@ -240,11 +240,10 @@ class Turn:
         self._tokens += [self._words.think_open, *words, self._words.think_close]
         self._keep_thought(words)
 
-    def thought_states(self) -> FloatArray | None:
-        """Returns what the action head sees of everything behind the prompt; None where the backend does not tell."""
-        if self._decoding is None or not isinstance(self._backend, RecallingBackend):
-            return None
-        return self._backend.states(self._decoding, self._prompt[0])
+    def thought_states(self) -> FloatArray:
+        """Returns what the action head sees of everything behind the prompt."""
+        assert self._decoding is not None
+        return cast(RecallingBackend, self._backend).states(self._decoding, self._prompt[0])
 
     def _tell(self, words: Sequence[int]) -> None:
         """Says what is written so far to who listens, now and then: nobody reads faster."""

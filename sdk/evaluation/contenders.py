@@ -175,6 +175,7 @@ class PolicyRef:
         if self.backend != "auto":
             row["backend"] = self.backend
         if self.thinking is not None:
+            # What was begun before there was `recalls` has to be recognised.
             row["thinking"] = {
                 name: value for name, value in asdict(self.thinking).items() if name != "recalls" or value
             }
